@@ -5,7 +5,7 @@ passes always. Each check is worth something only beside a counter-check: the sa
 Nothing of rsf is imported here: the judge is not the judged.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -91,6 +91,11 @@ def paired_difference(a, b, *, above=None, level=0.05):
     if above is not None:
         text += f", above {above:g}"
     return Verdict(text, bool(above is None or mean - half > above), float(mean), float(mean - half), float(mean + half))
+
+
+def must_fail(verdict):
+    """Turn a counter-check round: it passes if the check, done on something wrong, fails."""
+    return replace(verdict, text=f"counter-check, must fail: {verdict.text}", passed=not verdict.passed)
 
 
 def _inside(what, estimate, low, high, expected, n, level):

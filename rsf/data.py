@@ -4,6 +4,7 @@
 counts only if it answers within seconds. A source asked for by name that is not there is an error, never a fallback.
 """
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -100,8 +101,9 @@ def _imdb_from_folder(_):
 
 
 def _mini_reviews(_):
-    rows = datasets.Dataset.from_json(str(EMBEDDED / "mini_reviews.jsonl"))
-    train, test = (rows.filter(lambda split, wanted=wanted: split == wanted, input_columns="split").remove_columns("split") for wanted in ("train", "test"))
+    with open(EMBEDDED / "mini_reviews.jsonl", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    train, test = (datasets.Dataset.from_list([row for row in rows if row["split"] == split]).remove_columns("split") for split in ("train", "test"))
     return _described(train, test, "embedded, mini reviews")
 
 

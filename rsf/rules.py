@@ -109,7 +109,7 @@ def constant(a):
     return Rule(f"keep {a:g}", lambda r: np.full(r.shape, np.log(a)), lambda r: a * r, needs_criterion=False)
 
 
-class random_like:  # noqa: N801 - reads as the functions beside it
+class random_like:
     """The matched control of any rule: accepts blindly, at the rate that the rule had on the recent past.
 
     Before anything was observed it keeps everything. `window`: how many criterion values are remembered (in whole blocks).
