@@ -18,7 +18,10 @@ def experiment(name, arms=None, seeds=None):
                 continue
             record = records.validate(experiments.imdb(name, arm, seed))
             numbers = record["numbers"]
-            print(f"{name} {arm} {seed}: accuracy {numbers['accuracy']:.4f}, acceptance rate {numbers['acceptance_rate']:.4f}, {numbers['forward_passes']:,} forward passes, {numbers['seconds']:.0f} s", flush=True)
+            print(
+                f"{name} {arm} {seed}: accuracy {numbers['accuracy']:.4f}, acceptance rate {numbers['acceptance_rate']:.4f}, {numbers['forward_passes']:,} forward passes, {numbers['seconds']:.0f} s",
+                flush=True,
+            )
 
 
 def validate(files):

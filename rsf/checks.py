@@ -48,7 +48,9 @@ def same_counts(counts, law, *, level=LEVEL):
     """
     counts, law = np.asarray(counts, dtype=np.float64).ravel(), np.asarray(law, dtype=np.float64).ravel()
     if counts.shape != law.shape or (law < 0).any() or abs(law.sum() - 1) > 1e-9 or counts.sum() < 10:
-        raise ValueError(f"same_counts needs one probability per cell, summing to 1, and 10 counts or more; got {len(counts)} cells, {len(law)} probabilities summing to {law.sum()}, {counts.sum():g} counts")
+        raise ValueError(
+            f"same_counts needs one probability per cell, summing to 1, and 10 counts or more; got {len(counts)} cells, {len(law)} probabilities summing to {law.sum()}, {counts.sum():g} counts"
+        )
     n, expected = counts.sum(), counts.sum() * law
     impossible = counts[law == 0].sum()
     order = np.argsort(expected, kind="stable")  # the smallest cells are pooled until they and all others expect 5

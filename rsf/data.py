@@ -75,14 +75,18 @@ def from_hub(load_it, repository, revision, kind, impatient):
             HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=HUB_PATIENCE)
         return load_it()
     except Exception as error:  # the Hub's clients raise many kinds: offline, DNS, time-out, HTTP, missing files
-        raise SourceUnavailable(f"the Hub gave no {repository} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})") from error
+        raise SourceUnavailable(
+            f"the Hub gave no {repository} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
 
 
 def local_folder(variable, name):
     """Return the existing folder `name` inside the folder that an environment variable names."""
     folder = Path(os.environ.get(variable, "")) / name
     if not os.environ.get(variable) or not folder.is_dir():
-        raise SourceUnavailable(f"set {variable} to a folder that holds {name}/" + (f" ({folder} is not there)" if os.environ.get(variable) else ""))
+        raise SourceUnavailable(
+            f"set {variable} to a folder that holds {name}/" + (f" ({folder} is not there)" if os.environ.get(variable) else "")
+        )
     return folder
 
 
@@ -103,7 +107,9 @@ def _imdb_from_folder(_):
 def _mini_reviews(_):
     with open(EMBEDDED / "mini_reviews.jsonl", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    train, test = (datasets.Dataset.from_list([row for row in rows if row["split"] == split]).remove_columns("split") for split in ("train", "test"))
+    train, test = (
+        datasets.Dataset.from_list([row for row in rows if row["split"] == split]).remove_columns("split") for split in ("train", "test")
+    )
     return _described(train, test, "embedded, mini reviews")
 
 

@@ -1,6 +1,6 @@
 """The experiments of the protocol, one run at a time: the same function in a notebook, on a CPU and on a GPU.
 
-    python -m rsf experiment imdb-small          every arm and seed of that section, a result file each; goes on where it stopped
+python -m rsf experiment imdb-small          every arm and seed of that section, a result file each; goes on where it stopped
 """
 
 import tempfile

@@ -54,11 +54,15 @@ def joint_law(prompts, completions, acceptance, *, until_accepted=False):
         kept, so the law of the prompts stays.
     """
     rho, a = _law(prompts), np.asarray(acceptance, dtype=np.float64)
-    rows = [accepted_law(q, row) if (np.asarray(row) > 0).any() else (np.zeros(len(row)), 0.0) for q, row in zip(completions, a, strict=True)]
+    rows = [
+        accepted_law(q, row) if (np.asarray(row) > 0).any() else (np.zeros(len(row)), 0.0) for q, row in zip(completions, a, strict=True)
+    ]
     conditional, rates = np.array([law for law, _ in rows]), np.array([rate for _, rate in rows])
     if until_accepted:
         if (rates[rho > 0] == 0).any():
-            raise ValueError(f"prompt {int(np.flatnonzero((rates == 0) & (rho > 0))[0])} has no completion that is ever kept: sampling until accepted would not end")
+            raise ValueError(
+                f"prompt {int(np.flatnonzero((rates == 0) & (rho > 0))[0])} has no completion that is ever kept: sampling until accepted would not end"
+            )
         return rho[:, None] * conditional
     if not (rho * rates).sum() > 0:
         raise ValueError("nothing is ever kept: every prompt's acceptance rate is 0")

@@ -71,7 +71,17 @@ class RejectionLoader:
     """
 
     def __init__(
-        self, candidates, score, rule, batch_size, rng, *, collate, unit="example", stop=lambda: False, on_decision=lambda block, criterion, kept: None
+        self,
+        candidates,
+        score,
+        rule,
+        batch_size,
+        rng,
+        *,
+        collate,
+        unit="example",
+        stop=lambda: False,
+        on_decision=lambda block, criterion, kept: None,
     ):
         if unit not in ("example", "batch"):
             raise ValueError(f'unit must be "example" or "batch", got {unit!r}')
@@ -126,7 +136,11 @@ class RejectionLoader:
         kept, log_a = np.broadcast_to(kept, len(block)), np.broadcast_to(log_a, len(block))  # one coin may decide for all
         self._ready += [example for example, keep in zip(block, kept, strict=True) if keep]
         weights, report = np.exp(-log_a[kept]), self.report
-        report.candidates, report.kept, report.margin = report.candidates + len(block), report.kept + len(weights), min(report.margin, margin)
+        report.candidates, report.kept, report.margin = (
+            report.candidates + len(block),
+            report.kept + len(weights),
+            min(report.margin, margin),
+        )
         report.weights, report.squares = report.weights + float(weights.sum()), report.squares + float((weights**2).sum())
 
     def _full_batches(self, size):

@@ -1,6 +1,6 @@
 """One loss per example, where a model reports only the mean over the batch.
 
-    mean over the batch of per_example_loss == the model's own loss
+mean over the batch of per_example_loss == the model's own loss
 """
 
 import torch.nn.functional as F
@@ -29,7 +29,9 @@ def per_example_error(model, inputs, outputs):
 def _classification(model, inputs, outputs):
     logits = getattr(outputs, "logits", None)
     if logits is None:
-        raise ValueError(f"{type(model).__name__} returned no logits, so its loss per example is unknown: pass criterion=callable(model, inputs, outputs)")
+        raise ValueError(
+            f"{type(model).__name__} returned no logits, so its loss per example is unknown: pass criterion=callable(model, inputs, outputs)"
+        )
     if "labels" not in inputs:
         raise ValueError(f"the batch has no column 'labels', only {sorted(inputs)}: name the label column 'labels' or 'label'")
     if logits.ndim != 2 or logits.shape[1] < 2 or inputs["labels"].shape != logits.shape[:1]:

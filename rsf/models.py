@@ -59,7 +59,9 @@ def load(name, num_labels, rng, *, source=None, **config):
 
     def hub(impatient):
         repository, revision = "google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594"
-        return from_hub(lambda: build(f"hub, {repository} at {revision[:8]}", repository, revision), repository, revision, "model", impatient)
+        return from_hub(
+            lambda: build(f"hub, {repository} at {revision[:8]}", repository, revision), repository, revision, "model", impatient
+        )
 
     def local(_):
         return build("local copy", local_folder("RSF_MODELS", name))

@@ -17,7 +17,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # in a checkout the folder beside the package, in an installed package the copy inside it
 RESULTS = ROOT / "results" if (ROOT / "results").is_dir() else Path(__file__).parent / "results"
-FIELDS = {"experiment": str, "arm": str, "seed": int, "settings": dict, "protocol": str, "data": str, "model": str, "machine": dict, "commit": str, "numbers": dict}
+FIELDS = {
+    "experiment": str,
+    "arm": str,
+    "seed": int,
+    "settings": dict,
+    "protocol": str,
+    "data": str,
+    "model": str,
+    "machine": dict,
+    "commit": str,
+    "numbers": dict,
+}
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "datasets", "accelerate")
 
 
@@ -94,7 +105,9 @@ def check(record):
             raise ValueError(f"field {name!r} must be {kind.__name__}, got {record.get(name)!r:.60}")
     section = protocol(record["experiment"])
     if record["protocol"] != protocol_hash(record["experiment"]):
-        raise ValueError(f"it was run under another protocol ({record['protocol'][:12]}) than the one that stands ({protocol_hash(record['experiment'])[:12]})")
+        raise ValueError(
+            f"it was run under another protocol ({record['protocol'][:12]}) than the one that stands ({protocol_hash(record['experiment'])[:12]})"
+        )
     if record["arm"] not in section["arms"] or record["seed"] not in section["seeds"]:
         raise ValueError(f"arm {record['arm']!r} with seed {record['seed']} is not in the protocol: {section['arms']}, {section['seeds']}")
 
@@ -102,11 +115,18 @@ def check(record):
 def machine(device):
     """Return what a run ran on: versions, processor kind, threads, device."""
     versions = {name: metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **versions, "platform": f"{sys.platform} {platform.machine()}", "cores": os.cpu_count(), "device": device}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "device": device,
+    }
 
 
 def commit():
     """Return the commit of the checkout, with "+" if the package differs from it; "unknown" outside one."""
+
     def git(*words):
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
 

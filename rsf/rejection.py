@@ -55,9 +55,7 @@ class Draws:
 
     def __str__(self):
         low, high = self.acceptance_interval()
-        return (
-            f"{self.accepted:,} kept of {self.proposed:,}: acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
-        )
+        return f"{self.accepted:,} kept of {self.proposed:,}: acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
 
 
 class AcceptanceStarved(RuntimeError):
@@ -148,7 +146,9 @@ def _candidates(log_density, proposal, n, rng):
     log_q = np.asarray(proposal.logpdf(x), dtype=np.float64)
     log_p = np.asarray(log_density(x), dtype=np.float64)
     if len(x) != n or log_q.shape != (n,) or log_p.shape != (n,):
-        raise ValueError(f"for {n} candidates of shape {x.shape} the log densities must have shape ({n},), got target {log_p.shape}, proposal {log_q.shape}")
+        raise ValueError(
+            f"for {n} candidates of shape {x.shape} the log densities must have shape ({n},), got target {log_p.shape}, proposal {log_q.shape}"
+        )
     for name, value in (("target", log_p), ("proposal", log_q)):
         bad = np.isnan(value) | (value == np.inf)
         if bad.any():

@@ -169,5 +169,7 @@ def _positive(name, value):
 
 def _non_negative(r):
     if (r < 0).any():
-        raise ValueError(f"this rule is for losses, which are not negative; got {r[r < 0][0]:g} at index {first_index(r < 0)} (rewards: use `tilted` or `above`)")
+        raise ValueError(
+            f"this rule is for losses, which are not negative; got {r[r < 0][0]:g} at index {first_index(r < 0)} (rewards: use `tilted` or `above`)"
+        )
     return r

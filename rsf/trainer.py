@@ -48,9 +48,13 @@ class RSFConfig(TrainingArguments):
         if self.unit not in ("example", "batch"):
             raise ValueError(f'unit must be "example" or "batch", got {self.unit!r}')
         if self.scoring_batch_size < 0 or self.compute_budget < 0:
-            raise ValueError(f"scoring_batch_size and compute_budget must not be negative, got {self.scoring_batch_size} and {self.compute_budget}")
+            raise ValueError(
+                f"scoring_batch_size and compute_budget must not be negative, got {self.scoring_batch_size} and {self.compute_budget}"
+            )
         if self.unit == "batch" and self.scoring_batch_size not in (0, self.train_batch_size):
-            raise ValueError(f'with unit="batch" a block is a batch: scoring_batch_size must be 0 or {self.train_batch_size}, got {self.scoring_batch_size}')
+            raise ValueError(
+                f'with unit="batch" a block is a batch: scoring_batch_size must be 0 or {self.train_batch_size}, got {self.scoring_batch_size}'
+            )
 
 
 class RSFTrainer(Trainer):
@@ -68,7 +72,9 @@ class RSFTrainer(Trainer):
     After training, `loader.report` has the totals, `spent` the forward passes, and `stopped` the reason, if a rule starved.
     """
 
-    def __init__(self, model=None, args=None, *, rule=None, criterion="loss", on_decision=lambda block, criterion, kept: None, **trainer_arguments):
+    def __init__(
+        self, model=None, args=None, *, rule=None, criterion="loss", on_decision=lambda block, criterion, kept: None, **trainer_arguments
+    ):
         if not isinstance(args, RSFConfig):
             raise TypeError(f"args must be an RSFConfig, got {type(args).__name__}")
         if criterion not in CRITERIA and not callable(criterion):
@@ -98,7 +104,9 @@ class RSFTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         """Train until the budget is spent; arguments and result as in transformers.Trainer."""
         if resume_from_checkpoint:
-            raise NotImplementedError("resuming would toss other coins than the interrupted run: start again, or continue from the model's weights")
+            raise NotImplementedError(
+                "resuming would toss other coins than the interrupted run: start again, or continue from the model's weights"
+            )
         if self.train_dataset is None or len(self.train_dataset) == 0:
             raise ValueError("there are no candidates: train_dataset is empty")
         self._steps_wanted, self.loader, self.stopped = self.args.max_steps, None, None
@@ -133,7 +141,9 @@ class RSFTrainer(Trainer):
             with _swapped(self.args, warmup_steps=warmup if warmup < 1 else warmup * self._per_step):
                 schedule = super().create_scheduler(self.budget, optimizer)
             if not hasattr(schedule, "lr_lambdas"):
-                raise ValueError(f"lr_scheduler_type {self.args.lr_scheduler_type} is not a function of progress: take linear, cosine or constant")
+                raise ValueError(
+                    f"lr_scheduler_type {self.args.lr_scheduler_type} is not a function of progress: take linear, cosine or constant"
+                )
             schedule.lr_lambdas = [lambda _, at=at: at(self.spent) for at in schedule.lr_lambdas]
         return self.lr_scheduler
 
@@ -141,7 +151,12 @@ class RSFTrainer(Trainer):
         """Log what the Trainer logs, and what was kept."""
         if self.loader and self.is_in_train:
             report = self.loader.report
-            logs |= {"acceptance_rate": report.acceptance_rate, "candidates": report.candidates, "kept": report.kept, "forward_passes": self.spent}
+            logs |= {
+                "acceptance_rate": report.acceptance_rate,
+                "candidates": report.candidates,
+                "kept": report.kept,
+                "forward_passes": self.spent,
+            }
         super().log(logs, start_time)
 
     def _score(self, block):
