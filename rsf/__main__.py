@@ -24,6 +24,44 @@ def experiment(name, arms=None, seeds=None):
             )
 
 
+def notebooks(task, names):
+    """Build notebooks from their text, run the committed ones into build/, or check them without running."""
+    from tqdm import tqdm
+
+    from rsf import notebooks
+
+    if task == "check":
+        found = [f"{name}: {problem}" for name in notebooks.names(names) for problem in notebooks.problems(name)]
+        print("\n".join(found) or "notebooks: nothing to mend")
+        return bool(found)
+    bar = tqdm(total=len(notebooks.names(names)), unit="notebook", file=sys.stderr)
+    if task == "build":
+        for name, seconds in notebooks.build(names):
+            bar.update()
+            bar.write(f"{name}: built in {seconds:.1f} s", file=sys.stdout)
+        return bar.close()
+    rows = []
+    for row in notebooks.run(names):
+        rows.append(row)
+        bar.update()
+        bar.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
+    bar.close()
+    width = max(len(row["notebook"]) for row in rows)
+    print(f"\n{'notebook':{width}}  seconds    checks  verdict")
+    for row in rows:
+        print(f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}")
+    print("executed copies, figures and run.json are in build/")
+    return any(row["verdict"] != "passed" for row in rows)
+
+
+def figures():
+    """Make the pictures and tables of README from results/."""
+    from rsf import evidence
+
+    for file in evidence.make():
+        print(f"made {file}")
+
+
 def validate(files):
     """Check result files against the protocol."""
     from rsf import records
@@ -43,6 +81,10 @@ def main(words=None):
     one.add_argument("name", help="a section of results/protocol.toml")
     one.add_argument("--arms", nargs="+")
     one.add_argument("--seeds", nargs="+", type=int)
+    one = commands.add_parser("notebooks", help=notebooks.__doc__)
+    one.add_argument("task", choices=("build", "run", "check"))
+    one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")
+    commands.add_parser("figures", help=figures.__doc__)
     one = commands.add_parser("validate", help=validate.__doc__)
     one.add_argument("files", nargs="+")
     options = vars(parser.parse_args(words))

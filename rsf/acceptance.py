@@ -2,7 +2,7 @@
 
     log A = log p - log q - log k,    kept  <=>  u < A,   u uniform on [0, 1)
 
-Candidates from q kept this way follow p exactly if k q >= p everywhere (von Neumann 1951, the classical method). Decisions are
+Candidates from q kept this way follow p exactly if k q >= p everywhere: classical rejection sampling. Decisions are
 made in NumPy float64 on the CPU, whatever computed the densities, so one seed gives the same coins everywhere.
 """
 

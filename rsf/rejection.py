@@ -3,7 +3,7 @@
     x ~ q kept with A(x) = min(1, p(x) / (k q(x)))  =>  kept x ~ p, at acceptance rate Z / k  (Z the mass of p; 1 if normalised)
 
 Sampling stops at the `size`-th kept candidate, so the number proposed is negative binomial and the unbiased estimate of the
-rate is (accepted - 1) / (proposed - 1) (Haldane 1945's inverse sampling).
+rate is (accepted - 1) / (proposed - 1), that of inverse sampling.
 """
 
 from dataclasses import dataclass
@@ -112,7 +112,7 @@ def rejection_sample(log_target, proposal, log_k, size, rng, *, max_proposals=10
             worst = int(np.argmax(log_a))
             needed = max(max_log_ratio, float(log_a[worst] + log_k))
             raise EnvelopeError(
-                f"k is too small: at x = {x[worst]} log p - log q = {log_a[worst] + log_k:.6g} exceeds log_k = {log_k:.6g}, so "
+                f"k is too small: at x = {np.array2string(x[worst], precision=6)} log p - log q = {log_a[worst] + log_k:.6g} exceeds log_k = {log_k:.6g}, so "
                 f"min(p, k q) would be drawn instead of p; log_k = {needed:.6g} covers all candidates seen so far (a proven bound is better)"
             )
         kept, u_margin = accept(np.minimum(log_a, 0.0), rng, with_margin=True)
@@ -152,7 +152,7 @@ def _candidates(log_density, proposal, n, rng):
     for name, value in (("target", log_p), ("proposal", log_q)):
         bad = np.isnan(value) | (value == np.inf)
         if bad.any():
-            raise ValueError(f"the {name}'s log density is {value[bad][0]} at x = {x[first_index(bad)]}: it must be a number below +inf")
+            raise ValueError(f"the {name}'s log density is {value[bad][0]} at x = {np.array2string(x[first_index(bad)], precision=6)}: it must be a number below +inf")
     return x, log_p, log_q
 
 

@@ -110,7 +110,8 @@ class RSFTrainer(Trainer):
         if self.train_dataset is None or len(self.train_dataset) == 0:
             raise ValueError("there are no candidates: train_dataset is empty")
         self._steps_wanted, self.loader, self.stopped = self.args.max_steps, None, None
-        most = math.ceil(self.budget / self._per_step)
+        # the most steps that the budget can pay: full batches, and with unit="batch" the short one that ends a pass
+        most = math.ceil(self.budget / self._per_step) + math.ceil(self.budget / (TRAIN * len(self.train_dataset)))
         self.args.max_steps = min(most, self._steps_wanted) if self._steps_wanted > 0 else most
         try:
             return super().train(trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)

@@ -1,0 +1,23 @@
+"""Strict `pytest --nbval`: the environment that the stored outputs were made in, and the holes that nbval leaves."""
+
+import os
+
+import pytest
+
+from rsf.notebooks import ENVIRONMENT
+
+for name, value in ENVIRONMENT.items():
+    os.environ.setdefault(name, value)  # nbval's kernels inherit them
+
+
+def pytest_collectstart(collector):
+    if hasattr(collector, "skip_compare"):  # a notebook: warnings name paths and processes
+        collector.skip_compare += ("stderr",)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if hasattr(item, "output_timeout"):  # a cell of a notebook: nbval gives up after 5 s of silence
+            item.output_timeout = 300
+            if item.cell.execution_count is None:  # nbval passes a cell that never ran
+                raise pytest.UsageError(f"{item.nodeid}: the committed notebook was not executed; run: python -m rsf notebooks build")
