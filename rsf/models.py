@@ -1,5 +1,6 @@
 """Named checkpoints from the best source there is, as in `rsf.data`; safetensors only, embedded weights verified by SHA-256."""
 
+import copy
 import hashlib
 import importlib.util
 import logging
@@ -103,3 +104,34 @@ def _draw_missing(model, names, rng):
         shape = tuple(parameters[name].shape)
         value = rng.normal(0.0, model.config.initializer_range, shape) if name.endswith("weight") else torch.zeros(shape)
         parameters[name].data.copy_(torch.as_tensor(value))
+
+
+def split_layers(model, top):
+    """Split a BERT classifier into its frozen lower part and a classifier of its `top` last layers, which takes the lower's outputs.
+
+    Parameters
+    ----------
+    model : transformers.BertForSequenceClassification
+        Left as it is; both parts are copies.
+    top : int
+        How many layers the upper part keeps.
+
+    Returns
+    -------
+    lower : transformers.BertModel, for `lower(**tokens).last_hidden_state` (batch, tokens, hidden)
+    upper : transformers.BertForSequenceClassification, called with `inputs_embeds`, `attention_mask` and `labels`
+    """
+    layers = len(model.bert.encoder.layer)
+    if not 1 <= top < layers:
+        raise ValueError(f"top must lie between 1 and {layers - 1}, got {top}")
+    lower, upper = copy.deepcopy(model.bert).requires_grad_(False).eval(), copy.deepcopy(model)
+    lower.encoder.layer, lower.pooler = lower.encoder.layer[:-top], None
+    upper.bert.encoder.layer, upper.bert.embeddings = upper.bert.encoder.layer[-top:], _PassOn()
+    return lower, upper
+
+
+class _PassOn(torch.nn.Module):
+    """In the place of the embeddings: what comes in was embedded already."""
+
+    def forward(self, input_ids=None, inputs_embeds=None, **_):
+        return inputs_embeds
