@@ -73,6 +73,9 @@ def imdb(experiment, arm, seed):
     """Run one arm with one seed of an IMDb section of the protocol and write its file; returns the path."""
     settings = records.protocol(experiment)
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
+    if settings.get("train_data") == "embedded":
+        embedded = data.load("imdb", source="embedded")
+        reviews = reviews._replace(train=embedded.train, source=f"train: {embedded.source}; test: {reviews.source}")
     rng = np.random.default_rng(seed)
     checkpoint = models.load("bert", 2, rng, source=settings["model"])
     tokenizer = checkpoint.tokenizer
@@ -88,7 +91,7 @@ def imdb(experiment, arm, seed):
     in_test = set(reviews.test["text"])
     candidates = np.array([i for i, text in enumerate(reviews.train["text"]) if text not in in_test])
     chosen = rng.permutation(candidates)[: settings["train"]]
-    train = reviews.train.select(chosen).add_column("index", chosen).map(encode, batched=True, remove_columns="text")
+    train = reviews.train.select_columns(["text", "label"]).select(chosen).add_column("index", chosen).map(encode, batched=True, remove_columns="text")
     tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]])
     test = reviews.test.select(tested).map(encode, batched=True, remove_columns="text")
 
