@@ -77,11 +77,16 @@ def accept(log_probability, rng, *, with_margin=False):
         worst = np.unravel_index(np.argmax(log_a), log_a.shape)
         raise EnvelopeError(
             f"acceptance probability exp({log_a[worst]:.6g}) > 1 at index {tuple(map(int, worst))}: "
-            f"k is too small; a log_k larger by {log_a[worst]:.6g} would do for this candidate"
+            f"k is too small; a log_k larger by {rounded_up(log_a[worst]):.6f} would do for this candidate"
         )
     a = np.exp(np.minimum(log_a, 0.0))
     u = rng.random(log_a.shape)
     return (u < a, float(np.min(np.abs(u - a), initial=np.inf))) if with_margin else u < a
+
+
+def rounded_up(log_k):
+    """Return log_k rounded up to six decimals, so that the number printed in a message would really do."""
+    return np.ceil(float(log_k) * 1e6) / 1e6
 
 
 def first_index(mask):

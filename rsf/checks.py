@@ -47,7 +47,7 @@ def same_counts(counts, law, *, level=LEVEL):
     One count in a cell of probability 0 is enough to fail.
     """
     counts, law = np.asarray(counts, dtype=np.float64).ravel(), np.asarray(law, dtype=np.float64).ravel()
-    if counts.shape != law.shape or (law < 0).any() or abs(law.sum() - 1) > 1e-9 or counts.sum() < 10:
+    if counts.shape != law.shape or (law < 0).any() or abs(law.sum() - 1) > 1e-9 or not ((counts >= 0).all() and counts.sum() >= 10):
         raise ValueError(
             f"same_counts needs one probability per cell, summing to 1, and 10 counts or more; got {len(counts)} cells, {len(law)} probabilities summing to {law.sum()}, {counts.sum():g} counts"
         )
@@ -58,6 +58,10 @@ def same_counts(counts, law, *, level=LEVEL):
     groups = np.maximum(np.arange(len(law)) - pooled + 1, 0)
     observed, expected = np.bincount(groups, counts[order]), np.bincount(groups, expected[order])
     chi2, freedom = float(np.sum((observed - expected) ** 2 / expected)), len(expected) - 1
+    if freedom == 0 and np.sum(law > 0) > 1:
+        raise ValueError(
+            f"{n:g} counts are too few for {len(law)} cells: pooled until each expects 5, one cell is left, and nothing could fail"
+        )
     p_value = 0.0 if impossible else float(stats.chi2.sf(chi2, freedom)) if freedom else 1.0
     text = f"same law (chi2): {chi2:.1f} on {freedom} degrees of freedom, p = {p_value:.4f}, n = {n:,.0f}, level {level:g}"
     return Verdict(text, p_value >= level, chi2, p_value=p_value)
@@ -85,8 +89,10 @@ def waiting_interval(kept, proposed, *, expected=None, level=LEVEL):
 def paired_difference(a, b, *, above=None, level=0.05):
     """t interval of the mean of a - b, pair by pair (n,), at confidence 1 - level; passes if its lower limit exceeds `above`."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
-        raise ValueError(f"paired_difference needs two one-dimensional arrays of one length, 2 or more; got shapes {a.shape} and {b.shape}")
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2 or not np.isfinite([a, b]).all():
+        raise ValueError(
+            f"paired_difference needs two one-dimensional, finite arrays of one length, 2 or more; got shapes {a.shape} and {b.shape}"
+        )
     difference = a - b
     mean, half = difference.mean(), stats.t.ppf(1 - level / 2, len(a) - 1) * stats.sem(difference)
     text = f"paired difference {mean:z.4f}, {100 * (1 - level):g} % interval [{mean - half:z.4f}, {mean + half:z.4f}], n = {len(a)}"

@@ -91,7 +91,12 @@ def imdb(experiment, arm, seed):
     in_test = set(reviews.test["text"])
     candidates = np.array([i for i, text in enumerate(reviews.train["text"]) if text not in in_test])
     chosen = rng.permutation(candidates)[: settings["train"]]
-    train = reviews.train.select_columns(["text", "label"]).select(chosen).add_column("index", chosen).map(encode, batched=True, remove_columns="text")
+    train = (
+        reviews.train.select_columns(["text", "label"])
+        .select(chosen)
+        .add_column("index", chosen)
+        .map(encode, batched=True, remove_columns="text")
+    )
     tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]])
     test = reviews.test.select(tested).map(encode, batched=True, remove_columns="text")
 

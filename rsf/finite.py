@@ -23,8 +23,9 @@ def tilted_law(q, reward, beta):
     """Return q exp(reward / beta), normalised: the maximiser of E[reward] - beta KL(. | q)."""
     if not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
-    q, r = _law(q), np.asarray(reward, dtype=np.float64)
-    weight = q * np.exp((r - r[q > 0].max()) / beta)
+    q = _law(q)
+    r = _rewards(reward, q)
+    weight = q * np.exp(np.minimum(r - r[q > 0].max(), 0.0) / beta)  # where q = 0 a larger reward changes nothing
     return weight / weight.sum()
 
 
@@ -32,7 +33,8 @@ def best_of_n_law(q, reward, n):
     """Return the law of the highest reward among n draws from q; draws of equal reward are equally likely to be taken."""
     if n < 1 or n != int(n):
         raise ValueError(f"n must be a whole number of at least 1, got {n}")
-    q, r = _law(q), np.asarray(reward, dtype=np.float64)
+    q = _law(q)
+    r = _rewards(reward, q)
     _, level = np.unique(r, return_inverse=True)  # outcomes of equal reward share a level
     mass = np.bincount(level, weights=q)
     at_most = np.cumsum(mass)
@@ -54,9 +56,12 @@ def joint_law(prompts, completions, acceptance, *, until_accepted=False):
         kept, so the law of the prompts stays.
     """
     rho, a = _law(prompts), np.asarray(acceptance, dtype=np.float64)
-    rows = [
-        accepted_law(q, row) if (np.asarray(row) > 0).any() else (np.zeros(len(row)), 0.0) for q, row in zip(completions, a, strict=True)
-    ]
+    if not len(rho) == len(completions) == len(a):
+        raise ValueError(
+            f"need a row of completions and of acceptances for each prompt, got {len(rho)} prompts, {len(completions)} and {len(a)} rows"
+        )
+    nothing = np.zeros(a.shape[1]), 0.0
+    rows = [nothing if (_law(q) * row == 0).all() else accepted_law(q, row) for q, row in zip(completions, a, strict=True)]
     conditional, rates = np.array([law for law, _ in rows]), np.array([rate for _, rate in rows])
     if until_accepted:
         if (rates[rho > 0] == 0).any():
@@ -72,6 +77,8 @@ def joint_law(prompts, completions, acceptance, *, until_accepted=False):
 def kl(p, q):
     """Return KL(p | q) in nats; inf where p has mass that q lacks."""
     p, q = _law(p), _law(q)
+    if p.shape != q.shape:
+        raise ValueError(f"both laws must be on the same outcomes, got shapes {p.shape} and {q.shape}")
     there = p > 0
     if (q[there] == 0).any():
         return float("inf")
@@ -83,3 +90,10 @@ def _law(q):
     if not (q >= 0).all() or not np.isclose(q.sum(), 1.0, rtol=0, atol=1e-9):
         raise ValueError(f"a law must be non-negative and sum to 1, got a sum of {q.sum()}")
     return q
+
+
+def _rewards(reward, q):
+    r = np.asarray(reward, dtype=np.float64)
+    if r.shape != q.shape or np.isnan(r).any() or (r == np.inf).any():
+        raise ValueError(f"rewards must be {q.shape} numbers below +inf, got {r}")
+    return r

@@ -130,6 +130,31 @@ def split_layers(model, top):
     return lower, upper
 
 
+def lower_outputs(lower, tokenizer, texts, labels, tokens, batch_size=16):
+    """Return, for each text, what the frozen lower part makes of it: a list of {"hidden": (tokens, hidden), "label", "index"}.
+
+    Texts are cut at `tokens` and handled in order of length, so that little is padded; the result is in the order of the texts.
+    """
+    encoded = tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"]
+    rows = [None] * len(encoded)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = tokenizer.pad({"input_ids": [encoded[i] for i in chosen]}, return_tensors="pt")
+            hidden = lower(**batch).last_hidden_state  # (batch, tokens, hidden)
+            for row, i in zip(hidden, chosen, strict=True):
+                rows[i] = {"hidden": row[: len(encoded[i])].clone(), "label": int(labels[i]), "index": i}
+    return rows
+
+
+def pad_hidden(rows):
+    """Collate rows of `lower_outputs` into what the upper part takes: inputs_embeds, attention_mask, labels."""
+    hidden = torch.nn.utils.rnn.pad_sequence([row["hidden"] for row in rows], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows], batch_first=True)
+    return {"inputs_embeds": hidden, "attention_mask": mask, "labels": torch.tensor([row["label"] for row in rows])}
+
+
 class _PassOn(torch.nn.Module):
     """In the place of the embeddings: what comes in was embedded already."""
 

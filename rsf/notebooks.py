@@ -109,7 +109,14 @@ def run(wanted=()):
             verdict = f"FAILED: {failed} checks"
         for number, png in enumerate(_pictures(notebook), 1):
             (BUILD / "figures" / f"{name}-{number}.png").write_bytes(png)
-        rows.append({"notebook": name, "seconds": round(time.perf_counter() - started, 1), "checks": f"{passed} of {passed + failed}", "verdict": verdict})
+        rows.append(
+            {
+                "notebook": name,
+                "seconds": round(time.perf_counter() - started, 1),
+                "checks": f"{passed} of {passed + failed}",
+                "verdict": verdict,
+            }
+        )
         (BUILD / "run.json").write_text(json.dumps(rows, indent=1))
         yield rows[-1]
 
@@ -136,7 +143,9 @@ def problems(name):
         found.append("it has an empty cell")
     lengths = [sum(1 for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")) for cell in code[1:]]
     if lengths and (max(lengths) > 20 or statistics.median(lengths) > 6):
-        found.append(f"its code cells have {max(lengths)} lines at most and {statistics.median(lengths)} in the median: 20 and 6 are the limits")
+        found.append(
+            f"its code cells have {max(lengths)} lines at most and {statistics.median(lengths)} in the median: 20 and 6 are the limits"
+        )
     words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
     if (name[:2] <= "06" or name[:2] == "09") and words < 8 * sum(lengths):
         found.append(f"{words} words to {sum(lengths)} lines of code: fewer than 8 to 1")

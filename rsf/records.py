@@ -88,6 +88,14 @@ def read(experiment):
     return runs
 
 
+def status(experiment):
+    """Return one line: how many of the runs that the protocol asks for are there."""
+    section = protocol(experiment)
+    wanted = [path(experiment, arm, seed) for arm in section["arms"] for seed in section["seeds"]]
+    there = sum(file.exists() for file in wanted)
+    return f"{experiment}: {f'{there} of {len(wanted)} runs' if there else 'not yet run'}"
+
+
 def validate(file):
     """Return the record in a file, or raise ValueError that says what is wrong with it."""
     try:

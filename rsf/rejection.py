@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from rsf.acceptance import ROUNDING, EnvelopeError, accept, first_index, log_acceptance
+from rsf.acceptance import ROUNDING, EnvelopeError, accept, first_index, log_acceptance, rounded_up
 
 BLOCK = 2**16  # most candidates evaluated at once: bounds the memory
 
@@ -23,7 +23,7 @@ class Draws:
     samples : ndarray (accepted, ...), in the order drawn
     proposed, accepted : candidates up to and including the last one counted, and how many of them were kept
     max_log_ratio : largest log p - log q seen among them: log_k must not lie below it
-    margin : min |u - A|, the narrowest decision
+    margin : min |u - A|, the narrowest decision of all coins tossed, those after the last one counted too
     stopped_at_size : True if drawing ended at the wanted size, False if at the budget
     """
 
@@ -74,7 +74,7 @@ def rejection_sample(log_target, proposal, log_k, size, rng, *, max_proposals=10
     log_target : callable or frozen scipy.stats distribution
         Log density, vectorised over candidates: (n, ...) -> (n,); its constant may be missing.
     proposal : object with rvs(size=, random_state=) and logpdf
-        A frozen scipy.stats distribution, univariate or multivariate, or anything alike.
+        A frozen scipy.stats distribution, univariate or multivariate with candidates along the first axis, or anything alike.
     log_k : float
         Log of a k with k q >= p everywhere.
     size : int
@@ -99,21 +99,24 @@ def rejection_sample(log_target, proposal, log_k, size, rng, *, max_proposals=10
     ValueError
         A density that is NaN or +inf, target mass outside the proposal's support, an argument out of range.
     """
-    if size < 0 or max_proposals < 1:
-        raise ValueError(f"size must be at least 0 and max_proposals at least 1, got {size} and {max_proposals}")
+    if not (size >= 0 and float(size).is_integer() and max_proposals >= 1):
+        raise ValueError(f"size must be a whole number of at least 0 and max_proposals at least 1, got {size} and {max_proposals}")
+    if not np.isfinite(log_k):
+        raise ValueError(f"log_k must be finite, got {log_k}: k itself must be a positive number")
     _check_support(log_target, proposal)
     log_density = getattr(log_target, "logpdf", log_target)
     kept_blocks, proposed, accepted, max_log_ratio, margin = [], 0, 0, -np.inf, np.inf
 
     while accepted < size and proposed < max_proposals:
-        x, log_p, log_q = _candidates(log_density, proposal, _block_size(size - accepted, accepted, proposed), rng)
+        block = min(_block_size(size - accepted, accepted, proposed), max(2, max_proposals - proposed))
+        x, log_p, log_q = _candidates(log_density, proposal, block, rng)
         log_a = log_acceptance(log_p, log_q, log_k)  # (n,)
         if not clip and (log_a > ROUNDING).any():
             worst = int(np.argmax(log_a))
-            needed = max(max_log_ratio, float(log_a[worst] + log_k))
+            needed = log_a[worst] + log_k
             raise EnvelopeError(
-                f"k is too small: at x = {np.array2string(x[worst], precision=6)} log p - log q = {log_a[worst] + log_k:.6g} exceeds log_k = {log_k:.6g}, so "
-                f"min(p, k q) would be drawn instead of p; log_k = {needed:.6g} covers all candidates seen so far (a proven bound is better)"
+                f"k is too small: at x = {np.array2string(x[worst], precision=6)} log p - log q = {needed:.6g} exceeds log_k = {log_k:.6g}, so "
+                f"min(p, k q) would be drawn instead of p; log_k = {rounded_up(needed):.6f} covers all candidates seen so far (a proven bound is better)"
             )
         kept, u_margin = accept(np.minimum(log_a, 0.0), rng, with_margin=True)
         counted = min(len(x), max_proposals - proposed)
@@ -152,7 +155,12 @@ def _candidates(log_density, proposal, n, rng):
     for name, value in (("target", log_p), ("proposal", log_q)):
         bad = np.isnan(value) | (value == np.inf)
         if bad.any():
-            raise ValueError(f"the {name}'s log density is {value[bad][0]} at x = {np.array2string(x[first_index(bad)], precision=6)}: it must be a number below +inf")
+            raise ValueError(
+                f"the {name}'s log density is {value[bad][0]} at x = {np.array2string(x[first_index(bad)], precision=6)}: it must be a number below +inf"
+            )
+    if (astray := np.isneginf(log_q) & ~np.isneginf(log_p)).any():
+        place = np.array2string(x[first_index(astray)], precision=6)
+        raise ValueError(f"the proposal drew x = {place}, where its own density is 0 and the target's is not: rvs and logpdf disagree")
     return x, log_p, log_q
 
 

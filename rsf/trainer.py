@@ -8,7 +8,7 @@ The learning rate is a function of spent / budget, so every arm of a comparison 
 
 import logging
 import math
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,7 +83,7 @@ class RSFTrainer(Trainer):
         if args.world_size > 1 or args.n_gpu > 1:
             raise NotImplementedError(f"RSFTrainer decides on one device for now, found {max(args.world_size, args.n_gpu)}: show it one")
         self.rule, self.criterion, self.on_decision = rule or constant(1), CRITERIA.get(criterion, criterion), on_decision
-        self.loader, self.stopped = None, None
+        self.loader, self.stopped, self._steps_wanted = None, None, args.max_steps
         self._per_step = TRAIN * self._train_batch_size * args.gradient_accumulation_steps  # what a step costs at the least
         self.add_callback(_StopAtBudget(self))
 
@@ -107,8 +107,10 @@ class RSFTrainer(Trainer):
             raise NotImplementedError(
                 "resuming would toss other coins than the interrupted run: start again, or continue from the model's weights"
             )
-        if self.train_dataset is None or len(self.train_dataset) == 0:
-            raise ValueError("there are no candidates: train_dataset is empty")
+        if not hasattr(self.train_dataset, "__len__") or len(self.train_dataset) == 0:
+            raise ValueError(
+                f"there are no candidates: train_dataset must have a length, and not 0; got {type(self.train_dataset).__name__}"
+            )
         self._steps_wanted, self.loader, self.stopped = self.args.max_steps, None, None
         # the most steps that the budget can pay: full batches, and with unit="batch" the short one that ends a pass
         most = math.ceil(self.budget / self._per_step) + math.ceil(self.budget / (TRAIN * len(self.train_dataset)))
@@ -165,7 +167,7 @@ class RSFTrainer(Trainer):
         model, training = self.model, self.model.training
         model.train(self.args.scoring_dropout)
         try:
-            with torch.inference_mode(), self.compute_loss_context_manager(), getattr(self.accelerator, "autocast", nullcontext)():
+            with torch.inference_mode(), self.compute_loss_context_manager():
                 inputs = self._prepare_inputs(self.data_collator(block))
                 return self.criterion(model, inputs, model(**inputs)).double().cpu().numpy()
         finally:
@@ -183,17 +185,24 @@ class _StopAtBudget(TrainerCallback):
 
 
 class _UntilStarved:
-    """The loader as the Trainer iterates it: a rule that keeps nothing ends training, with the reason, and the model stays."""
+    """The loader as the Trainer iterates it, an epoch a pass.
+
+    A pass goes on into the next until gradient accumulation has its batches for a whole step. A rule that keeps nothing ends
+    training, with the reason, and the model stays.
+    """
 
     def __init__(self, trainer):
         self.trainer = trainer
         self.set_epoch = trainer.loader.set_epoch
 
     def __iter__(self):
+        trainer = self.trainer
         try:
-            yield from self.trainer.loader
+            yield from trainer.loader
+            while trainer.loader.report.batches % trainer.args.gradient_accumulation_steps and trainer.spent < trainer.budget:
+                yield from trainer.loader
         except AcceptanceStarved as reason:
-            self.trainer.stopped = str(reason)
+            trainer.stopped = str(reason)
             logger.warning("training stopped: %s", reason)
 
 

@@ -19,6 +19,7 @@ ALIKE = stats.multivariate_t([1, -1], [[2, 0.6], [0.6, 1]], df=3)
 NO_NUMBER = [0, 0, 0, 0, np.nan]
 REFUSED = {
     log_acceptance: [(np.nan, 0, 0), (np.inf, 0, 0), (0, np.nan, 0), (0, np.inf, 0), (0, 0, np.nan), (0, 0, np.inf), (0, 0, -np.inf)],
+    rejection_sample: [(UNIFORM, UNIFORM, 0.0, size, np.random.default_rng(0)) for size in (-1, 2.5, np.nan)],
     checks.same_law: [([], stats.norm.cdf), ([0.0, np.nan], stats.norm.cdf), ([[0.0]], stats.norm.cdf)],
     checks.same_counts: [
         *(([50, 50], [0.5, 0.6]), ([50, 50], [1.0]), ([5, 4], [0.5, 0.5]), ([-5, 20], [0.5, 0.5])),
@@ -63,7 +64,12 @@ def test_one_coin_per_candidate_in_c_order_whatever_a_is():
     assert (kept == (u < a)).all() and margin == pytest.approx(np.abs(u - a).min(), abs=1e-15)
     assert ours.bit_generator.state == theirs.bit_generator.state
     assert accept(np.empty(0), ours, with_margin=True)[1] == np.inf
-    assert accept([-np.inf, 0.0], SimpleNamespace(random=np.zeros)).tolist() == [False, True]  # u = 0 is not below A = 0
+
+
+@pytest.mark.parametrize("margin", [False, True])
+def test_a_coin_of_0_keeps_a_sure_candidate_and_not_an_impossible_one(margin):
+    kept = accept([-np.inf, 0.0], SimpleNamespace(random=np.zeros), with_margin=margin)
+    assert list(kept[0] if margin else kept) == [False, True]
 
 
 def test_accept_refuses_a_probability_above_1_and_nan_but_not_rounding():
@@ -77,17 +83,8 @@ def test_accept_refuses_a_probability_above_1_and_nan_but_not_rounding():
         accept([[-1.0, np.nan]], rng)
 
 
-def test_a_finite_world_is_sampled_exactly_coin_by_coin(monkeypatch):
-    p, q = np.array([1, 1, 2]) / 4, np.array([2, 1, 1]) / 4  # k = 2, so A = 1/4, 1/2, 1
-    proposal = SimpleNamespace(rvs=lambda size, random_state: np.repeat([0, 1, 2], [16, 8, 8]), logpdf=lambda x: log(q)[x])
-    coins = SimpleNamespace(random=lambda shape: np.resize((np.arange(8) + 0.5) / 8, shape))
-    monkeypatch.setattr(rejection, "_block_size", lambda *_: 32)
-    draws = rejection_sample(lambda x: log(p)[x], proposal, np.log(2), 16, coins)
-    assert np.bincount(draws.samples).tolist() == [4, 4, 8] and draws.proposed == 32
-
-
 def test_the_accepted_law_of_a_finite_world_is_p_at_rate_1_over_k():
-    law, rate = finite.accepted_law(Q, np.minimum(1, P / (4 * Q)))
+    law, rate = finite.accepted_law(Q, acceptance_probability(log(P), log(Q), np.log(4)))  # exactly
     assert law == pytest.approx(P) and rate == pytest.approx(1 / 4)
     draws = rejection_sample(lambda x: log(P)[x], world(Q), np.log(4), 20_000, np.random.default_rng(2))
     assert p_of_counts(draws.samples, P) > 1e-3 > p_of_counts(draws.samples, P[[1, 0, 2, 3, 4]])
@@ -171,19 +168,18 @@ def test_rate_and_interval_are_unbiased_and_covering_by_summing_over_all_outcome
 def test_the_ends_of_both_intervals_leave_exactly_their_tails():
     low, high = Draws(None, 50, 8, 0.0, 1.0).acceptance_interval(0.9)
     assert stats.nbinom.cdf(42, 8, low) == pytest.approx(0.05) == stats.nbinom.sf(41, 8, high)
-    for got in (checks.waiting_interval(8, 50, level=0.1), checks.waiting_interval(8, 50, expected=(low + high) / 2, level=0.1)):
-        assert (got.low, got.high, got.estimate) == pytest.approx((low, high, 7 / 49)) and got
-    want = stats.binomtest(8, 50).proportion_ci(0.9, method="exact")
-    assert Draws(None, 50, 8, 0.0, 1.0, stopped_at_size=False).acceptance_interval(0.9) == pytest.approx((want.low, want.high))
-    verdict = checks.rate_interval(8, 50, expected=0.16, level=0.1)
-    assert (verdict.low, verdict.high, verdict.estimate) == pytest.approx((want.low, want.high, 0.16)) and verdict
-    assert not checks.rate_interval(8, 50, expected=want.high + 0.01, level=0.1)
-    assert not checks.waiting_interval(8, 50, expected=high + 0.01, level=0.1)
+    exact = stats.binomtest(8, 50).proportion_ci(0.9, method="exact")
+    assert Draws(None, 50, 8, 0.0, 1.0, stopped_at_size=False).acceptance_interval(0.9) == pytest.approx((exact.low, exact.high))
+    for check, ends, estimate in ((checks.waiting_interval, (low, high), 7 / 49), (checks.rate_interval, (exact.low, exact.high), 8 / 50)):
+        got = check(8, 50, level=0.1)
+        assert got and (got.low, got.high, got.estimate) == pytest.approx((*ends, estimate))
+        verdicts = [bool(check(8, 50, expected=e, level=0.1)) for e in (ends[0] - 1e-6, ends[0] + 1e-6, ends[1] - 1e-6, ends[1] + 1e-6)]
+        assert verdicts == [False, True, True, False]
 
 
 @pytest.mark.parametrize("ratio", [0.7123456, 0.7123454])  # one is printed too large, the other must not be printed too small
 def test_envelope_error_names_the_point_the_ratio_and_a_log_k_that_works(ratio):
-    log_p = np.log([0.3, 0.3, 0.4]) + [0.1, ratio, 0.6]
+    log_p = np.log([0.3, 0.3, 0.4]) + np.array([0.1, ratio, 0.6])
     with pytest.raises(EnvelopeError) as error:
         rejection_sample(lambda x: log_p[x], world([0.3, 0.3, 0.4]), 0.5, 5, np.random.default_rng(11))
     found = re.search(r"x = (\d) log p - log q = ([\d.]+) exceeds log_k = 0.5\b.* log_k = ([\d.]+) covers", str(error.value))
@@ -199,39 +195,36 @@ def test_mass_where_the_proposal_has_none_is_an_error_that_suggests_no_infinite_
         assert "log_k = inf" not in str(error.value)
 
 
-def test_a_starved_run_keeps_its_draws_with_a_binomial_rate():
-    with pytest.raises(AcceptanceStarved, match=r"50 candidates gave (\d+) of 1,000") as error:
+def test_a_starved_run_keeps_its_draws_with_a_binomial_rate(monkeypatch):
+    monkeypatch.setattr(rejection, "_block_size", lambda *_: 2000)
+    with pytest.raises(AcceptanceStarved, match=r"50 candidates gave \d+ of 1,000") as error:
         rejection_sample(lambda x: np.log(2 * x), UNIFORM, np.log(2), 1000, np.random.default_rng(12), max_proposals=50)
-    draws = error.value.draws
-    assert 10 < draws.accepted == len(draws.samples) < 40 and draws.proposed == 50 and not draws.stopped_at_size
-    assert draws.acceptance_rate == draws.accepted / 50
+    draws, (x, u) = error.value.draws, np.random.default_rng(12).random((2, 50))  # one block: the budget's candidates, then their coins
+    assert draws.samples.tolist() == x[u < x].tolist() and draws.proposed == 50 and not draws.stopped_at_size
+    assert draws.acceptance_rate == draws.accepted / 50 == len(draws.samples) / 50
 
 
 @pytest.mark.parametrize("block", [1, 8, 500])
 def test_the_budget_may_be_used_up_but_not_exceeded(monkeypatch, block):
     monkeypatch.setattr(rejection, "_block_size", lambda *_: block)
-    draws = rejection_sample(lambda x: x * 0, UNIFORM, 0.0, 50, np.random.default_rng(0), max_proposals=50)
-    assert draws.stopped_at_size and draws.proposed == draws.accepted == 50
+    assert rejection_sample(UNIFORM, UNIFORM, 0.0, 50, np.random.default_rng(0), max_proposals=50).stopped_at_size
     with pytest.raises(AcceptanceStarved, match="50 candidates gave 50 of 51"):
-        rejection_sample(lambda x: x * 0, UNIFORM, 0.0, 51, np.random.default_rng(0), max_proposals=50)
+        rejection_sample(UNIFORM, UNIFORM, 0.0, 51, np.random.default_rng(0), max_proposals=50)
 
 
 @pytest.mark.parametrize(
-    "target, log_k, size, words",
+    "target, log_k, words",
     [
-        (lambda x: np.where(x > 0.5, np.nan, 0.0), 0.0, 20, "target's log density is nan at x = 0.[5-9]"),
-        (lambda x: np.where(x > 0.5, np.inf, 0.0), 0.0, 20, "target's log density is inf at x = 0.[5-9]"),
-        (lambda x: np.zeros((len(x), 1)), 0.0, 20, "must have shape"),
-        (stats.uniform(), np.nan, 20, "k itself must be a positive number"),
-        (stats.norm(0.5, 0.5), 5.0, 20, "mass 0.317311 outside the proposal's support"),  # both sides
-        (stats.uniform(), 0.0, -1, "size"),
-        (stats.uniform(), 0.0, 2.5, "size"),
-        (stats.uniform(), 0.0, np.nan, "size"),
+        (lambda x: np.where(x > 0.5, np.nan, 0.0), 0.0, "target's log density is nan at x = 0.[5-9]"),
+        (lambda x: np.where(x > 0.5, np.inf, 0.0), 0.0, "target's log density is inf at x = 0.[5-9]"),
+        (lambda x: np.zeros((len(x), 1)), 0.0, "must have shape"),
+        (stats.uniform(), np.nan, "k itself must be a positive number"),
+        (stats.norm(0.5, 0.5), 5.0, "mass 0.317311 outside the proposal's support"),  # both sides
     ],
 )
-def test_bad_densities_constants_and_sizes_are_named(target, log_k, size, words):
+def test_bad_densities_and_constants_are_named(target, log_k, words):
     with pytest.raises(ValueError, match=words):
-        rejection_sample(target, stats.uniform(), log_k, size, np.random.default_rng(0))
+        rejection_sample(target, stats.uniform(), log_k, 20, np.random.default_rng(0))
 
 
 def test_size_0_costs_nothing_and_a_level_outside_0_and_1_is_refused():

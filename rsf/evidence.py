@@ -1,0 +1,129 @@
+"""README's picture and tables, and the corpus card's, made from results/ by one command: python -m rsf figures."""
+
+import json
+import re
+
+import numpy as np
+from scipy import stats
+
+from rsf import checks, data, plots, records
+from rsf.acceptance import acceptance_probability
+
+ARMS = {"plain": "plain fine-tuning", "article": "the article's rule, min(1, loss / 0.5)", "random": "random, at the rule's rate"}
+
+
+def make(root=records.ROOT):
+    """Write every generated file below `root`, and yield their names."""
+    (root / "figures").mkdir(exist_ok=True)
+    overview(root / "figures" / "overview.png")
+    yield "figures/overview.png"
+    for name, tables in (("README.md", (setup_line, imdb_table)), ("rsf/embedded/README.md", (corpus_table, transfer_table))):
+        text = (records.ROOT / name).read_text(encoding="utf-8")
+        for table in tables:
+            text = fill(text, table.__name__, table())
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+        yield name
+
+
+def fill(text, name, content):
+    """Return the text with what stands between the marks of a generated part replaced."""
+    pattern = rf"(<!-- made by rsf\.evidence\.{name} -->\n).*?(<!-- end -->)"
+    if not re.search(pattern, text, re.DOTALL):
+        raise ValueError(f"the text has no place for {name}")
+    return re.sub(pattern, lambda match: match[1] + content + "\n" + match[2], text, flags=re.DOTALL)
+
+
+def accuracies(experiment):
+    """Return {arm: accuracies (seeds,)} of an experiment, in order of the seeds."""
+    return {arm: np.array([runs[seed]["numbers"]["accuracy"] for seed in sorted(runs)]) for arm, runs in records.read(experiment).items()}
+
+
+def overview(file):
+    """Draw the picture on README's first screen: the idea, and what it did to a model on real reviews."""
+    rng, target, k = np.random.default_rng(0), stats.beta(2, 5), stats.beta(2, 5).pdf(0.2)
+    x, u = rng.random(700), rng.random(700)
+    kept = u < acceptance_probability(target.logpdf(x), 0.0, np.log(k))
+    accuracy = {arm: 100 * values for arm, values in accuracies("imdb-small").items()}
+    gain = checks.paired_difference(accuracy["article"], accuracy["plain"])
+    sure = "no gain to be seen" if gain.low <= 0 <= gain.high else "a gain" if gain.low > 0 else "a loss"
+    title = f"Keeping training batches by their loss: {sure} at equal compute ({gain.estimate:+.1f} points, 95 % interval {gain.low:+.1f} to {gain.high:+.1f})"
+    with plots.figure(title, columns=2, width=10, height=4) as (left, right):
+        for mask, colour in ((kept, plots.KEPT), (~kept, plots.REJECTED)):
+            left.plot(x[mask], (u * k)[mask], ".", color=colour, markersize=4)
+        grid = np.linspace(0, 1, 200)
+        left.plot(grid, target.pdf(grid), color=plots.TARGET)
+        left.axhline(k, color=plots.PROPOSAL, linewidth=3)
+        for place, height, text, colour in (
+            (0.14, 0.6, "kept", plots.KEPT),
+            (0.7, 1.6, "rejected", plots.REJECTED),
+            (0.52, 1.05, "p(x)", plots.TARGET),
+        ):
+            left.text(place, height, text, color=colour, weight="bold", backgroundcolor="white")
+        left.text(0.99, k + 0.07, "k q(x)", color="#6A6A6A", ha="right")
+        left.set(
+            title="the idea: keep what falls under p",
+            xlabel="candidate x",
+            ylabel="height of the coin, u k q(x)",
+            xlim=(0, 1),
+            ylim=(0, 2.75),
+        )
+        plots.dots_with_intervals(right, {arm: (accuracy[arm], plots.ARMS[arm]) for arm in ARMS})
+        n, test = len(accuracy["plain"]), records.protocol("imdb-small")["test"]
+        right.set(title=f"MiniLM on real IMDb, {n} seeds, {test:,} test reviews, mean and 95 % interval", ylabel="test accuracy, %")
+        left.figure.savefig(file, metadata={"Software": None})
+        plots.plt.close(left.figure)
+
+
+def setup_line():
+    """Return README's measured costs of its two commands, from results/setup.json."""
+    cost = json.loads((records.RESULTS / "setup.json").read_text(encoding="utf-8"))
+    return (
+        f"Measured on {cost['machine']}, from a fresh clone: `python3 run.py` {cost['run_minutes']:.0f} min, then `python3 run.py test` {cost['test_minutes']:.0f} min "
+        f"({cost['install_minutes']:.1f} min of it once, for the environment); {cost['memory_gib']:.1f} GiB of memory at the most, {cost['disk_gib']:.1f} GiB of disk."
+    )
+
+
+def imdb_table():
+    """Return the table of the real IMDb runs."""
+    runs, accuracy = records.read("imdb-small"), accuracies("imdb-small")
+    rows = [
+        "| arm | test accuracy, % | minus plain, points, 95 % interval | acceptance rate | steps | forward passes |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for arm, name in ARMS.items():
+        numbers = {
+            key: np.mean([run["numbers"][key] for run in runs[arm].values()]) for key in ("acceptance_rate", "steps", "forward_passes")
+        }
+        gain = checks.paired_difference(100 * accuracy[arm], 100 * accuracy["plain"])
+        against = "" if arm == "plain" else f"{gain.estimate:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+        rows.append(
+            f"| {name} | {100 * accuracy[arm].mean():.1f} | {against} | {numbers['acceptance_rate']:.2f} | {numbers['steps']:.0f} | {numbers['forward_passes']:,.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def corpus_table():
+    """Return the corpus card's table: how many reviews of each kind, and how TF-IDF with logistic regression does on them."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    reviews = data.load("imdb", source="embedded")
+    baseline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000))
+    right = baseline.fit(reviews.train["text"], reviews.train["label"]).predict(reviews.test["text"]) == np.array(reviews.test["label"])
+    kinds, train_kinds = np.array(reviews.test["kind"]), np.array(reviews.train["kind"])
+    rows = ["| kind | train | test | TF-IDF with logistic regression, test accuracy, % |", "| --- | --- | --- | --- |"]
+    for kind in dict.fromkeys(sorted(kinds)):
+        rows.append(f"| {kind} | {np.sum(train_kinds == kind)} | {np.sum(kinds == kind)} | {100 * right[kinds == kind].mean():.0f} |")
+    rows.append(f"| all | {len(train_kinds)} | {len(kinds)} | {100 * right.mean():.0f} |")
+    return "\n".join(rows)
+
+
+def transfer_table():
+    """Return the corpus card's line on real reviews."""
+    accuracy, section = accuracies("mini-reviews")["plain"], records.protocol("mini-reviews")
+    return (
+        f"MiniLM, fine-tuned on the {section['train']} training reviews alone, classifies {100 * accuracy.mean():.1f} % of {section['test']:,} reviews of the real IMDb test set rightly "
+        f"({', '.join(f'{100 * value:.1f}' for value in accuracy)} for {len(accuracy)} seed{'s' if len(accuracy) > 1 else ''}; section `mini-reviews` of the protocol)."
+    )
