@@ -246,6 +246,14 @@ def test_no_step_accumulates_more_than_it_should_where_a_pass_ends_within_it(tmp
     assert np.diff(costs).max() <= 2 * 12 and watch.cost == costs[-1]  # two batches a step, and none trained on in vain
 
 
+def test_no_two_passes_have_the_same_order_also_where_a_batch_takes_several(tmp_path):
+    told, options = [], {"per_device_train_batch_size": 8, "max_steps": 4, "compute_budget": 4000}
+    rule = above(np.sort(TOKENS[:, 0])[-3] / 50)  # a few a pass
+    train(tmp_path, options=options, rule=rule, criterion=first_token, on_decision=lambda block, *_: told.append(block))
+    passes = [str(told[i : i + 4]) for i in range(0, len(told), 4)]
+    assert len(passes) > 4 and len(set(passes)) == len(passes)
+
+
 @pytest.mark.parametrize("budget, spent, reason", [(0, 32, "r >= 99 kept none of 32 candidates"), (24, 24, "None")])
 def test_a_rule_that_rejects_everything_stops_with_the_reason_or_the_budget_and_the_model_stays(tmp_path, budget, spent, reason):
     trainer = train(tmp_path, rule=above(99), options={"compute_budget": budget})
