@@ -90,17 +90,15 @@ class RejectionLoader:
         self.candidates, self.score, self.rule, self.batch_size, self.rng = candidates, score, rule, batch_size, rng
         self.collate, self.unit, self.stop, self.on_decision = collate, unit, stop, on_decision
         self.report = LoaderReport()
-        self._ready = []  # kept, not yet handed out
-
-    def set_epoch(self, epoch):
-        """Pass the epoch on, where the candidates' shuffling wants to know it."""
-        if hasattr(self.candidates, "set_epoch"):
-            self.candidates.set_epoch(epoch)
+        self._ready, self._passes = [], 0  # kept, not yet handed out; passes begun
 
     def __iter__(self):
         batches = self.report.batches
         while self.report.batches == batches:
             kept, seen = self.report.kept, self.report.candidates
+            if hasattr(self.candidates, "set_epoch"):  # where the shuffling wants to know the pass
+                self.candidates.set_epoch(self._passes)
+            self._passes += 1
             for block in self.candidates:
                 if self.stop():
                     return
@@ -125,7 +123,11 @@ class RejectionLoader:
             raise ValueError(f"score must give one finite number for each of {len(block)} examples; position or shape at fault: {bad}")
         if self.unit == "batch":
             criterion = criterion.mean(keepdims=True)  # (1,)
-        log_a = self.rule.log_probability(criterion)
+        log_a = np.asarray(self.rule.log_probability(criterion))
+        if log_a.shape != criterion.shape:
+            raise ValueError(
+                f"the rule {self.rule} must return one probability per criterion value {criterion.shape}, got shape {log_a.shape}"
+            )
         try:
             kept, margin = accept(log_a, self.rng, with_margin=True)
         except ValueError as error:

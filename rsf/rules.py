@@ -81,25 +81,25 @@ def tilted(beta, ceiling, clip=False):
     beta = _positive("beta", beta)
     ceiling = float(checked(ceiling))
 
-    def log_a(r):
+    def within(r):
         over = r > ceiling
         if over.any() and not clip:
             raise ValueError(
                 f"reward {r[over][0]:g} at index {first_index(over)} exceeds the ceiling {ceiling:g}: raise the ceiling, or clip=True if it is an estimate"
             )
-        return np.minimum((r - ceiling) / beta, 0.0)
+        return r - ceiling
 
     return Rule(
         f"exp((r - {ceiling:g}) / {beta:g})",
-        log_a,
-        lambda r: beta * np.exp(np.minimum(r - ceiling, 0.0) / beta) + np.maximum(r - ceiling, 0.0),
+        lambda r: np.minimum(within(r) / beta, 0.0),
+        lambda r: beta * np.exp(np.minimum(within(r), 0.0) / beta) + np.maximum(r - ceiling, 0.0),
     )
 
 
 def above(threshold):
     """A = 1 if r >= threshold else 0: a verifier, or, with the criterion "error" and threshold 1, mistakes only."""
     threshold = float(checked(threshold))
-    return Rule(f"r >= {threshold:g}", lambda r: np.log(r >= threshold), lambda r: np.maximum(r - threshold, 0.0))
+    return Rule(f"r >= {threshold:g}", lambda r: np.where(r >= threshold, 0.0, -np.inf), lambda r: np.maximum(r - threshold, 0.0))
 
 
 def constant(a):

@@ -2,7 +2,8 @@
 
     spent = scored + 3 x trained     (forward passes of one example; a backward is two)
 
-It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the Trainer's bit for bit.
+It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the Trainer's bit for bit
+(where a pass is a whole number of steps; elsewhere kept examples fill a batch across passes, and the Trainer takes a short one).
 The learning rate is a function of spent / budget, so every arm of a comparison decays fully, just when its budget is spent.
 """
 
@@ -145,7 +146,7 @@ class RSFTrainer(Trainer):
                 schedule = super().create_scheduler(self.budget, optimizer)
             if not hasattr(schedule, "lr_lambdas"):
                 raise ValueError(
-                    f"lr_scheduler_type {self.args.lr_scheduler_type} is not a function of progress: take linear, cosine or constant"
+                    f"lr_scheduler_type {self.args.lr_scheduler_type.value} is not a function of progress: take linear, cosine or constant"
                 )
             schedule.lr_lambdas = [lambda _, at=at: at(self.spent) for at in schedule.lr_lambdas]
         return self.lr_scheduler
@@ -193,7 +194,6 @@ class _UntilStarved:
 
     def __init__(self, trainer):
         self.trainer = trainer
-        self.set_epoch = trainer.loader.set_epoch
 
     def __iter__(self):
         trainer = self.trainer
