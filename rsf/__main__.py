@@ -74,7 +74,8 @@ def validate(files):
 def main(words=None):
     """Parse the words of the command line and run the command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "traitlets"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     parser = argparse.ArgumentParser(prog="python -m rsf", description=__doc__.split(":")[1].strip())
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("experiment", help=experiment.__doc__)

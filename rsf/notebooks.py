@@ -66,7 +66,15 @@ def execute(notebook, environment):
     from nbclient import NotebookClient
 
     where = {"metadata": {"path": str(NOTEBOOKS)}}
-    client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where, record_timing=False, coalesce_streams=True)
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        resources=where,
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=40"],
+    )
     try:
         client.execute(env={**os.environ, **environment})
     finally:
