@@ -47,7 +47,7 @@ def overview(file):
     accuracy = {arm: 100 * values for arm, values in accuracies("imdb-small").items()}
     gain = checks.paired_difference(accuracy["article"], accuracy["plain"])
     sure = "no gain to be seen" if gain.low <= 0 <= gain.high else "a gain" if gain.low > 0 else "a loss"
-    title = f"Keeping training batches by their loss: {sure} at equal compute ({gain.estimate:+.1f} points, 95 % interval {gain.low:+.1f} to {gain.high:+.1f})"
+    title = f"Keeping batches by their loss: {sure} at equal compute, {gain.estimate:+.1f} points [{gain.low:+.1f}, {gain.high:+.1f}]"
     with plots.figure(title, columns=2, width=10, height=4) as (left, right):
         for mask, colour in ((kept, plots.KEPT), (~kept, plots.REJECTED)):
             left.plot(x[mask], (u * k)[mask], ".", color=colour, markersize=4)
@@ -69,8 +69,8 @@ def overview(file):
             ylim=(0, 2.75),
         )
         plots.dots_with_intervals(right, {arm: (accuracy[arm], plots.ARMS[arm]) for arm in ARMS})
-        n, test = len(accuracy["plain"]), records.protocol("imdb-small")["test"]
-        right.set(title=f"MiniLM on real IMDb, {n} seeds, {test:,} test reviews, mean and 95 % interval", ylabel="test accuracy, %")
+        title = f"MiniLM on real IMDb: {len(accuracy['plain'])} seeds, mean with 95 % interval"
+        right.set(title=title, ylabel="test accuracy, %")
         left.figure.savefig(file, metadata={"Software": None})
         plots.plt.close(left.figure)
 
@@ -79,8 +79,8 @@ def setup_line():
     """Return README's measured costs of its two commands, from results/setup.json."""
     cost = json.loads((records.RESULTS / "setup.json").read_text(encoding="utf-8"))
     return (
-        f"Measured on {cost['machine']}, from a fresh clone: `python3 run.py` {cost['run_minutes']:.0f} min, then `python3 run.py test` {cost['test_minutes']:.0f} min "
-        f"({cost['install_minutes']:.1f} min of it once, for the environment); {cost['memory_gib']:.1f} GiB of memory at the most, {cost['disk_gib']:.1f} GiB of disk."
+        f"Measured on {cost['machine']}, from a fresh clone: `python3 run.py` {cost['run_minutes']:.0f} min ({cost['install_minutes']:.1f} min of them once, for the "
+        f"environment), then `python3 run.py test` {cost['test_minutes']:.0f} min; {cost['memory_gib']:.1f} GiB of memory at the most, {cost['disk_gib']:.1f} GiB of disk."
     )
 
 
