@@ -115,7 +115,7 @@ class RejectionLoader:
     def _decide(self, block):
         """Score a block, toss its coins, and put what is kept into the waiting line."""
         criterion = np.zeros(len(block))
-        if self.rule.needs_criterion:
+        if getattr(self.rule, "needs_criterion", True):
             criterion = np.asarray(self.score(block), dtype=np.float64)  # (n,)
             self.report.scored += len(block)
         if criterion.shape != (len(block),) or not np.isfinite(criterion).all():
