@@ -124,6 +124,6 @@ def transfer_table():
     """Return the corpus card's line on real reviews."""
     accuracy, section = accuracies("mini-reviews")["plain"], records.protocol("mini-reviews")
     return (
-        f"MiniLM, fine-tuned on the {section['train']} training reviews alone, classifies {100 * accuracy.mean():.1f} % of {section['test']:,} reviews of the real IMDb test set rightly "
+        f"MiniLM, fine-tuned on {section['train']} of the reviews and nothing else, classifies {100 * accuracy.mean():.1f} % of {section['test']:,} reviews of the real IMDb test set rightly "
         f"({', '.join(f'{100 * value:.1f}' for value in accuracy)} for {len(accuracy)} seed{'s' if len(accuracy) > 1 else ''}; section `mini-reviews` of the protocol)."
     )
