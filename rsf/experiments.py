@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import torch
-from datasets import concatenate_datasets
 from transformers import PrinterCallback
 
 from rsf import data, models, records, rules
@@ -76,7 +75,7 @@ def imdb(experiment, arm, seed):
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
     if settings.get("train_data") == "embedded":
         embedded = data.load("imdb", source="embedded")
-        reviews = reviews._replace(train=concatenate_datasets([embedded.train, embedded.test]), source=f"train: {embedded.source}; test: {reviews.source}")
+        reviews = reviews._replace(train=embedded.train, source=f"train: {embedded.source}; test: {reviews.source}")
     rng = np.random.default_rng(seed)
     checkpoint = models.load("bert", 2, rng, source=settings["model"])
     tokenizer = checkpoint.tokenizer
