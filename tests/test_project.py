@@ -32,10 +32,11 @@ MAY_IMPORT = {
     "models": {"data"},
     "loader": {"acceptance", "rejection"},
     "trainer": {"loader", "losses", "rejection", "rules"},
+    "bench": {"checks", "envelopes", "records", "rejection"},
     "experiments": {"data", "models", "records", "rules", "trainer"},
     "notebooks": {"records"},
     "evidence": {"acceptance", "checks", "data", "plots", "records"},
-    "__main__": {"experiments", "evidence", "notebooks", "records"},
+    "__main__": {"bench", "experiments", "evidence", "notebooks", "records"},
     "__init__": set(),
 }
 
