@@ -4,8 +4,8 @@
 
 The upper steps are an envelope (the hat), the lower ones a squeeze: a coin below the squeeze accepts without evaluating f.
 All strips have the same hat area, so one 64-bit word draws a candidate: its first bits choose the strip, the others are the
-coin u; u below the squeeze accepts, and, given that, u is uniform there: it is the position too. (Strips and squeeze: Devroye
-1986, chapter VIII; one word for strip, coin and position: Marsaglia and Tsang 2000, with vertical strips here.)
+coin u; u below the squeeze accepts, and, given that, u is uniform there: it is the position too. (One word for layer, coin and
+position: the ziggurat of Marsaglia and Tsang 2000; its layers are horizontal, the strips here are vertical.)
 """
 
 import math
@@ -21,6 +21,7 @@ from rsf.extrema import log_k_bound as log_k_bound  # finding k: the bound on p 
 
 BLOCK = 2**14  # draws at once: the buffers stay in the cache
 MANTISSA, ONE = np.uint64(2**52 - 1), np.uint64(0x3FF0000000000000)
+NOISE = 1e-15  # rounding of a density, as a share of its maximum
 GROUP = 2**18  # draws after which those above the squeeze are decided, all at once
 
 
@@ -139,7 +140,7 @@ class StripEnvelope:
         reach = self._width[strip] * np.where(side == 0, u, side * u / (1.0 - u))  # a tail's hat falls as (s / (s + distance))**2
         x, fall = self._left[strip] + reach, np.where(side == 0, 1.0, (1.0 - u) ** 2)
         hat, value = self._hat[strip] * fall, self._pdf(x)
-        self._audit(x, value, self._bottom[strip], self._top[strip] * fall)
+        self._audit(x, value, self._bottom[strip], self._top[strip] * fall + NOISE * (side == 0))
         kept = coin * hat < value
         out[position[kept]] = x[kept]
         lost = position[~kept]
@@ -165,7 +166,7 @@ class StripEnvelope:
 
     def _audit(self, x, value, bottom, top):
         """Refuse density values that are not between those at the ends of their strip."""
-        bad = (value > top * (1 + ROUNDING)) | (value < bottom * (1 - ROUNDING))
+        bad = (value > top * (1 + ROUNDING)) | (value < bottom * (1 - ROUNDING) - NOISE)
         if bad.any():
             at, low, high = (array[bad][0] for array in (x, bottom, top))
             raise EnvelopeError(
@@ -215,7 +216,7 @@ class StripEnvelope:
         for x, value in ((inner, self._pdf(inner)), (known, height)):
             x, value = x[inside := (x > edges[0]) & (x < edges[-1])], value[inside]
             strip = np.searchsorted(edges, x, side="right") - 1
-            self._audit(x, value, self._bottom[strip], self._top[strip])
+            self._audit(x, value, self._bottom[strip], self._top[strip] + NOISE)
 
     def _tails(self, area):
         """Return (side, start, area, s, height) of each infinite tail: the hat height (s / (s + distance))**2, not above `area`."""

@@ -1,112 +1,148 @@
-"""A rule maps criterion values (losses, errors, rewards) to acceptance probabilities.
+"""A rule maps criterion values (losses, errors, rewards) to acceptance probabilities: all rules, fixed (`rsf.pointwise`) or from the past.
 
-    kept examples give the expected gradient  E[A(l) grad l] = grad E[Phi(l)]  with  Phi' = A
+    rule(criterion) -> A      rule.log_probability(criterion) -> what `accept` takes      rule.surrogate(criterion) -> Phi, Phi' = A
 
-so every fixed, pointwise rule has a surrogate objective Phi (an instance of a known equivalence: Fujimoto et al. 2020,
-arXiv 2007.06049; Haimovich et al. 2024, arXiv 2312.13927). Calling a rule changes nothing: it decides from the past;
-whoever applies it calls `observe` afterwards.
+Calling a rule changes nothing: it decides from the past; whoever applies it calls `observe` after each block. Rules that look at the
+past move with the model, so they have no fixed surrogate, and say so.
 """
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from rsf.acceptance import first_index, log_acceptance
+from rsf.pointwise import (
+    Rule,
+    above,
+    best_of,
+    checked,
+    clipped,
+    constant,
+    easy,
+    effective_sample_size,
+    inverse_weights,
+    positive,
+    tilted,
+)
+
+__all__ = [
+    "Rule",
+    "above",
+    "at_rate",
+    "best_of",
+    "clipped",
+    "constant",
+    "easy",
+    "effective_sample_size",
+    "inverse_weights",
+    "percentile",
+    "random_like",
+    "tilted",
+]
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A fixed, pointwise rule: what it reads as, log A, its surrogate, and whether it looks at the criterion at all."""
+class _FromThePast:
+    """A rule that decides from the last `window` criterion values observed, and says why it has no fixed surrogate."""
 
-    text: str
-    log_a: Callable = field(repr=False)
-    phi: Callable = field(repr=False)
-    needs_criterion: bool = True
+    needs_criterion, group = True, 1
 
-    def log_probability(self, criterion):
-        """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
-        with np.errstate(divide="ignore"):  # log 0 = -inf: never kept
-            return self.log_a(checked(criterion))
+    def __init__(self, window):
+        if window < 1:
+            raise ValueError(f"window must be at least 1, got {window}")
+        self.window, self._past = window, deque(maxlen=window)
 
     def __call__(self, criterion):
-        """Return the acceptance probabilities, same shape as the criterion."""
         return np.exp(self.log_probability(criterion))
 
-    def surrogate(self, criterion):
-        """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
+    def log_probability(self, criterion):
         with np.errstate(divide="ignore"):
-            return self.phi(checked(criterion))
+            return np.log(self._probability(checked(criterion)))
 
     def observe(self, criterion):
-        """Take note of a block of criterion values after it was decided; a fixed rule remembers nothing."""
+        self._past.extend(checked(criterion).ravel().tolist())
 
     def state_dict(self):
-        return {}
+        return {"past": list(self._past)}
 
     def load_state_dict(self, state):
-        if state:
-            raise ValueError(f"the rule {self} has no state, got {state}")
+        self._past = deque(state["past"], maxlen=self.window)
+        self.observe([])
+
+
+class percentile(_FromThePast):
+    """Selective-Backprop: A = (share of the recent past that is not above r) ** power. Before anything was observed it keeps everything.
+
+    It has no pointwise surrogate; on a fixed law of losses it descends E[max of power + 1 losses] / (power + 1).
+    (Jiang et al. 2019, arXiv 1910.00762.)
+    """
+
+    def __init__(self, power, window=512):
+        super().__init__(window)
+        self.power = positive("power", power)
+
+    def _probability(self, r):
+        past = np.sort(self._past)
+        return (np.searchsorted(past, r, side="right") / len(past)) ** self.power if len(past) else np.ones(r.shape)
+
+    def surrogate(self, criterion):
+        raise ValueError(
+            f"{self} has no pointwise surrogate: it looks at ranks; it descends E[max of {self.power + 1:g} losses] / {self.power + 1:g}"
+        )
 
     def __str__(self):
-        return self.text
+        return f"percentile^{self.power:g}"
 
 
-def clipped(k):
-    """The article's rule A = min(1, r / k) for losses r >= 0: min(1, p / (k q)) with p = q r.
+class at_rate(_FromThePast):
+    """A family of rules, family(k), at a rejection rate: k solves mean A = 1 - rate on the recent past.
 
-    Its surrogate is the Huber function of the loss, divided by k: r^2 / (2 k) up to k, r - k / 2 beyond.
+    Where no k does (a jump, such as equal losses under `above`), two neighbours are mixed so that the rate holds; with all losses zero under
+    `clipped` that is a blind coin of 1 - rate. Before anything was observed it keeps at 1 - rate. Mean A must be monotone in k.
     """
-    k = _positive("k", k)
-    return Rule(
-        f"min(1, loss / {k:g})",
-        lambda r: np.minimum(log_acceptance(np.log(_non_negative(r)), 0.0, np.log(k)), 0.0),
-        lambda r: np.where(_non_negative(r) <= k, r**2 / (2 * k), r - k / 2),
-    )
 
+    def __init__(self, family, rate, window=256):
+        super().__init__(window)
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must lie in [0, 1), got {rate}")
+        self.family, self.rate = family, float(rate)
+        self._more, self._fewer, self._share = constant(1 - self.rate), constant(0), 1.0
 
-def easy(k):
-    """A = min(1, k / r) for losses r >= 0: keeps what the model already fits, so it is robust to wrong labels."""
-    k = _positive("k", k)
-    return Rule(
-        f"min(1, {k:g} / loss)",
-        lambda r: np.minimum(log_acceptance(np.log(k), np.log(np.maximum(_non_negative(r), k)), 0.0), 0.0),
-        lambda r: np.where(_non_negative(r) <= k, r, k + k * np.log(np.maximum(r, k) / k)),
-    )
+    def observe(self, criterion):
+        super().observe(criterion)
+        if self._past:
+            self._solve(np.array(self._past))
 
+    def _solve(self, past):
+        wanted = 1 - self.rate
+        try:  # a threshold may be any number, a clip level must be positive
+            self.family(-1.0)
+            scale = np.ptp(past) or 1.0
+            at = lambda t: self.family(past.mean() + scale * t)  # noqa: E731
+        except ValueError:
+            scale = past[past > 0].mean() if (past > 0).any() else 1.0
+            at = lambda t: self.family(scale * 2.0**t)  # noqa: E731
+        kept = lambda t: float(np.mean(at(t)(past)))  # noqa: E731
+        most, least = (-60.0, 60.0) if kept(-60.0) >= kept(60.0) else (60.0, -60.0)
+        for _ in range(40):  # what is left, the mixture below makes exact
+            middle = (most + least) / 2
+            most, least = (middle, least) if kept(middle) >= wanted else (most, middle)
+        more, fewer = at(most), at(least)
+        if kept(most) < wanted:  # out of the family's reach
+            more, fewer = constant(1), more
+        elif kept(least) > wanted:
+            more, fewer = fewer, constant(0)
+        self._more, self._fewer = more, fewer
+        high, low = (float(np.mean(rule(past))) for rule in (more, fewer))
+        self._share = (wanted - low) / (high - low) if high > low else 1.0
 
-def tilted(beta, ceiling, clip=False):
-    """A = exp((r - ceiling) / beta): draws from q exp(r / beta). A reward above the ceiling is an error unless clip=True."""
-    beta = _positive("beta", beta)
-    ceiling = float(checked(ceiling))
+    def _probability(self, r):
+        return self._share * self._more(r) + (1 - self._share) * self._fewer(r)
 
-    def within(r):
-        over = r > ceiling
-        if over.any() and not clip:
-            raise ValueError(
-                f"reward {r[over][0]:g} at index {first_index(over)} exceeds the ceiling {ceiling:g}: raise the ceiling, or clip=True if it is an estimate"
-            )
-        return r - ceiling
+    def surrogate(self, criterion):
+        raise ValueError(f"{self} has no fixed surrogate: its k moves with the model; `{self.family(1.0)}` has one for each k")
 
-    return Rule(
-        f"exp((r - {ceiling:g}) / {beta:g})",
-        lambda r: np.minimum(within(r) / beta, 0.0),
-        lambda r: beta * np.exp(np.minimum(within(r), 0.0) / beta) + np.maximum(r - ceiling, 0.0),
-    )
-
-
-def above(threshold):
-    """A = 1 if r >= threshold else 0: a verifier, or, with the criterion "error" and threshold 1, mistakes only."""
-    threshold = float(checked(threshold))
-    return Rule(f"r >= {threshold:g}", lambda r: np.where(r >= threshold, 0.0, -np.inf), lambda r: np.maximum(r - threshold, 0.0))
-
-
-def constant(a):
-    """A = a whatever the criterion, which is not even computed: keep at random."""
-    if not 0 <= a <= 1:
-        raise ValueError(f"a constant acceptance probability must lie in [0, 1], got {a}")
-    return Rule(f"keep {a:g}", lambda r: np.full(r.shape, np.log(a)), lambda r: a * r, needs_criterion=False)
+    def __str__(self):
+        now = self._more if self._past else self.family(1.0)
+        return f"{now} at rejection rate {self.rate:g}"
 
 
 class random_like:
@@ -120,7 +156,12 @@ class random_like:
     def __init__(self, rule, window=512):
         if window < 1:
             raise ValueError(f"window must be at least 1, got {window}")
-        self.rule, self.window, self._past = rule, window, deque()  # past: (sum of A, number) per block
+        self.rule, self.window, self._past, self.group = (
+            rule,
+            window,
+            deque(),
+            getattr(rule, "group", 1),
+        )  # past: (sum of A, number) per block
 
     def log_probability(self, criterion):
         number = sum(n for _, n in self._past)
@@ -150,26 +191,3 @@ class random_like:
 
     def __str__(self):
         return f"random at the rate of {self.rule}"
-
-
-def checked(criterion):
-    """Return criterion values as float64, refusing NaN and infinities by index."""
-    values = np.asarray(criterion, dtype=np.float64)
-    if not np.isfinite(values).all():
-        bad = ~np.isfinite(values)
-        raise ValueError(f"the criterion is {values[bad][0]} at index {first_index(bad)}: it must be finite")
-    return values
-
-
-def _positive(name, value):
-    if not (np.isscalar(value) and np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive, finite number, got {value}")
-    return float(value)
-
-
-def _non_negative(r):
-    if (r < 0).any():
-        raise ValueError(
-            f"this rule is for losses, which are not negative; got {r[r < 0][0]:g} at index {first_index(r < 0)} (rewards: use `tilted` or `above`)"
-        )
-    return r

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import interpolate, stats
 
 from rsf.acceptance import EnvelopeError
 from rsf.checks import same_counts, same_law
@@ -196,6 +196,13 @@ def test_a_tail_heavier_than_a_cauchys_is_refused(power):
 def test_bad_densities_are_refused_with_the_reason(pdf, support, message):
     with pytest.raises(ValueError, match=message):
         StripEnvelope(pdf, support)
+
+
+def test_rounding_at_a_zero_of_the_density_is_no_violation():
+    knots = interpolate.PchipInterpolator(np.arange(11), [0.0, 1, 3, 2, 2.5, 4, 1, 0.5, 0.7, 0.1, 0])
+    area = knots.antiderivative()
+    sample = StripEnvelope(lambda x: np.maximum(knots(x), 0), (0, 10)).rvs(100_000, np.random.default_rng(4))
+    assert same_law(sample, lambda x: area(x) / area(10))
 
 
 def test_bad_options_are_refused():

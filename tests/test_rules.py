@@ -11,7 +11,22 @@ from scipy import stats
 from scipy.integrate import quad
 
 from rsf.acceptance import accept
-from rsf.rules import above, clipped, constant, easy, random_like, tilted
+from rsf.checks import same_counts
+from rsf.finite import best_of_n_law
+from rsf.loader import RejectionLoader
+from rsf.rules import (
+    above,
+    at_rate,
+    best_of,
+    clipped,
+    constant,
+    easy,
+    effective_sample_size,
+    inverse_weights,
+    percentile,
+    random_like,
+    tilted,
+)
 
 # name: rule, the same acceptance probability in plain Python, where it has kinks or jumps, the range of the criterion
 POINTWISE = {
@@ -240,3 +255,125 @@ def test_an_error_names_what_is_wrong(act, message):
 def test_a_criterion_that_is_not_finite_is_named(rule, value):
     with pytest.raises(ValueError, match=rf"{value} at index \(0, 1\)"):
         rule(np.array([[1.0, value]]))
+
+
+def falling_losses(rng, n=16_000, fall=100.0):
+    """Losses (n,) that fall by `fall`, exponentially, over a run, and vary by much at each time."""
+    return rng.gamma(1.5, 1.0, n) * fall ** -np.linspace(0, 1, n)
+
+
+FAMILIES = {"clipped": clipped, "above": above, "easy": easy, "tilted": lambda beta: tilted(beta, 100.0)}
+
+
+def rates_of(rule, losses, block=16):
+    """Mean acceptance probability of each block, each observed after it was decided."""
+    rates = []
+    for start in range(0, len(losses), block):
+        rates.append(rule(losses[start : start + block]).mean())
+        rule.observe(losses[start : start + block])
+    return np.array(rates)
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.5, 0.9])
+@pytest.mark.parametrize("family", ["clipped", "above", "easy"])
+def test_at_rate_holds_its_rate_while_losses_fall_a_hundredfold(family, rate):
+    rates = rates_of(at_rate(FAMILIES[family], rate), falling_losses(np.random.default_rng(3)))[16:]
+    for part in np.split(rates[: len(rates) // 4 * 4], 4):
+        assert abs(part.mean() - (1 - rate)) < 0.02
+
+
+def test_a_fixed_k_does_not_hold_its_rate_on_the_same_run():
+    rates = rates_of(clipped(1.5), falling_losses(np.random.default_rng(3)))
+    assert rates[:100].mean() > 0.5 > 0.1 > rates[-100:].mean()
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.5, 0.9])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_at_rate_holds_with_constant_losses_all_zero_ones_too(family, rate, value):
+    rule = at_rate(FAMILIES[family], rate)
+    assert np.allclose(rates_of(rule, np.full(512, value)), 1 - rate, rtol=0, atol=1e-9)
+
+
+def test_at_rate_holds_with_more_zeros_than_it_may_reject():
+    losses = np.random.default_rng(0).permutation(np.r_[np.zeros(600), np.ones(400)])
+    rule = at_rate(clipped, 0.3)
+    assert rates_of(rule, np.tile(losses, 3))[63:].mean() == pytest.approx(0.7, abs=0.02)
+    assert rule([1.0])[0] == pytest.approx(1.0, abs=1e-9)  # all of the positive ones, and some of the zeros at random
+
+
+@pytest.mark.parametrize("family", ["clipped", "above", "easy"])
+def test_at_rate_is_back_one_window_after_a_jump(family):
+    rng, rule = np.random.default_rng(5), at_rate(FAMILIES[family], 0.5)
+    losses = np.r_[rng.gamma(2, 1.0, 4_000), 30 * rng.gamma(2, 1.0, 4_256)]
+    after = rates_of(rule, losses)[(4_000 + 256) // 16 :]
+    assert abs(after.mean() - 0.5) < 0.02
+
+
+def test_at_rate_decides_from_the_past_only_and_before_it_at_one_minus_rate():
+    rule = at_rate(clipped, 0.25)
+    assert (rule([0.1, 9.0]) == 0.75).all()
+    rule.observe([1.0, 2.0, 3.0])
+    assert np.array_equal(rule([1.5, 50.0])[:1], rule([1.5, 0.0])[:1])
+    # k solves mean min(1, r / k) = 3/4 on {1, 2, 3}: (1 + 2 + k) / 3k = 3/4 for 2 <= k <= 3
+    assert rule([1.2])[0] == pytest.approx(1.2 / 2.4, rel=1e-9)
+    assert str(rule) == "min(1, loss / 2.4) at rejection rate 0.25"
+
+
+@pytest.mark.parametrize("make", [lambda: at_rate(clipped, 0.5, 40), lambda: percentile(2, 40), lambda: random_like(percentile(2, 40), 40)])
+def test_rules_of_the_past_are_saved_and_restored_exactly(make):
+    rng, one, other = np.random.default_rng(6), make(), make()
+    one.observe(rng.gamma(2, size=100))
+    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    for _ in range(3):
+        losses = rng.gamma(2, size=16)
+        assert np.array_equal(one(losses), other(losses))
+        one.observe(losses), other.observe(losses)
+
+
+def test_percentile_is_the_share_of_the_past_not_above_to_a_power():
+    rule = percentile(2, window=4)
+    assert (rule([5.0, 0.0]) == 1).all()
+    rule.observe([9.0, 1.0, 2.0, 3.0, 4.0])  # the window forgets the 9
+    assert np.allclose(rule([0.5, 1.0, 2.5, 4.0]), [0, 1 / 16, 1 / 4, 1], rtol=1e-14, atol=0)
+    with pytest.raises(ValueError, match="max of 3 losses"):
+        rule.surrogate(1.0)
+
+
+def test_percentile_descends_the_mean_of_the_largest_of_several():
+    # d/dr of E[max of m + 1 draws from a grid, one of them moved] by enumeration: the weight on the rank-i loss is ((i / n)^(m+1) - ((i-1) / n)^(m+1))
+    n, m = 2_000, 2
+    losses, rule = np.arange(1.0, n + 1), percentile(m, window=n)
+    rule.observe(losses)
+    exact = np.diff((np.arange(n + 1) / n) ** (m + 1)) * n / (m + 1)
+    assert np.allclose(rule(losses), exact, rtol=0, atol=2 / n)
+
+
+def test_best_of_keeps_one_of_each_prompt_and_draws_the_exact_law():
+    assert np.array_equal(best_of(3)([[1, 3, 2], [5, 5, 0]]), [[0, 1, 0], [1, 0, 0]])
+    q, reward, rng = np.array([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 1.0]), np.random.default_rng(8)
+    y = rng.choice(3, (40_000, 4), p=q)
+    counts = np.bincount(y[accept(best_of(4).log_probability(reward[y]), rng)], minlength=3)
+    assert same_counts(counts, best_of_n_law(q, reward, 4)) and not same_counts(counts, best_of_n_law(q, reward, 5))
+
+
+def test_best_of_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match=r"shape \(..., 3\)"):
+        best_of(3)([1.0, 2.0])
+    with pytest.raises(ValueError, match="no pointwise surrogate"):
+        best_of(3).surrogate([1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="compares 3 samples"):
+        RejectionLoader([[1]], len, best_of(3), 1, np.random.default_rng(0), collate=list)
+
+
+def test_weights_undo_a_rule_only_if_divided_by_the_candidates():
+    losses, rng = np.array([0.1, 0.2, 0.4, 2.0]), np.random.default_rng(9)
+    a = clipped(0.5)(losses)
+    kept = accept(np.log(np.tile(a, (50_000, 1))), rng)
+    weighted = np.where(kept, inverse_weights(a) * losses, 0)
+    assert abs(weighted.mean() - losses.mean()) < 4 * weighted.mean(axis=1).std() / np.sqrt(50_000)
+    self_made = weighted.sum(axis=1) / kept.sum(axis=1).clip(1)  # divided by the kept: E[g] / E[A] and worse
+    assert self_made.mean() > 1.5 * losses.mean()
+    assert effective_sample_size([1, 1, 1]) == 3 and effective_sample_size([1, 3]) == 1.6 and effective_sample_size([]) == 0
+    with pytest.raises(ValueError, match="cannot be undone"):
+        inverse_weights([0.5, 0.0])
