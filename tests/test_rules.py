@@ -257,7 +257,7 @@ def test_a_criterion_that_is_not_finite_is_named(rule, value):
         rule(np.array([[1.0, value]]))
 
 
-def falling_losses(rng, n=16_000, fall=100.0):
+def falling_losses(rng, n=32_000, fall=100.0):
     """Losses (n,) that fall by `fall`, exponentially, over a run, and vary by much at each time."""
     return rng.gamma(1.5, 1.0, n) * fall ** -np.linspace(0, 1, n)
 
@@ -265,7 +265,7 @@ def falling_losses(rng, n=16_000, fall=100.0):
 FAMILIES = {"clipped": clipped, "above": above, "easy": easy, "tilted": lambda beta: tilted(beta, 100.0)}
 
 
-def rates_of(rule, losses, block=16):
+def rates_of(rule, losses, block=32):
     """Mean acceptance probability of each block, each observed after it was decided."""
     rates = []
     for start in range(0, len(losses), block):
@@ -277,7 +277,7 @@ def rates_of(rule, losses, block=16):
 @pytest.mark.parametrize("rate", [0.3, 0.5, 0.9])
 @pytest.mark.parametrize("family", ["clipped", "above", "easy"])
 def test_at_rate_holds_its_rate_while_losses_fall_a_hundredfold(family, rate):
-    rates = rates_of(at_rate(FAMILIES[family], rate), falling_losses(np.random.default_rng(3)))[16:]
+    rates = rates_of(at_rate(FAMILIES[family], rate), falling_losses(np.random.default_rng(3)))[8:]
     for part in np.split(rates[: len(rates) // 4 * 4], 4):
         assert abs(part.mean() - (1 - rate)) < 0.02
 
@@ -298,7 +298,7 @@ def test_at_rate_holds_with_constant_losses_all_zero_ones_too(family, rate, valu
 def test_at_rate_holds_with_more_zeros_than_it_may_reject():
     losses = np.random.default_rng(0).permutation(np.r_[np.zeros(600), np.ones(400)])
     rule = at_rate(clipped, 0.3)
-    assert rates_of(rule, np.tile(losses, 3))[63:].mean() == pytest.approx(0.7, abs=0.02)
+    assert rates_of(rule, np.tile(losses, 3))[32:].mean() == pytest.approx(0.7, abs=0.02)
     assert rule([1.0])[0] == pytest.approx(1.0, abs=1e-9)  # all of the positive ones, and some of the zeros at random
 
 
@@ -306,7 +306,7 @@ def test_at_rate_holds_with_more_zeros_than_it_may_reject():
 def test_at_rate_is_back_one_window_after_a_jump(family):
     rng, rule = np.random.default_rng(5), at_rate(FAMILIES[family], 0.5)
     losses = np.r_[rng.gamma(2, 1.0, 4_000), 30 * rng.gamma(2, 1.0, 4_256)]
-    after = rates_of(rule, losses)[(4_000 + 256) // 16 :]
+    after = rates_of(rule, losses)[(4_000 + 256) // 32 :]
     assert abs(after.mean() - 0.5) < 0.02
 
 
