@@ -16,9 +16,6 @@ from rsf import checks, records
 from rsf.envelopes import StripEnvelope
 from rsf.rejection import rejection_sample
 
-PER_DRAW = ("TransformedDensityRejection", "SimpleRatioUniforms")  # these call the density, in Python, for each candidate
-ALONE = ("NumericalInversePolynomial", *PER_DRAW)  # these start from the density (and its derivative) alone
-
 
 def densities():
     """Return {name: namespace of pdf, dpdf, cdf, support, mode, area}; pdf for arrays and numbers alike."""
