@@ -4,16 +4,16 @@
 
 so every fixed, pointwise rule has a surrogate objective Phi (an instance of a known equivalence: Fujimoto et al. 2020,
 arXiv 2007.06049; Haimovich et al. 2024, arXiv 2312.13927). Calling a rule changes nothing: it decides from the past;
-whoever applies it calls `observe` afterwards.
+whoever applies it calls `observe` afterwards. Here are the fixed rules; those with a memory are made in `rsf.adaptive`.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from rsf.acceptance import first_index, log_acceptance
+from rsf.adaptive import at_rate, checked, percentile, random_like  # noqa: F401 (all rules are imported from here)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Rule:
 
     def log_probability(self, criterion):
         """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
-        with np.errstate(divide="ignore"):  # log 0 = -inf: never kept
+        with np.errstate(divide="ignore", over="ignore"):  # -inf: never kept
             return self.log_a(checked(criterion))
 
     def __call__(self, criterion):
@@ -109,56 +109,82 @@ def constant(a):
     return Rule(f"keep {a:g}", lambda r: np.full(r.shape, np.log(a)), lambda r: a * r, needs_criterion=False)
 
 
-class random_like:
-    """The matched control of any rule: accepts blindly, at the rate that the rule had on the recent past.
+class best_of:
+    """Of n samples of one prompt, along the last axis, keep exactly one: the best; among m tied for it, each with probability 1/m.
 
-    Before anything was observed it keeps everything. `window`: how many criterion values are remembered (in whole blocks).
+    The samples of a prompt are decided together, so no probabilities with one coin each can say it: with ties they would keep
+    none or several. Hence `decide` tosses the coins itself and `log_probability` refuses; calling the rule gives the marginal
+    probabilities (1/m for the tied best, 0 for the rest), for its rate, 1/n, and for pictures. Its law: `rsf.finite.best_of_n_law`.
     """
 
-    needs_criterion = True
+    needs_criterion, joint = True, True  # joint: not for a RejectionLoader, not with until_accepted
 
-    def __init__(self, rule, window=512):
-        if window < 1:
-            raise ValueError(f"window must be at least 1, got {window}")
-        self.rule, self.window, self._past = rule, window, deque()  # past: (sum of A, number) per block
-
-    def log_probability(self, criterion):
-        number = sum(n for _, n in self._past)
-        rate = sum(total for total, _ in self._past) / number if number else 1.0
-        with np.errstate(divide="ignore"):
-            return np.full(checked(criterion).shape, np.log(min(rate, 1.0)))
+    def __init__(self, n):
+        if not (n >= 1 and n == int(n)):
+            raise ValueError(f"n must be a whole number of at least 1, got {n}")
+        self.n = int(n)
 
     def __call__(self, criterion):
-        return np.exp(self.log_probability(criterion))
+        best = self._best(criterion)
+        return best / best.sum(axis=-1, keepdims=True)
+
+    def decide(self, criterion, rng):
+        """Return which are kept, booleans of the criterion's shape (..., n); one coin per sample, the tied best with the largest wins."""
+        best = self._best(criterion)
+        coins = np.where(best, rng.random(best.shape), -1.0)
+        return np.arange(self.n) == coins.argmax(axis=-1, keepdims=True)
+
+    def log_probability(self, criterion):
+        raise ValueError(f"{self} decides over all samples of a prompt together, not by one coin each: use decide(criterion, rng)")
 
     def surrogate(self, criterion):
-        raise ValueError(f"{self} has no fixed surrogate: its rate moves with the model; at one moment it is rate * criterion")
+        raise ValueError(f"{self} has no pointwise surrogate: whether a sample is kept depends on the others of its prompt")
 
-    def observe(self, criterion):
-        a = self.rule(criterion)
-        self.rule.observe(criterion)
-        self._past.append((float(np.sum(a)), int(np.size(a))))
-        while len(self._past) > 1 and sum(n for _, n in self._past) - self._past[0][1] >= self.window:
-            self._past.popleft()
+    def _best(self, criterion):
+        r = checked(criterion)
+        if r.ndim == 0 or r.shape[-1] != self.n:
+            raise ValueError(f"{self} needs a last axis of {self.n} samples of one prompt, got shape {r.shape}")
+        return r == r.max(axis=-1, keepdims=True)
 
-    def state_dict(self):
-        return {"past": [list(block) for block in self._past], "rule": self.rule.state_dict()}
-
-    def load_state_dict(self, state):
-        self._past = deque(tuple(block) for block in state["past"])
-        self.rule.load_state_dict(state["rule"])
+    observe, state_dict, load_state_dict = Rule.observe, Rule.state_dict, Rule.load_state_dict  # remembers nothing either
 
     def __str__(self):
-        return f"random at the rate of {self.rule}"
+        return f"best of {self.n}"
 
 
-def checked(criterion):
-    """Return criterion values as float64, refusing NaN and infinities by index."""
-    values = np.asarray(criterion, dtype=np.float64)
-    if not np.isfinite(values).all():
-        bad = ~np.isfinite(values)
-        raise ValueError(f"the criterion is {values[bad][0]} at index {first_index(bad)}: it must be finite")
-    return values
+def inverse_weights(log_probability, kept):
+    """Return 1 / A for the kept and 0 for the rejected: what undoes a selection.
+
+    mean(inverse_weights * g) over all *candidates* estimates the plain mean of g without bias. Over the kept alone it would be the mean
+    divided by the acceptance rate; divided by the sum of the weights it is biased in small batches.
+
+    Parameters
+    ----------
+    log_probability : array_like
+        log A of every candidate, as it was decided by (a rule that moves has moved since).
+    kept : array_like of bool, same shape
+
+    Raises
+    ------
+    ValueError
+        A candidate has A = 0: no weight brings back what is never kept. A threshold cannot be undone.
+    """
+    log_a, kept = np.asarray(log_probability, dtype=np.float64), np.asarray(kept, dtype=bool)
+    if log_a.shape != kept.shape:
+        raise ValueError(f"need a decision for each candidate, got log probabilities {log_a.shape} and decisions {kept.shape}")
+    if not np.isfinite(log_a).all():
+        where = first_index(~np.isfinite(log_a))
+        raise ValueError(f"the candidate at index {where} has log A = {log_a[where]}: no weight brings back what is never kept")
+    return np.where(kept, np.exp(-log_a), 0.0)
+
+
+def effective_sample_size(weights):
+    """Return (sum w)^2 / sum w^2: how many equally weighted examples have the variance of these; 0 if all weights are 0."""
+    w = checked(weights)
+    if (w < 0).any():
+        raise ValueError(f"weights must not be negative, got {w[w < 0][0]:g} at index {first_index(w < 0)}")
+    w = w / max(w.max(initial=0.0), np.finfo(np.float64).tiny)  # weights of 1e200 must not overflow when squared
+    return float(w.sum() ** 2 / (w**2).sum()) if w.any() else 0.0
 
 
 def _positive(name, value):

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "data": set(),
     "records": set(),
     "rejection": {"acceptance"},
-    "rules": {"acceptance"},
+    "adaptive": {"acceptance"},
+    "rules": {"acceptance", "adaptive"},
     "losses": set(),
     "models": {"data"},
     "loader": {"acceptance", "rejection"},
@@ -55,7 +56,7 @@ def test_arrows_between_modules_point_one_way():
 
 
 def test_the_light_modules_load_neither_torch_nor_transformers():
-    light = "rsf, rsf.acceptance, rsf.rejection, rsf.rules, rsf.finite, rsf.checks, rsf.plots, rsf.records"
+    light = "rsf, rsf.acceptance, rsf.rejection, rsf.adaptive, rsf.rules, rsf.finite, rsf.checks, rsf.plots, rsf.records"
     subprocess.run(
         [sys.executable, "-c", f"import sys, {light}\nassert not {{'torch', 'transformers', 'datasets'}} & set(sys.modules)"],
         check=True,
