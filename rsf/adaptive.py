@@ -108,7 +108,7 @@ class at_rate(_FromThePast):
         super().__init__(window)
         if not 0 <= rate < 1:
             raise ValueError(f"the rejection rate must lie in [0, 1), got {rate}")
-        if not callable(family) or not hasattr(family(1.0), "log_probability"):
+        if not callable(family) or not hasattr(family(_float_at(LARGEST)), "log_probability"):
             raise ValueError(f"family must make a rule from k, like clipped (not clipped(0.5)), got {family}")
         self.family, self.rate, self.level, self.k = family, float(rate), 1 - float(rate), float("nan")
         self._stingy, self._generous, self._share = _keep_none, _keep_all, self.level
@@ -155,11 +155,11 @@ class at_rate(_FromThePast):
                 high, a_high = middle, a
         stingy, generous = self.family(_float_at(low)), self.family(_float_at(high))
         if self.level >= a_high:
-            low, stingy, a_low, generous, a_high = high, generous, a_high, _keep_all, 1.0
+            stingy, a_low, generous, a_high = generous, a_high, _keep_all, 1.0
         elif self.level < a_low:
-            generous, a_high, stingy, a_low = stingy, a_low, _keep_none, 0.0
+            high, generous, a_high, stingy, a_low = low, stingy, a_low, _keep_none, 0.0
         share = (self.level - a_low) / (a_high - a_low) if a_high > a_low else 1.0
-        self.k, self._stingy, self._generous, self._share = _float_at(low), stingy, generous, min(max(share, 0.0), 1.0)
+        self.k, self._stingy, self._generous, self._share = _float_at(high), stingy, generous, min(max(share, 0.0), 1.0)
 
     def state_dict(self):
         return super().state_dict() | {"level": self.level}
