@@ -2,16 +2,17 @@
 
 import json
 import math
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 from scipy.integrate import quad
 
+from rsf import finite
 from rsf.acceptance import accept
-from rsf.rules import above, clipped, constant, easy, random_like, tilted
+from rsf.loader import RejectionLoader
+from rsf.rules import above, best_of, clipped, constant, easy, effective_sample_size, inverse_weights, random_like, tilted
 
 # name: rule, the same acceptance probability in plain Python, where it has kinks or jumps, the range of the criterion
 POINTWISE = {
@@ -47,14 +48,16 @@ def test_probabilities_are_float64_whatever_the_criterion_is_stored_as(rule, for
 
 @every_pointwise_rule
 def test_increments_of_the_surrogate_are_integrals_of_the_acceptance_probability(rule, formula, kinks, bounds):
-    points = np.linspace(*bounds, 8)
-    for low, high in pairwise(points):
+    points = np.unique([*np.linspace(*bounds, 6), *kinks])  # steps that end at kinks and jumps, and steps across
+    for low, high in combinations(points, 2):
         edges = [low, *(kink for kink in kinks if low < kink < high), high]
         integral = sum(quad(formula, a, b, epsabs=1e-14, epsrel=1e-13)[0] for a, b in pairwise(edges))
         assert abs(float(rule.surrogate(high) - rule.surrogate(low)) - integral) < 1e-12
 
 
 def test_the_surrogate_of_the_article_is_the_huber_function_of_the_loss():
+    import torch  # here, so that the other tests of rules stay quick
+
     losses = np.array([0.0, 0.2, 0.5, 0.7, 0.70001, 3.0, 50.0])
     for k in (0.5, 0.7, 2.0):
         loss = torch.tensor(losses)
@@ -145,6 +148,89 @@ def test_a_rule_reads_as_its_parameters():
     assert all(number in str(rule) and str(rule) in str(random_like(rule)) for rule, number in read.items())
 
 
+RNG = np.random.default_rng(21)
+G = RNG.normal(size=(3, 2))  # gradients of three candidates
+
+
+def all_coins(a):
+    """Yield (probability, decisions) for all outcomes of one coin each."""
+    for kept in product([True, False], repeat=len(a)):
+        yield np.prod(np.where(kept, a, 1 - a)), np.array(kept)
+
+
+@pytest.mark.parametrize("rule", [clipped(0.8), easy(0.3), tilted(0.5, 1.2), constant(0.4)], ids=str)
+def test_inverse_weights_undo_the_selection_when_divided_by_the_candidates(rule):
+    criterion = np.array([0.2, 0.5, 1.1])
+    log_a = rule.log_probability(criterion)
+    undone, by_kept = np.zeros(2), np.zeros(2)
+    for probability, kept in all_coins(rule(criterion)):
+        total = inverse_weights(log_a, kept)[:, None] * G  # (3, 2)
+        undone += probability * np.mean(total, axis=0)
+        by_kept += probability * total.sum(axis=0) / max(kept.sum(), 1)
+    assert undone == pytest.approx(G.mean(axis=0), rel=1e-13)
+    assert not np.allclose(by_kept, G.mean(axis=0), rtol=0.05)  # the counter-check
+
+
+def test_the_rejected_have_weight_0_and_a_threshold_cannot_be_undone():
+    log_a = np.log([[0.5, 0.25], [1.0, 0.1]])
+    assert inverse_weights(log_a, [[True, False], [False, True]]) == pytest.approx(np.array([[2, 0], [0, 10]]))
+    with pytest.raises(ValueError, match=r"index \(1,\) has log A = -inf: no weight brings back"):
+        inverse_weights(above(1.0).log_probability([2.0, 0.5]), [True, False])
+    with pytest.raises(ValueError, match=r"\(2,\) and decisions \(3,\)"):
+        inverse_weights(np.zeros(2), np.ones(3, bool))
+
+
+def test_the_effective_sample_size_is_what_the_variance_of_a_weighted_mean_says():
+    w = np.array([0.5, 1.0, 3.0, 0.0])
+    shares = w / w.sum()
+    assert effective_sample_size(w) == pytest.approx(1 / np.sum(shares**2))  # var of sum(shares * g) = var g * sum(shares ** 2)
+    assert effective_sample_size(np.full(7, 1e200)) == pytest.approx(7) and effective_sample_size([1e-300] * 3) == pytest.approx(3)
+    assert effective_sample_size([]) == effective_sample_size([0.0, 0.0]) == 0
+    with pytest.raises(ValueError, match=r"-0.5 at index \(1,\)"):
+        effective_sample_size([1.0, -0.5])
+
+
+REWARDS = np.array([[1.0, 3.0, 2.0], [2.0, 0.0, 2.0], [1.0, 1.0, 1.0]])  # one best, two tied, all tied
+
+
+def test_best_of_keeps_exactly_one_of_each_prompt_and_the_tied_equally_often():
+    rng, rule, n = np.random.default_rng(22), best_of(3), 3000
+    kept = np.array([rule.decide(REWARDS, rng) for _ in range(n)])  # (n, 3, 3)
+    assert (kept.sum(axis=-1) == 1).all()
+    counts = kept.sum(axis=0)
+    assert counts[0].tolist() == [0, n, 0] and counts[1, 1] == 0
+    assert stats.chisquare(counts[1, [0, 2]]).pvalue > 1e-3 and stats.chisquare(counts[2]).pvalue > 1e-3
+    assert stats.chisquare(counts[2], n * np.array([0.4, 0.3, 0.3])).pvalue < 1e-3  # the counter-check
+    assert rule(REWARDS) == pytest.approx(np.array([[0, 1, 0], [0.5, 0, 0.5], [1 / 3] * 3]))  # the marginals
+
+
+def test_the_best_of_n_samples_follow_the_exact_law_also_with_ties():
+    q, reward, rng = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.0, 1.0, 1.0, 0.5]), np.random.default_rng(23)
+    y = rng.choice(4, size=(20_000, 3), p=q)
+    kept = y[best_of(3).decide(reward[y], rng)]
+    counts, law = np.bincount(kept, minlength=4), finite.best_of_n_law(q, reward, 3)
+    assert counts.sum() == 20_000 and stats.chisquare(counts, 20_000 * law).pvalue > 1e-3
+    assert stats.chisquare(counts, 20_000 * finite.best_of_n_law(q, reward, 2)).pvalue < 1e-3
+
+
+def test_best_of_tosses_one_coin_per_sample_and_on_a_constant_reward_it_is_its_own_blind_control():
+    ours, theirs = np.random.default_rng(24), np.random.default_rng(24)
+    kept, u = best_of(4).decide(np.zeros((50, 2, 4)), ours), theirs.random((50, 2, 4))
+    assert (kept.argmax(axis=-1) == u.argmax(axis=-1)).all() and ours.bit_generator.state == theirs.bit_generator.state
+    control = random_like(best_of(4))
+    control.observe(RNG.normal(size=(10, 4)))
+    assert control([[0.0, 9.0]]) == pytest.approx(np.full((1, 2), 1 / 4))
+
+
+def test_best_of_refuses_one_coin_each_and_a_loader_refuses_best_of():
+    rule = best_of(2)
+    with pytest.raises(ValueError, match=r"all samples of a prompt together.* use decide\(criterion, rng\)"):
+        rule.log_probability([[1.0, 2.0]])
+    with pytest.raises(ValueError, match=r"best of 2 chooses among the samples of one prompt.*above or tilted"):
+        RejectionLoader([[1, 2]], len, rule, 1, RNG, collate=list)
+    assert rule.state_dict() == {} and rule.observe([[1.0, 2.0]]) is None
+
+
 BLOCKS = [np.array([0.1, 0.6, 1.0, 0.3]), np.array([0.05, 0.02, 0.2]), np.array([0.7, 0.0, 0.1, 0.4]), np.array([1.1, 0.15])]
 
 
@@ -225,6 +311,10 @@ ERRORS = {
     "above the ceiling": (lambda: tilted(1, 2)([1.0, 2.75]), r"2.75 at index \(1,\) exceeds the ceiling 2"),
     "above the ceiling, surrogate": (lambda: tilted(1, 2).surrogate([1.0, 2.75]), "2.75"),
     "the control has no surrogate": (lambda: random_like(clipped(1)).surrogate([0.5]), "no fixed surrogate"),
+    "best of none": (lambda: best_of(0), "at least 1, got 0"),
+    "best of another number": (lambda: best_of(4)(np.zeros((2, 3))), r"last axis of 4 samples of one prompt, got shape \(2, 3\)"),
+    "best of has no surrogate": (lambda: best_of(2).surrogate([0.5, 0.6]), "depends on the others"),
+    "best of NaN": (lambda: best_of(2)([0.5, float("nan")]), r"nan at index \(1,\)"),
     "state of another rule": (lambda: clipped(1).load_state_dict({"past": [7]}), "past.*7"),
 }
 
