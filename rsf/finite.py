@@ -1,22 +1,25 @@
 """Worlds small enough to know the exact answer: every law here is a sum over all outcomes, nothing is sampled.
 
     kept law = q A / E_q[A],   tilted law = q exp(r / beta) / Z,   best of n = differences of the n-th power of the cdf
+    kept gradient = sum of q A grad l,   and the same over all batches, all coins
 
-This is the oracle that samplers are held against, so it imports nothing of rsf.
+This is the oracle that samplers, rules and notebooks are held against, so it imports nothing of rsf. Below, a law over n listed
+examples is q (n,); their losses are (n,), the gradients of these (n, d).
 """
+
+import math
+from itertools import combinations_with_replacement
 
 import numpy as np
 
 
 def accepted_law(q, acceptance):
     """Return (law, rate): the law of what is kept from q (m,) with probability `acceptance` (m,), and E_q[A]."""
-    q, a = _law(q), np.asarray(acceptance, dtype=np.float64)
-    if a.shape != q.shape or not ((a >= 0) & (a <= 1)).all():
-        raise ValueError(f"acceptance must be {q.shape} probabilities in [0, 1], got shape {a.shape}, range [{a.min()}, {a.max()}]")
-    rate = float(np.sum(q * a))
+    mass = _law(q) * _acceptance(acceptance, q)
+    rate = float(np.sum(mass))
     if rate == 0:
         raise ValueError("nothing is ever kept: q * A is 0 everywhere, so the kept law does not exist")
-    return q * a / rate, rate
+    return mass / rate, rate
 
 
 def tilted_law(q, reward, beta):
@@ -85,11 +88,125 @@ def kl(p, q):
     return float(np.sum(p[there] * np.log(p[there] / q[there])))
 
 
+def logistic(x, y, theta):
+    """Return losses (n,) and gradients (n, d) of log(1 + exp(-y x.theta)): x (n, d), labels y (n,) -1 or 1, theta (d,)."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if not (np.abs(y) == 1).all():
+        raise ValueError(f"labels must be -1 or 1, got {np.unique(y)}")
+    score = y * (x @ theta)
+    slope = -y * np.exp(-np.logaddexp(0.0, score))  # d loss / d (x.theta) = -y / (1 + exp(score))
+    return np.logaddexp(0.0, -score), slope[..., None] * x
+
+
+def kept_gradient(q, acceptance, gradients):
+    """Return E[A grad l] (d,): the expected gradient of a candidate, rejected ones counted as zero.
+
+    Another dropout mask for scoring: pass A and the gradients each averaged over its masks. The same mask: list every pair of
+    example and mask as an example of its own.
+    """
+    return (_law(q) * _acceptance(acceptance, q)) @ np.asarray(gradients, dtype=np.float64)
+
+
+def all_batches(q, size):
+    """Return all batches of `size` examples drawn from q, order ignored: members (m, size) as indices, and their law (m,)."""
+    q = _law(q)
+    if size < 1 or size != int(size) or math.comb(len(q) + size - 1, size) > 10**6:
+        raise ValueError(f"cannot list all batches of {size} of {len(q)} examples: there must be 1 to 10**6 of them")
+    members = np.array(list(combinations_with_replacement(range(len(q)), size)))
+    times = (members[:, :, None] == np.arange(len(q))).sum(axis=1)  # (m, n)
+    orders = np.array([math.factorial(size) / math.prod(map(math.factorial, row)) for row in times.tolist()])
+    return members, orders * np.prod(q**times, axis=1)
+
+
+def batch_gradient(q, losses, gradients, size, acceptance):
+    """Return E[A(mean loss of a batch) grad (mean loss)] (d,): one coin decides for a batch; `acceptance` is a function of means (m,)."""
+    members, law = all_batches(q, size)
+    losses, gradients = np.asarray(losses, dtype=np.float64), np.asarray(gradients, dtype=np.float64)
+    return kept_gradient(law, acceptance(losses[members].mean(axis=1)), gradients[members].mean(axis=1))
+
+
+def weighted_gradient(q, acceptance, gradients, size, divide_by="candidates"):
+    """Return (mean (d,), variance) of the gradient of one batch whose kept examples have weights 1 / A, over all batches and coins.
+
+    The variance is E|gradient - mean|^2. A batch of `size` candidates gives sum of g / A over the kept, divided by `size`
+    ("candidates"), by their number ("kept") or by the sum of 1 / A ("weights"); by 1 where nothing was kept.
+    """
+    q, a, g = _law(q), _acceptance(acceptance, q), np.asarray(gradients, dtype=np.float64)
+    members, probability = all_batches(np.append(q * a, q @ (1 - a)), size)  # outcome n: rejected
+    w = np.append(np.divide(1.0, a, out=np.zeros_like(a), where=a > 0), 0.0)
+    divisors = {"candidates": np.full(len(members), size), "kept": (members < len(q)).sum(axis=1), "weights": w[members].sum(axis=1)}
+    if divide_by not in divisors:
+        raise ValueError(f"divide_by must be one of {sorted(divisors)}, got {divide_by!r}")
+    total = (w[:, None] * np.vstack([g, np.zeros(g.shape[1])]))[members].sum(axis=1)  # (m, d)
+    estimate = total / np.where(divisors[divide_by] > 0, divisors[divide_by], 1)[:, None]
+    mean = probability @ estimate
+    return mean, float(probability @ ((estimate - mean) ** 2).sum(axis=1))
+
+
+def expected_max(q, values, n):
+    """Return E[max of n values drawn from q]."""
+    return float(best_of_n_law(q, values, n) @ values)
+
+
+def tail_law(q, losses, rate):
+    """Return the law of the worst 1 - rate share: its mean loss is the CVaR, its mean gradient the CVaR's; ties share what is left."""
+    q, losses = _law(q), np.asarray(losses, dtype=np.float64)
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must lie in [0, 1), got {rate}")
+    worse = np.array([q[losses > loss].sum() for loss in losses])
+    tied = np.array([q[losses == loss].sum() for loss in losses])
+    share = np.clip(np.divide(1 - rate - worse, tied, out=np.zeros_like(q), where=tied > 0), 0.0, 1.0)
+    return q * share / (1 - rate)
+
+
+def cvar(q, losses, rate):
+    """Return CVaR_rate: the mean of the worst 1 - rate share of the losses."""
+    return float(tail_law(q, losses, rate) @ losses)
+
+
+def clip_level(q, losses, rate):
+    """Return the k with E[min(1, loss / k)] = 1 - rate: between two losses that is k = E[loss; loss <= k] / (1 - rate - P(loss > k))."""
+    q, losses = _law(q), np.asarray(losses, dtype=np.float64)
+    levels = np.unique(losses[(losses > 0) & (q > 0)])
+    mean_a = np.array([q @ np.minimum(1.0, losses / k) for k in levels])  # falls as k rises
+    reached = levels[mean_a >= 1 - rate - 1e-15]
+    if not 0 <= rate < 1 or not len(reached):
+        raise ValueError(f"no k rejects {rate} of these losses: at the most {mean_a.max(initial=0.0)} can be kept")
+    below = losses <= reached[-1]
+    return float(q[below] @ losses[below] / (1 - rate - q[~below].sum()))
+
+
+def jacobian(field, theta, step=1e-3):
+    """Return d field_i / d theta_j (..., d) by five-point differences, error of order step^4; of a scalar function its gradient.
+
+    The functions must be smooth within two steps of theta: no kink or jump may lie there.
+    """
+    theta = np.asarray(theta, dtype=np.float64)
+    columns = []
+    for h in step * np.eye(len(theta)):
+        far, near = (np.asarray(field(theta + m * h)) - np.asarray(field(theta - m * h)) for m in (2, 1))
+        columns.append((8 * near - far) / (12 * step))
+    return np.stack(columns, axis=-1)
+
+
+def asymmetry(matrix):
+    """Return |M - M^T| / (2 |M|), Frobenius: 0 for the Jacobian of a gradient, 1 for a pure rotation."""
+    matrix = np.asarray(matrix, dtype=np.float64)
+    return float(np.linalg.norm(matrix - matrix.T) / (2 * np.linalg.norm(matrix)))
+
+
 def _law(q):
     q = np.asarray(q, dtype=np.float64)
     if not (q >= 0).all() or not np.isclose(q.sum(), 1.0, rtol=0, atol=1e-9):
         raise ValueError(f"a law must be non-negative and sum to 1, got a sum of {q.sum()}")
     return q
+
+
+def _acceptance(acceptance, q):
+    a = np.asarray(acceptance, dtype=np.float64)
+    if a.shape != np.shape(q) or not ((a >= 0) & (a <= 1)).all():
+        raise ValueError(f"acceptance must be {np.shape(q)} probabilities in [0, 1], got shape {a.shape}, range [{a.min()}, {a.max()}]")
+    return a
 
 
 def _rewards(reward, q):

@@ -87,8 +87,8 @@ class RejectionLoader:
             raise ValueError(f'unit must be "example" or "batch", got {unit!r}')
         if batch_size < 1 or batch_size != int(batch_size):
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}")
-        if getattr(rule, "group", 1) > 1:
-            raise ValueError(f"the rule {rule} compares {rule.group} samples of one prompt: it cannot decide on single candidates here")
+        if getattr(rule, "joint", False):
+            raise ValueError(f"{rule} chooses among the samples of one prompt, a loader decides on each example: take above or tilted here")
         self.candidates, self.score, self.rule, self.batch_size, self.rng = candidates, score, rule, batch_size, rng
         self.collate, self.unit, self.stop, self.on_decision = collate, unit, stop, on_decision
         self.report = LoaderReport()

@@ -1,193 +1,201 @@
-"""A rule maps criterion values (losses, errors, rewards) to acceptance probabilities: all rules, fixed (`rsf.pointwise`) or from the past.
+"""A rule maps criterion values (losses, errors, rewards) to acceptance probabilities.
 
-    rule(criterion) -> A      rule.log_probability(criterion) -> what `accept` takes      rule.surrogate(criterion) -> Phi, Phi' = A
+    kept examples give the expected gradient  E[A(l) grad l] = grad E[Phi(l)]  with  Phi' = A
 
-Calling a rule changes nothing: it decides from the past; whoever applies it calls `observe` after each block. Rules that look at the
-past move with the model, so they have no fixed surrogate, and say so.
+so every fixed, pointwise rule has a surrogate objective Phi (an instance of a known equivalence: Fujimoto et al. 2020,
+arXiv 2007.06049; Haimovich et al. 2024, arXiv 2312.13927). Calling a rule changes nothing: it decides from the past;
+whoever applies it calls `observe` afterwards. Here are the fixed rules; those with a memory are made in `rsf.adaptive`.
 """
 
-from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from rsf.pointwise import (
-    Rule,
-    above,
-    best_of,
-    checked,
-    clipped,
-    constant,
-    easy,
-    effective_sample_size,
-    inverse_weights,
-    positive,
-    tilted,
-)
-
-__all__ = [
-    "Rule",
-    "above",
-    "at_rate",
-    "best_of",
-    "clipped",
-    "constant",
-    "easy",
-    "effective_sample_size",
-    "inverse_weights",
-    "percentile",
-    "random_like",
-    "tilted",
-]
+from rsf.acceptance import first_index, log_acceptance
+from rsf.adaptive import at_rate, checked, percentile, random_like  # noqa: F401 (all rules are imported from here)
 
 
-class _FromThePast:
-    """A rule that decides from the last `window` criterion values observed, and says why it has no fixed surrogate."""
+@dataclass(frozen=True)
+class Rule:
+    """A fixed, pointwise rule: what it reads as, log A, its surrogate, and whether it looks at the criterion at all."""
 
-    needs_criterion, group = True, 1
-
-    def __init__(self, window):
-        if window < 1:
-            raise ValueError(f"window must be at least 1, got {window}")
-        self.window, self._past = window, deque(maxlen=window)
-
-    def __call__(self, criterion):
-        return np.exp(self.log_probability(criterion))
+    text: str
+    log_a: Callable = field(repr=False)
+    phi: Callable = field(repr=False)
+    needs_criterion: bool = True
 
     def log_probability(self, criterion):
-        with np.errstate(divide="ignore"):
-            return np.log(self._probability(checked(criterion)))
+        """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
+        with np.errstate(divide="ignore", over="ignore"):  # -inf: never kept
+            return self.log_a(checked(criterion))
 
-    def observe(self, criterion):
-        self._past.extend(checked(criterion).ravel().tolist())
-
-    def state_dict(self):
-        return {"past": list(self._past)}
-
-    def load_state_dict(self, state):
-        self._past = deque(state["past"], maxlen=self.window)
-        self.observe([])
-
-
-class percentile(_FromThePast):
-    """Selective-Backprop: A = (share of the recent past that is not above r) ** power. Before anything was observed it keeps everything.
-
-    It has no pointwise surrogate; on a fixed law of losses it descends E[max of power + 1 losses] / (power + 1).
-    (Jiang et al. 2019, arXiv 1910.00762.)
-    """
-
-    def __init__(self, power, window=512):
-        super().__init__(window)
-        self.power = positive("power", power)
-
-    def _probability(self, r):
-        past = np.sort(self._past)
-        return (np.searchsorted(past, r, side="right") / len(past)) ** self.power if len(past) else np.ones(r.shape)
+    def __call__(self, criterion):
+        """Return the acceptance probabilities, same shape as the criterion."""
+        return np.exp(self.log_probability(criterion))
 
     def surrogate(self, criterion):
+        """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
+        with np.errstate(divide="ignore"):
+            return self.phi(checked(criterion))
+
+    def observe(self, criterion):
+        """Take note of a block of criterion values after it was decided; a fixed rule remembers nothing."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        if state:
+            raise ValueError(f"the rule {self} has no state, got {state}")
+
+    def __str__(self):
+        return self.text
+
+
+def clipped(k):
+    """The article's rule A = min(1, r / k) for losses r >= 0: min(1, p / (k q)) with p = q r.
+
+    Its surrogate is the Huber function of the loss, divided by k: r^2 / (2 k) up to k, r - k / 2 beyond.
+    """
+    k = _positive("k", k)
+    return Rule(
+        f"min(1, loss / {k:g})",
+        lambda r: np.minimum(log_acceptance(np.log(_non_negative(r)), 0.0, np.log(k)), 0.0),
+        lambda r: np.where(_non_negative(r) <= k, r**2 / (2 * k), r - k / 2),
+    )
+
+
+def easy(k):
+    """A = min(1, k / r) for losses r >= 0: keeps what the model already fits, so it is robust to wrong labels."""
+    k = _positive("k", k)
+    return Rule(
+        f"min(1, {k:g} / loss)",
+        lambda r: np.minimum(log_acceptance(np.log(k), np.log(np.maximum(_non_negative(r), k)), 0.0), 0.0),
+        lambda r: np.where(_non_negative(r) <= k, r, k + k * np.log(np.maximum(r, k) / k)),
+    )
+
+
+def tilted(beta, ceiling, clip=False):
+    """A = exp((r - ceiling) / beta): draws from q exp(r / beta). A reward above the ceiling is an error unless clip=True."""
+    beta = _positive("beta", beta)
+    ceiling = float(checked(ceiling))
+
+    def within(r):
+        over = r > ceiling
+        if over.any() and not clip:
+            raise ValueError(
+                f"reward {r[over][0]:g} at index {first_index(over)} exceeds the ceiling {ceiling:g}: raise the ceiling, or clip=True if it is an estimate"
+            )
+        return r - ceiling
+
+    return Rule(
+        f"exp((r - {ceiling:g}) / {beta:g})",
+        lambda r: np.minimum(within(r) / beta, 0.0),
+        lambda r: beta * np.exp(np.minimum(within(r), 0.0) / beta) + np.maximum(r - ceiling, 0.0),
+    )
+
+
+def above(threshold):
+    """A = 1 if r >= threshold else 0: a verifier, or, with the criterion "error" and threshold 1, mistakes only."""
+    threshold = float(checked(threshold))
+    return Rule(f"r >= {threshold:g}", lambda r: np.where(r >= threshold, 0.0, -np.inf), lambda r: np.maximum(r - threshold, 0.0))
+
+
+def constant(a):
+    """A = a whatever the criterion, which is not even computed: keep at random."""
+    if not 0 <= a <= 1:
+        raise ValueError(f"a constant acceptance probability must lie in [0, 1], got {a}")
+    return Rule(f"keep {a:g}", lambda r: np.full(r.shape, np.log(a)), lambda r: a * r, needs_criterion=False)
+
+
+class best_of:
+    """Of n samples of one prompt, along the last axis, keep exactly one: the best; among m tied for it, each with probability 1/m.
+
+    The samples of a prompt are decided together, so no probabilities with one coin each can say it: with ties they would keep
+    none or several. Hence `decide` tosses the coins itself and `log_probability` refuses; calling the rule gives the marginal
+    probabilities (1/m for the tied best, 0 for the rest), for its rate, 1/n, and for pictures. Its law: `rsf.finite.best_of_n_law`.
+    """
+
+    needs_criterion, joint = True, True  # joint: not for a RejectionLoader, not with until_accepted
+
+    def __init__(self, n):
+        if not (n >= 1 and n == int(n)):
+            raise ValueError(f"n must be a whole number of at least 1, got {n}")
+        self.n = int(n)
+
+    def __call__(self, criterion):
+        best = self._best(criterion)
+        return best / best.sum(axis=-1, keepdims=True)
+
+    def decide(self, criterion, rng):
+        """Return which are kept, booleans of the criterion's shape (..., n); one coin per sample, the tied best with the largest wins."""
+        best = self._best(criterion)
+        coins = np.where(best, rng.random(best.shape), -1.0)
+        return np.arange(self.n) == coins.argmax(axis=-1, keepdims=True)
+
+    def log_probability(self, criterion):
+        raise ValueError(f"{self} decides over all samples of a prompt together, not by one coin each: use decide(criterion, rng)")
+
+    def surrogate(self, criterion):
+        raise ValueError(f"{self} has no pointwise surrogate: whether a sample is kept depends on the others of its prompt")
+
+    def _best(self, criterion):
+        r = checked(criterion)
+        if r.ndim == 0 or r.shape[-1] != self.n:
+            raise ValueError(f"{self} needs a last axis of {self.n} samples of one prompt, got shape {r.shape}")
+        return r == r.max(axis=-1, keepdims=True)
+
+    observe, state_dict, load_state_dict = Rule.observe, Rule.state_dict, Rule.load_state_dict  # remembers nothing either
+
+    def __str__(self):
+        return f"best of {self.n}"
+
+
+def inverse_weights(log_probability, kept):
+    """Return 1 / A for the kept and 0 for the rejected: what undoes a selection.
+
+    mean(inverse_weights * g) over all *candidates* estimates the plain mean of g without bias. Over the kept alone it would be the mean
+    divided by the acceptance rate; divided by the sum of the weights it is biased in small batches.
+
+    Parameters
+    ----------
+    log_probability : array_like
+        log A of every candidate, as it was decided by (a rule that moves has moved since).
+    kept : array_like of bool, same shape
+
+    Raises
+    ------
+    ValueError
+        A candidate has A = 0: no weight brings back what is never kept. A threshold cannot be undone.
+    """
+    log_a, kept = np.asarray(log_probability, dtype=np.float64), np.asarray(kept, dtype=bool)
+    if log_a.shape != kept.shape:
+        raise ValueError(f"need a decision for each candidate, got log probabilities {log_a.shape} and decisions {kept.shape}")
+    if not np.isfinite(log_a).all():
+        where = first_index(~np.isfinite(log_a))
+        raise ValueError(f"the candidate at index {where} has log A = {log_a[where]}: no weight brings back what is never kept")
+    return np.where(kept, np.exp(-log_a), 0.0)
+
+
+def effective_sample_size(weights):
+    """Return (sum w)^2 / sum w^2: how many equally weighted examples have the variance of these; 0 if all weights are 0."""
+    w = checked(weights)
+    if (w < 0).any():
+        raise ValueError(f"weights must not be negative, got {w[w < 0][0]:g} at index {first_index(w < 0)}")
+    w = w / max(w.max(initial=0.0), np.finfo(np.float64).tiny)  # weights of 1e200 must not overflow when squared
+    return float(w.sum() ** 2 / (w**2).sum()) if w.any() else 0.0
+
+
+def _positive(name, value):
+    if not (np.isscalar(value) and np.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive, finite number, got {value}")
+    return float(value)
+
+
+def _non_negative(r):
+    if (r < 0).any():
         raise ValueError(
-            f"{self} has no pointwise surrogate: it looks at ranks; it descends E[max of {self.power + 1:g} losses] / {self.power + 1:g}"
+            f"this rule is for losses, which are not negative; got {r[r < 0][0]:g} at index {first_index(r < 0)} (rewards: use `tilted` or `above`)"
         )
-
-    def __str__(self):
-        return f"percentile^{self.power:g}"
-
-
-class at_rate(_FromThePast):
-    """A family of rules, family(k), at a rejection rate: k solves mean A = 1 - rate on the recent past.
-
-    Where no k does (a jump, such as equal losses under `above`), two neighbours are mixed so that the rate holds; with all losses zero under
-    `clipped` that is a blind coin of 1 - rate. Before anything was observed it keeps at 1 - rate. Mean A must be monotone in k.
-    """
-
-    def __init__(self, family, rate, window=256):
-        super().__init__(window)
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate must lie in [0, 1), got {rate}")
-        self.family, self.rate = family, float(rate)
-        self._more, self._fewer, self._share = constant(1 - self.rate), constant(0), 1.0
-
-    def observe(self, criterion):
-        super().observe(criterion)
-        if self._past:
-            self._solve(np.array(self._past))
-
-    def _solve(self, past):
-        wanted = 1 - self.rate
-        try:  # a threshold may be any number, a clip level must be positive
-            self.family(-1.0)
-            scale = np.ptp(past) or 1.0
-            at = lambda t: self.family(past.mean() + scale * t)  # noqa: E731
-        except ValueError:
-            scale = past[past > 0].mean() if (past > 0).any() else 1.0
-            at = lambda t: self.family(scale * 2.0**t)  # noqa: E731
-        kept = lambda t: float(np.mean(at(t)(past)))  # noqa: E731
-        most, least = (-60.0, 60.0) if kept(-60.0) >= kept(60.0) else (60.0, -60.0)
-        for _ in range(40):  # what is left, the mixture below makes exact
-            middle = (most + least) / 2
-            most, least = (middle, least) if kept(middle) >= wanted else (most, middle)
-        more, fewer = at(most), at(least)
-        if kept(most) < wanted:  # out of the family's reach
-            more, fewer = constant(1), more
-        elif kept(least) > wanted:
-            more, fewer = fewer, constant(0)
-        self._more, self._fewer = more, fewer
-        high, low = (float(np.mean(rule(past))) for rule in (more, fewer))
-        self._share = (wanted - low) / (high - low) if high > low else 1.0
-
-    def _probability(self, r):
-        return self._share * self._more(r) + (1 - self._share) * self._fewer(r)
-
-    def surrogate(self, criterion):
-        raise ValueError(f"{self} has no fixed surrogate: its k moves with the model; `{self.family(1.0)}` has one for each k")
-
-    def __str__(self):
-        now = self._more if self._past else self.family(1.0)
-        return f"{now} at rejection rate {self.rate:g}"
-
-
-class random_like:
-    """The matched control of any rule: accepts blindly, at the rate that the rule had on the recent past.
-
-    Before anything was observed it keeps everything. `window`: how many criterion values are remembered (in whole blocks).
-    """
-
-    needs_criterion = True
-
-    def __init__(self, rule, window=512):
-        if window < 1:
-            raise ValueError(f"window must be at least 1, got {window}")
-        self.rule, self.window, self._past, self.group = (
-            rule,
-            window,
-            deque(),
-            getattr(rule, "group", 1),
-        )  # past: (sum of A, number) per block
-
-    def log_probability(self, criterion):
-        number = sum(n for _, n in self._past)
-        rate = sum(total for total, _ in self._past) / number if number else 1.0
-        with np.errstate(divide="ignore"):
-            return np.full(checked(criterion).shape, np.log(min(rate, 1.0)))
-
-    def __call__(self, criterion):
-        return np.exp(self.log_probability(criterion))
-
-    def surrogate(self, criterion):
-        raise ValueError(f"{self} has no fixed surrogate: its rate moves with the model; at one moment it is rate * criterion")
-
-    def observe(self, criterion):
-        a = self.rule(criterion)
-        self.rule.observe(criterion)
-        self._past.append((float(np.sum(a)), int(np.size(a))))
-        while len(self._past) > 1 and sum(n for _, n in self._past) - self._past[0][1] >= self.window:
-            self._past.popleft()
-
-    def state_dict(self):
-        return {"past": [list(block) for block in self._past], "rule": self.rule.state_dict()}
-
-    def load_state_dict(self, state):
-        self._past = deque(tuple(block) for block in state["past"])
-        self.rule.load_state_dict(state["rule"])
-
-    def __str__(self):
-        return f"random at the rate of {self.rule}"
+    return r

@@ -2,31 +2,17 @@
 
 import json
 import math
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 from scipy.integrate import quad
 
+from rsf import finite
 from rsf.acceptance import accept
-from rsf.checks import same_counts
-from rsf.finite import best_of_n_law
 from rsf.loader import RejectionLoader
-from rsf.rules import (
-    above,
-    at_rate,
-    best_of,
-    clipped,
-    constant,
-    easy,
-    effective_sample_size,
-    inverse_weights,
-    percentile,
-    random_like,
-    tilted,
-)
+from rsf.rules import above, best_of, clipped, constant, easy, effective_sample_size, inverse_weights, random_like, tilted
 
 # name: rule, the same acceptance probability in plain Python, where it has kinks or jumps, the range of the criterion
 POINTWISE = {
@@ -62,14 +48,16 @@ def test_probabilities_are_float64_whatever_the_criterion_is_stored_as(rule, for
 
 @every_pointwise_rule
 def test_increments_of_the_surrogate_are_integrals_of_the_acceptance_probability(rule, formula, kinks, bounds):
-    points = np.linspace(*bounds, 8)
-    for low, high in pairwise(points):
+    points = np.unique([*np.linspace(*bounds, 6), *kinks])  # steps that end at kinks and jumps, and steps across
+    for low, high in combinations(points, 2):
         edges = [low, *(kink for kink in kinks if low < kink < high), high]
         integral = sum(quad(formula, a, b, epsabs=1e-14, epsrel=1e-13)[0] for a, b in pairwise(edges))
         assert abs(float(rule.surrogate(high) - rule.surrogate(low)) - integral) < 1e-12
 
 
 def test_the_surrogate_of_the_article_is_the_huber_function_of_the_loss():
+    import torch  # here, so that the other tests of rules stay quick
+
     losses = np.array([0.0, 0.2, 0.5, 0.7, 0.70001, 3.0, 50.0])
     for k in (0.5, 0.7, 2.0):
         loss = torch.tensor(losses)
@@ -160,6 +148,89 @@ def test_a_rule_reads_as_its_parameters():
     assert all(number in str(rule) and str(rule) in str(random_like(rule)) for rule, number in read.items())
 
 
+RNG = np.random.default_rng(21)
+G = RNG.normal(size=(3, 2))  # gradients of three candidates
+
+
+def all_coins(a):
+    """Yield (probability, decisions) for all outcomes of one coin each."""
+    for kept in product([True, False], repeat=len(a)):
+        yield np.prod(np.where(kept, a, 1 - a)), np.array(kept)
+
+
+@pytest.mark.parametrize("rule", [clipped(0.8), easy(0.3), tilted(0.5, 1.2), constant(0.4)], ids=str)
+def test_inverse_weights_undo_the_selection_when_divided_by_the_candidates(rule):
+    criterion = np.array([0.2, 0.5, 1.1])
+    log_a = rule.log_probability(criterion)
+    undone, by_kept = np.zeros(2), np.zeros(2)
+    for probability, kept in all_coins(rule(criterion)):
+        total = inverse_weights(log_a, kept)[:, None] * G  # (3, 2)
+        undone += probability * np.mean(total, axis=0)
+        by_kept += probability * total.sum(axis=0) / max(kept.sum(), 1)
+    assert undone == pytest.approx(G.mean(axis=0), rel=1e-13)
+    assert not np.allclose(by_kept, G.mean(axis=0), rtol=0.05)  # the counter-check
+
+
+def test_the_rejected_have_weight_0_and_a_threshold_cannot_be_undone():
+    log_a = np.log([[0.5, 0.25], [1.0, 0.1]])
+    assert inverse_weights(log_a, [[True, False], [False, True]]) == pytest.approx(np.array([[2, 0], [0, 10]]))
+    with pytest.raises(ValueError, match=r"index \(1,\) has log A = -inf: no weight brings back"):
+        inverse_weights(above(1.0).log_probability([2.0, 0.5]), [True, False])
+    with pytest.raises(ValueError, match=r"\(2,\) and decisions \(3,\)"):
+        inverse_weights(np.zeros(2), np.ones(3, bool))
+
+
+def test_the_effective_sample_size_is_what_the_variance_of_a_weighted_mean_says():
+    w = np.array([0.5, 1.0, 3.0, 0.0])
+    shares = w / w.sum()
+    assert effective_sample_size(w) == pytest.approx(1 / np.sum(shares**2))  # var of sum(shares * g) = var g * sum(shares ** 2)
+    assert effective_sample_size(np.full(7, 1e200)) == pytest.approx(7) and effective_sample_size([1e-300] * 3) == pytest.approx(3)
+    assert effective_sample_size([]) == effective_sample_size([0.0, 0.0]) == 0
+    with pytest.raises(ValueError, match=r"-0.5 at index \(1,\)"):
+        effective_sample_size([1.0, -0.5])
+
+
+REWARDS = np.array([[1.0, 3.0, 2.0], [2.0, 0.0, 2.0], [1.0, 1.0, 1.0]])  # one best, two tied, all tied
+
+
+def test_best_of_keeps_exactly_one_of_each_prompt_and_the_tied_equally_often():
+    rng, rule, n = np.random.default_rng(22), best_of(3), 3000
+    kept = np.array([rule.decide(REWARDS, rng) for _ in range(n)])  # (n, 3, 3)
+    assert (kept.sum(axis=-1) == 1).all()
+    counts = kept.sum(axis=0)
+    assert counts[0].tolist() == [0, n, 0] and counts[1, 1] == 0
+    assert stats.chisquare(counts[1, [0, 2]]).pvalue > 1e-3 and stats.chisquare(counts[2]).pvalue > 1e-3
+    assert stats.chisquare(counts[2], n * np.array([0.4, 0.3, 0.3])).pvalue < 1e-3  # the counter-check
+    assert rule(REWARDS) == pytest.approx(np.array([[0, 1, 0], [0.5, 0, 0.5], [1 / 3] * 3]))  # the marginals
+
+
+def test_the_best_of_n_samples_follow_the_exact_law_also_with_ties():
+    q, reward, rng = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.0, 1.0, 1.0, 0.5]), np.random.default_rng(23)
+    y = rng.choice(4, size=(20_000, 3), p=q)
+    kept = y[best_of(3).decide(reward[y], rng)]
+    counts, law = np.bincount(kept, minlength=4), finite.best_of_n_law(q, reward, 3)
+    assert counts.sum() == 20_000 and stats.chisquare(counts, 20_000 * law).pvalue > 1e-3
+    assert stats.chisquare(counts, 20_000 * finite.best_of_n_law(q, reward, 2)).pvalue < 1e-3
+
+
+def test_best_of_tosses_one_coin_per_sample_and_on_a_constant_reward_it_is_its_own_blind_control():
+    ours, theirs = np.random.default_rng(24), np.random.default_rng(24)
+    kept, u = best_of(4).decide(np.zeros((50, 2, 4)), ours), theirs.random((50, 2, 4))
+    assert (kept.argmax(axis=-1) == u.argmax(axis=-1)).all() and ours.bit_generator.state == theirs.bit_generator.state
+    control = random_like(best_of(4))
+    control.observe(RNG.normal(size=(10, 4)))
+    assert control([[0.0, 9.0]]) == pytest.approx(np.full((1, 2), 1 / 4))
+
+
+def test_best_of_refuses_one_coin_each_and_a_loader_refuses_best_of():
+    rule = best_of(2)
+    with pytest.raises(ValueError, match=r"all samples of a prompt together.* use decide\(criterion, rng\)"):
+        rule.log_probability([[1.0, 2.0]])
+    with pytest.raises(ValueError, match=r"best of 2 chooses among the samples of one prompt.*above or tilted"):
+        RejectionLoader([[1, 2]], len, rule, 1, RNG, collate=list)
+    assert rule.state_dict() == {} and rule.observe([[1.0, 2.0]]) is None
+
+
 BLOCKS = [np.array([0.1, 0.6, 1.0, 0.3]), np.array([0.05, 0.02, 0.2]), np.array([0.7, 0.0, 0.1, 0.4]), np.array([1.1, 0.15])]
 
 
@@ -240,6 +311,10 @@ ERRORS = {
     "above the ceiling": (lambda: tilted(1, 2)([1.0, 2.75]), r"2.75 at index \(1,\) exceeds the ceiling 2"),
     "above the ceiling, surrogate": (lambda: tilted(1, 2).surrogate([1.0, 2.75]), "2.75"),
     "the control has no surrogate": (lambda: random_like(clipped(1)).surrogate([0.5]), "no fixed surrogate"),
+    "best of none": (lambda: best_of(0), "at least 1, got 0"),
+    "best of another number": (lambda: best_of(4)(np.zeros((2, 3))), r"last axis of 4 samples of one prompt, got shape \(2, 3\)"),
+    "best of has no surrogate": (lambda: best_of(2).surrogate([0.5, 0.6]), "depends on the others"),
+    "best of NaN": (lambda: best_of(2)([0.5, float("nan")]), r"nan at index \(1,\)"),
     "state of another rule": (lambda: clipped(1).load_state_dict({"past": [7]}), "past.*7"),
 }
 
@@ -255,125 +330,3 @@ def test_an_error_names_what_is_wrong(act, message):
 def test_a_criterion_that_is_not_finite_is_named(rule, value):
     with pytest.raises(ValueError, match=rf"{value} at index \(0, 1\)"):
         rule(np.array([[1.0, value]]))
-
-
-def falling_losses(rng, n=32_000, fall=100.0):
-    """Losses (n,) that fall by `fall`, exponentially, over a run, and vary by much at each time."""
-    return rng.gamma(1.5, 1.0, n) * fall ** -np.linspace(0, 1, n)
-
-
-FAMILIES = {"clipped": clipped, "above": above, "easy": easy, "tilted": lambda beta: tilted(beta, 100.0)}
-
-
-def rates_of(rule, losses, block=32):
-    """Mean acceptance probability of each block, each observed after it was decided."""
-    rates = []
-    for start in range(0, len(losses), block):
-        rates.append(rule(losses[start : start + block]).mean())
-        rule.observe(losses[start : start + block])
-    return np.array(rates)
-
-
-@pytest.mark.parametrize("rate", [0.3, 0.5, 0.9])
-@pytest.mark.parametrize("family", ["clipped", "above", "easy"])
-def test_at_rate_holds_its_rate_while_losses_fall_a_hundredfold(family, rate):
-    rates = rates_of(at_rate(FAMILIES[family], rate), falling_losses(np.random.default_rng(3)))[8:]
-    for part in np.split(rates[: len(rates) // 4 * 4], 4):
-        assert abs(part.mean() - (1 - rate)) < 0.02
-
-
-def test_a_fixed_k_does_not_hold_its_rate_on_the_same_run():
-    rates = rates_of(clipped(1.5), falling_losses(np.random.default_rng(3)))
-    assert rates[:100].mean() > 0.5 > 0.1 > rates[-100:].mean()
-
-
-@pytest.mark.parametrize("rate", [0.3, 0.5, 0.9])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("value", [0.0, 0.7])
-def test_at_rate_holds_with_constant_losses_all_zero_ones_too(family, rate, value):
-    rule = at_rate(FAMILIES[family], rate)
-    assert np.allclose(rates_of(rule, np.full(512, value)), 1 - rate, rtol=0, atol=1e-9)
-
-
-def test_at_rate_holds_with_more_zeros_than_it_may_reject():
-    losses = np.random.default_rng(0).permutation(np.r_[np.zeros(600), np.ones(400)])
-    rule = at_rate(clipped, 0.3)
-    assert rates_of(rule, np.tile(losses, 3))[32:].mean() == pytest.approx(0.7, abs=0.02)
-    assert rule([1.0])[0] == pytest.approx(1.0, abs=1e-9)  # all of the positive ones, and some of the zeros at random
-
-
-@pytest.mark.parametrize("family", ["clipped", "above", "easy"])
-def test_at_rate_is_back_one_window_after_a_jump(family):
-    rng, rule = np.random.default_rng(5), at_rate(FAMILIES[family], 0.5)
-    losses = np.r_[rng.gamma(2, 1.0, 4_000), 30 * rng.gamma(2, 1.0, 4_256)]
-    after = rates_of(rule, losses)[(4_000 + 256) // 32 :]
-    assert abs(after.mean() - 0.5) < 0.02
-
-
-def test_at_rate_decides_from_the_past_only_and_before_it_at_one_minus_rate():
-    rule = at_rate(clipped, 0.25)
-    assert (rule([0.1, 9.0]) == 0.75).all()
-    rule.observe([1.0, 2.0, 3.0])
-    assert np.array_equal(rule([1.5, 50.0])[:1], rule([1.5, 0.0])[:1])
-    # k solves mean min(1, r / k) = 3/4 on {1, 2, 3}: (1 + 2 + k) / 3k = 3/4 for 2 <= k <= 3
-    assert rule([1.2])[0] == pytest.approx(1.2 / 2.4, rel=1e-9)
-    assert str(rule) == "min(1, loss / 2.4) at rejection rate 0.25"
-
-
-@pytest.mark.parametrize("make", [lambda: at_rate(clipped, 0.5, 40), lambda: percentile(2, 40), lambda: random_like(percentile(2, 40), 40)])
-def test_rules_of_the_past_are_saved_and_restored_exactly(make):
-    rng, one, other = np.random.default_rng(6), make(), make()
-    one.observe(rng.gamma(2, size=100))
-    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
-    for _ in range(3):
-        losses = rng.gamma(2, size=16)
-        assert np.array_equal(one(losses), other(losses))
-        one.observe(losses), other.observe(losses)
-
-
-def test_percentile_is_the_share_of_the_past_not_above_to_a_power():
-    rule = percentile(2, window=4)
-    assert (rule([5.0, 0.0]) == 1).all()
-    rule.observe([9.0, 1.0, 2.0, 3.0, 4.0])  # the window forgets the 9
-    assert np.allclose(rule([0.5, 1.0, 2.5, 4.0]), [0, 1 / 16, 1 / 4, 1], rtol=1e-14, atol=0)
-    with pytest.raises(ValueError, match="max of 3 losses"):
-        rule.surrogate(1.0)
-
-
-def test_percentile_descends_the_mean_of_the_largest_of_several():
-    # d/dr of E[max of m + 1 draws from a grid, one of them moved] by enumeration: the weight on the rank-i loss is ((i / n)^(m+1) - ((i-1) / n)^(m+1))
-    n, m = 2_000, 2
-    losses, rule = np.arange(1.0, n + 1), percentile(m, window=n)
-    rule.observe(losses)
-    exact = np.diff((np.arange(n + 1) / n) ** (m + 1)) * n / (m + 1)
-    assert np.allclose(rule(losses), exact, rtol=0, atol=2 / n)
-
-
-def test_best_of_keeps_one_of_each_prompt_and_draws_the_exact_law():
-    assert np.array_equal(best_of(3)([[1, 3, 2], [5, 5, 0]]), [[0, 1, 0], [1, 0, 0]])
-    q, reward, rng = np.array([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 1.0]), np.random.default_rng(8)
-    y = rng.choice(3, (40_000, 4), p=q)
-    counts = np.bincount(y[accept(best_of(4).log_probability(reward[y]), rng)], minlength=3)
-    assert same_counts(counts, best_of_n_law(q, reward, 4)) and not same_counts(counts, best_of_n_law(q, reward, 5))
-
-
-def test_best_of_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match=r"shape \(..., 3\)"):
-        best_of(3)([1.0, 2.0])
-    with pytest.raises(ValueError, match="no pointwise surrogate"):
-        best_of(3).surrogate([1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="compares 3 samples"):
-        RejectionLoader([[1]], len, best_of(3), 1, np.random.default_rng(0), collate=list)
-
-
-def test_weights_undo_a_rule_only_if_divided_by_the_candidates():
-    losses, rng = np.array([0.1, 0.2, 0.4, 2.0]), np.random.default_rng(9)
-    a = clipped(0.5)(losses)
-    kept = accept(np.log(np.tile(a, (50_000, 1))), rng)
-    weighted = np.where(kept, inverse_weights(a) * losses, 0)
-    assert abs(weighted.mean() - losses.mean()) < 4 * weighted.mean(axis=1).std() / np.sqrt(50_000)
-    self_made = weighted.sum(axis=1) / kept.sum(axis=1).clip(1)  # divided by the kept: E[g] / E[A] and worse
-    assert self_made.mean() > 1.5 * losses.mean()
-    assert effective_sample_size([1, 1, 1]) == 3 and effective_sample_size([1, 3]) == 1.6 and effective_sample_size([]) == 0
-    with pytest.raises(ValueError, match="cannot be undone"):
-        inverse_weights([0.5, 0.0])
