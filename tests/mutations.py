@@ -74,7 +74,7 @@ MUTATIONS = [
         *("the window's lag not made up", "adaptive.py", "self.level + gain * error", "self.level"),
         *("test_adaptive.py", "differs_by_the_change_of_level"),
     ),
-    Mutation("ties counted as above", "adaptive.py", '("left", "right")', '("right", "right")', "test_adaptive.py", "ties_sharing_theirs"),
+    Mutation("ties not shared", "adaptive.py", '("left", "right")', '("right", "right")', "test_adaptive.py", "ties_sharing_theirs"),
     Mutation(
         *("state without its level", "adaptive.py", '{"level": self.level}', '{"level": 1 - self.rate}'),
         *("test_adaptive.py", "restored_rule_goes_on"),
