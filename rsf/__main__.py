@@ -24,6 +24,13 @@ def experiment(name, arms=None, seeds=None):
             )
 
 
+def bench(name):
+    """Run a benchmark of the protocol, alone on the machine, on one thread."""
+    from rsf import bench, records
+
+    print(f"made {getattr(bench, name)().relative_to(records.ROOT)}; now: python -m rsf figures")
+
+
 def notebooks(task, names):
     """Build notebooks from their text, run the committed ones into build/, or check them without running."""
     from tqdm import tqdm
@@ -82,6 +89,7 @@ def main(words=None):
     one.add_argument("name", help="a section of results/protocol.toml")
     one.add_argument("--arms", nargs="+")
     one.add_argument("--seeds", nargs="+", type=int)
+    commands.add_parser("bench", help=bench.__doc__).add_argument("name", choices=("sampling",))
     one = commands.add_parser("notebooks", help=notebooks.__doc__)
     one.add_argument("task", choices=("build", "run", "check"))
     one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")

@@ -9,6 +9,7 @@ from scipy import stats
 from rsf import checks, data, plots, records
 from rsf.acceptance import acceptance_probability
 
+ALONE = ("NumericalInversePolynomial", "TransformedDensityRejection", "SimpleRatioUniforms")  # scipy's that start from the density alone
 ARMS = {"plain": "plain fine-tuning", "article": "the article's rule, min(1, loss / 0.5)", "random": "random, at the rule's rate"}
 
 
@@ -17,7 +18,12 @@ def make(root=records.ROOT):
     (root / "figures").mkdir(exist_ok=True)
     overview(root / "figures" / "overview.png")
     yield "figures/overview.png"
-    for name, tables in (("README.md", (setup_line, imdb_table)), ("rsf/embedded/README.md", (corpus_table, transfer_table))):
+    sampling(root / "figures" / "sampling.png")
+    yield "figures/sampling.png"
+    for name, tables in (
+        ("README.md", (setup_line, sampling_table, imdb_table)),
+        ("rsf/embedded/README.md", (corpus_table, transfer_table)),
+    ):
         text = (records.ROOT / name).read_text(encoding="utf-8")
         for table in tables:
             text = fill(text, table.__name__, table())
@@ -73,6 +79,68 @@ def overview(file):
         right.set(title=title, ylabel="test accuracy, %")
         left.figure.savefig(file, metadata={"Software": None})
         plots.plt.close(left.figure)
+
+
+def fastest(rows, size):
+    """Return the row of scipy's fastest sampler, at a size, that starts from the density alone and draws the right law."""
+    right = {row["sampler"] for row in rows if row.get("law") == "right"} & set(ALONE)
+    return min((row for row in rows if row["size"] == size and row["sampler"] in right), key=lambda row: row["ratio"])
+
+
+def benched():
+    """Return {density: rows} of the stored sampling benchmark."""
+    return {name: rows for name, rows in records.read("bench-sampling")["cpu"][0]["numbers"].items() if isinstance(rows, list)}
+
+
+def sampling(file):
+    """Draw the sampling benchmark: draws a second at each size, and how much longer scipy's fastest takes."""
+    found = benched()
+    best = [fastest(rows, size)["ratio"] for rows in found.values() for size in (10**6, 10**7)]
+    title = (
+        f"A hat of strips, in NumPy alone, draws {min(best):.1f} to {max(best):.1f} times as fast as scipy's fastest from a density alone"
+    )
+    with plots.figure(title, columns=2, width=10, height=4) as (left, right):
+        shown = (
+            ("StripEnvelope", "strip hat", plots.KEPT),
+            ("NumericalInversePolynomial", "inversion (polynomial)", plots.TARGET),
+            ("TransformedDensityRejection", "transformed density", "#6A6A6A"),
+            ("SimpleRatioUniforms", "ratio of uniforms", plots.REJECTED),
+            ("uniform (floor)", "plain uniform", plots.PROPOSAL),
+        )
+        for sampler, name, colour in shown:
+            rows = [row for row in found["normal"] if row["sampler"] == sampler and row["size"]]
+            sizes, speed = [row["size"] for row in rows], [row["size"] / row["seconds"] for row in rows]
+            left.plot(sizes, speed, "o-", color=colour, markersize=4)
+            left.text(sizes[-1] * 1.3, speed[-1], name, color=colour, va="center")
+        left.set(xscale="log", yscale="log", xlabel="draws", ylabel="draws a second", title="the normal, one thread", xlim=(700, 1.5e9))
+        for place, rows in enumerate(found.values()):
+            for shift, size, colour in ((-0.15, 10**6, plots.KEPT), (0.15, 10**7, "#56A5D8")):
+                row = fastest(rows, size)
+                right.plot([row["least"], row["most"]], [place + shift] * 2, color=colour, linewidth=1)
+                right.plot(row["ratio"], place + shift, "o", color=colour)
+        right.axvline(1, color="black", linewidth=0.8)
+        right.set_yticks(range(len(found)), list(found))
+        right.invert_yaxis()
+        right.text(0.98, 0.03, "10⁶ (upper) and 10⁷ draws (lower):\nmedian and range of 7 pairs", transform=right.transAxes, ha="right")
+        right.set(xlabel="time of scipy's fastest / time of the strip hat", title="above 1: the strip hat is faster", xlim=(0, None))
+        left.figure.savefig(file, metadata={"Software": None})
+        plots.plt.close(left.figure)
+
+
+def sampling_table():
+    """Return README's table of the sampling benchmark."""
+    rows = [
+        "| density | strip hat, 10⁶ draws, M/s | scipy's fastest from a density alone, M/s | times faster at 10⁶, 10⁷ | wrong or refused |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for density, found in benched().items():
+        best, more = fastest(found, 10**6), fastest(found, 10**7)
+        ours = next(row for row in found if row["size"] == 10**6 and row["sampler"] == "StripEnvelope")
+        bad = [f"{row['sampler']} ({row['law'].split(':')[0]})" for row in found if row["size"] == 0 and row["law"] != "right"]
+        rows.append(
+            f"| {density} | {1 / ours['seconds']:.0f} | {1 / best['seconds']:.0f} ({best['sampler']}) | {best['ratio']:.2f}, {more['ratio']:.2f} | {', '.join(bad)} |"
+        )
+    return "\n".join(rows)
 
 
 def setup_line():

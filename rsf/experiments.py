@@ -75,7 +75,10 @@ def imdb(experiment, arm, seed):
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
     if settings.get("train_data") == "embedded":
         embedded = data.load("imdb", source="embedded")
-        reviews = reviews._replace(train=embedded.train, source=f"train: {embedded.source}; test: {reviews.source}")
+        kinds = settings.get("train_kinds", embedded.train["kind"])
+        reviews = reviews._replace(
+            train=embedded.train.filter(lambda row: row["kind"] in kinds), source=f"train: {embedded.source}; test: {reviews.source}"
+        )
     rng = np.random.default_rng(seed)
     checkpoint = models.load("bert", 2, rng, source=settings["model"])
     tokenizer = checkpoint.tokenizer
