@@ -137,29 +137,31 @@ class at_rate(_FromThePast):
         self._solve()
 
     def _solve(self):
-        """Find the two neighbouring k, the stingy and the generous one, and the share of the latter that gives the level."""
+        """Find the two neighbours on the way from keeping nothing to keeping everything between which the level lies, and the share."""
         values = np.concatenate([block for _, block in self._past] or [[]])
         if not len(values):
             return
 
-        def mean_a(position):
-            return float(np.mean(self.family(_float_at(position))(values)))
+        def mean_a(rule):
+            return float(np.mean(rule(values)))
 
-        low, high = sorted((self._first, LARGEST), key=mean_a)  # positions on the line of floats: stingy, generous
-        a_low, a_high = mean_a(low), mean_a(high)
-        while a_low <= self.level < a_high and abs(high - low) > 1:  # 64 halvings: exact to the last bit, at any scale
+        rising = mean_a(self.family(_float_at(LARGEST))) >= mean_a(self.family(_float_at(self._first)))
+        steps = LARGEST - self._first + 2  # 0: nothing is kept; then the family, from its stingy end to the generous one; last: everything
+
+        def k_at(step):
+            return _float_at(self._first + step - 1 if rising else LARGEST - step + 1)
+
+        low, stingy, a_low, high, generous, a_high = 0, _keep_none, 0.0, steps, _keep_all, 1.0
+        while high - low > 1:  # 65 halvings: exact to the last bit, at any scale
             middle = (low + high) // 2
-            if (a := mean_a(middle)) <= self.level:
-                low, a_low = middle, a
+            rule = self.family(k_at(middle))
+            if (a := mean_a(rule)) <= self.level:
+                low, stingy, a_low = middle, rule, a
             else:
-                high, a_high = middle, a
-        stingy, generous = self.family(_float_at(low)), self.family(_float_at(high))
-        if self.level >= a_high:
-            stingy, a_low, generous, a_high = generous, a_high, _keep_all, 1.0
-        elif self.level < a_low:
-            high, generous, a_high, stingy, a_low = low, stingy, a_low, _keep_none, 0.0
+                high, generous, a_high = middle, rule, a
         share = (self.level - a_low) / (a_high - a_low) if a_high > a_low else 1.0
-        self.k, self._stingy, self._generous, self._share = _float_at(high), stingy, generous, min(max(share, 0.0), 1.0)
+        self._stingy, self._generous, self._share = stingy, generous, min(max(share, 0.0), 1.0)
+        self.k = k_at(min(high, steps - 1))
 
     def state_dict(self):
         return super().state_dict() | {"level": self.level}
@@ -178,7 +180,7 @@ class percentile(_FromThePast):
 
     Values equal to r share the ranks that they span: A is the mean of u ** power over those. So the rate is 1 / (power + 1) also
     with constant losses, and before anything was observed. Differences from the released code: there the block that is decided
-    is already part of the past, ties count as above, and a floor keeps every probability positive.
+    is already part of the past, only strictly lower losses count, and a floor keeps every probability positive.
     """
 
     def __init__(self, power, window=512):

@@ -13,6 +13,7 @@ from collections import Counter
 import matplotlib.image
 import numpy as np
 import pytest
+from mutations import MUTATIONS
 
 from rsf import evidence, notebooks
 from rsf.data import EMBEDDED
@@ -88,6 +89,13 @@ def test_nothing_in_the_package_prints_or_uses_global_randomness():
         text = file.read_text(encoding="utf-8")
         assert "np.random.seed" not in text and "import random" not in text, file.name
         assert file.name == "__main__.py" or not re.search(r"^\s*print\(", text, re.MULTILINE), file.name
+
+
+def test_each_mutation_fits_its_file_and_names_tests_that_are_there():
+    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 10
+    for name, file, old, new, tests, words in MUTATIONS:
+        assert (ROOT / "rsf" / file).read_text(encoding="utf-8").count(old) == 1 and old != new, name
+        assert re.search(rf"def test_\w*{words}", (ROOT / "tests" / tests).read_text(encoding="utf-8")), name
 
 
 def test_open_ranges_in_the_project_and_exact_pins_in_one_file():

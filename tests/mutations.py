@@ -1,0 +1,147 @@
+"""Break the code on purpose, in one way at a time, and see that a test notices.
+
+    python tests/mutations.py
+
+A test that cannot fail shows nothing. Each mutation replaces one text of one file in a temporary copy of the project; the test
+named beside it must pass before and fail after. Exit code 1 if one survives.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Mutation(NamedTuple):
+    """What is broken: old text -> new text in a file of rsf/; caught by the tests of a file of tests/ whose names have these words."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    words: str
+
+
+MUTATIONS = [
+    Mutation(
+        "bound unchecked", "acceptance.py", "    if (log_a > ROUNDING).any():", "    if False:", "test_sampling.py", "above_1_and_nan"
+    ),
+    Mutation(
+        "p and q swapped", "acceptance.py", "log_p - log_q - log_k)", "log_q - log_p - log_k)", "test_sampling.py", "law_of_a_finite_world"
+    ),
+    Mutation(
+        *("one coin for all candidates", "acceptance.py", "u = rng.random(log_a.shape)", "u = np.full(log_a.shape, rng.random())"),
+        *("test_sampling.py", "one_coin_per_candidate"),
+    ),
+    Mutation("k too small passes", "rejection.py", "if not clip and (log_a", "if clip and (log_a", "test_sampling.py", "envelope_error"),
+    Mutation(
+        *("waiting-time bias", "rejection.py", "(self.accepted - 1) / (self.proposed - 1)", "self.accepted / self.proposed"),
+        *("test_sampling.py", "unbiased_and_covering"),
+    ),
+    Mutation(
+        *("k not in log space", "rules.py", "log_acceptance(np.log(_non_negative(r)), 0.0, np.log(k))", "np.log(_non_negative(r) / k)"),
+        *("test_rules.py", "k_is_handled_in_log_space"),
+    ),
+    Mutation(
+        *("surrogate of another rule", "rules.py", "r, k + k * np.log(np.maximum(r, k) / k))", "r**2 / (2 * k), r - k / 2)"),
+        *("test_rules.py", "increments_of_the_surrogate"),
+    ),
+    Mutation(
+        *("a threshold excludes itself", "rules.py", "np.where(r >= threshold", "np.where(r > threshold"),
+        *("test_rules.py", "smallest_and_the_largest_probability"),
+    ),
+    Mutation(
+        *(
+            "weights divided by the kept",
+            "rules.py",
+            "np.where(kept, np.exp(-log_a), 0.0)",
+            "np.exp(-log_a) * kept / max(kept.mean(), 1e-9)",
+        ),
+        *("test_rules.py", "inverse_weights_undo"),
+    ),
+    Mutation("ties won by the first", "rules.py", "rng.random(best.shape)", "1.0", "test_rules.py", "tied_equally_often"),
+    Mutation(
+        *("control not blind", "adaptive.py", "np.full(checked(criterion).shape, min(rate, 1.0))", "rate * self.rule(criterion)"),
+        *("test_rules.py", "control_is_blind"),
+    ),
+    Mutation(
+        *("the window's lag not made up", "adaptive.py", "self.level + gain * error", "self.level"),
+        *("test_adaptive.py", "differs_by_the_change_of_level"),
+    ),
+    Mutation("ties not shared", "adaptive.py", '("left", "right")', '("right", "right")', "test_adaptive.py", "ties_sharing_theirs"),
+    Mutation(
+        *("state without its level", "adaptive.py", '{"level": self.level}', '{"level": 1 - self.rate}'),
+        *("test_adaptive.py", "restored_rule_goes_on"),
+    ),
+    Mutation(
+        *("coin reused", "loader.py", "accept(log_a, self.rng,", "accept(log_a, np.random.default_rng(3),"),
+        *("test_training.py", "follow_the_coins"),
+    ),
+    Mutation(
+        *(
+            "decision from the present block",
+            "loader.py",
+            "log_a = np.asarray(self.rule",
+            "self.rule.observe(criterion); log_a = np.asarray(self.rule",
+        ),
+        *("test_training.py", "decided_from_the_blocks_before"),
+    ),
+    Mutation(
+        "cost overcounted", "loader.py", "scored += len(block)", "scored += 2 * len(block)", "test_training.py", "report_has_the_totals"
+    ),
+    Mutation(
+        *("rejected work is trained on", "loader.py", "zip(block, kept, strict=True) if keep]", "zip(block, kept, strict=True)]"),
+        *("test_training.py", "follow_the_coins"),
+    ),
+    Mutation("the oracle takes sets for batches", "finite.py", "orders * np.prod", "np.prod", "test_finite.py", "all_batches_are_all"),
+    Mutation("CVaR of the best share", "finite.py", "losses > loss]", "losses < loss]", "test_finite.py", "cvar_is_the_minimum"),
+]
+
+
+def pytest(copy, mutation):
+    """Return pytest's exit code for the tests of a mutation: 0 all passed, 1 one failed, others: nothing was tested."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{mutation.tests}", "-k", mutation.words]
+    # no bytecode: a mutated file of the same size and second would be taken for the old one
+    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True).returncode
+
+
+def caught(copy, mutation):
+    """Break the copy, run the tests, mend the copy; True if they passed before and failed after."""
+    file = copy / "rsf" / mutation.file
+    whole = file.read_text(encoding="utf-8")
+    if pytest(copy, mutation) != 0 or whole.count(mutation.old) != 1:
+        return False
+    file.write_text(whole.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        return pytest(copy, mutation) == 1
+    finally:
+        file.write_text(whole, encoding="utf-8")
+
+
+def main():
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        for part in ("rsf", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("conftest.py", "pyproject.toml"):
+            shutil.copy(ROOT / part, copy)
+        for mutation in MUTATIONS:
+            noticed = caught(copy, mutation)
+            survivors += [] if noticed else [mutation.name]
+            verdict = "caught  " if noticed else "SURVIVED"
+            sys.stdout.write(f"{verdict}  {mutation.name:34s} {mutation.file:14s} {mutation.tests}  -k {mutation.words}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(MUTATIONS) - len(survivors)} of {len(MUTATIONS)} caught\n")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
