@@ -91,21 +91,32 @@ class RejectionLoader:
             raise ValueError(f"{rule} chooses among the samples of one prompt, a loader decides on each example: take above or tilted here")
         self.candidates, self.score, self.rule, self.batch_size, self.rng = candidates, score, rule, batch_size, rng
         self.collate, self.unit, self.stop, self.on_decision = collate, unit, stop, on_decision
-        self.report = LoaderReport()
-        self._ready, self._passes = [], 0  # kept, not yet handed out; passes begun
+        self.report, self.on_resume = LoaderReport(), lambda: None  # on_resume: told when the place of a loaded state is reached
+        self._ready, self._passes, self._block, self._before = [], 0, 0, (0, 0)  # kept, not yet handed out; passes and blocks begun
+        self._skip = None  # blocks of this pass that a loaded state has behind it
 
     def __iter__(self):
         batches = self.report.batches
+        if self._skip is not None:
+            yield from self._full_batches(self.batch_size)
         while self.report.batches == batches:
-            kept, seen = self.report.kept, self.report.candidates
+            if self._skip is None:
+                self._passes, self._before = self._passes + 1, (self.report.kept, self.report.candidates)
             if hasattr(self.candidates, "set_epoch"):  # where the shuffling wants to know the pass
-                self.candidates.set_epoch(self._passes)
-            self._passes += 1
-            for block in self.candidates:
+                self.candidates.set_epoch(self._passes - 1)
+            for place, block in enumerate(self.candidates, start=1):
+                if self._skip is not None:
+                    if place <= self._skip:
+                        continue
+                    self._skip = None
+                    self.on_resume()
                 if self.stop():
                     return
+                self._block = place
                 self._decide(block)
                 yield from self._full_batches(len(block) if self.unit == "batch" else self.batch_size)
+            self._skip = None
+            kept, seen = self._before
             if self.report.candidates == seen:
                 raise ValueError("there are no candidates: the data set is empty")
             if self.report.kept == kept:
@@ -113,6 +124,24 @@ class RejectionLoader:
                     f"{self.rule} kept none of {self.report.candidates - seen:,} candidates in a whole pass: "
                     "there is nothing to train on; loosen the rule (a smaller k or threshold), or stop here"
                 )
+
+    def state_dict(self):
+        """Return all that the next batches hang on: the place, what waits, coins, the rule's memory, totals."""
+        return {
+            "report": vars(self.report).copy(),
+            "ready": list(self._ready),
+            "place": [self._passes, self._block, *self._before],
+            "coins": self.rng.bit_generator.state,
+            "rule": self.rule.state_dict(),
+        }
+
+    def load_state_dict(self, state):
+        """Go on from a state: the candidates must come in the same order as then (same data, seed and block size)."""
+        self.report, self._ready = LoaderReport(**state["report"]), list(state["ready"])
+        self._passes, self._block, *before = state["place"]
+        self._skip, self._before = self._block, tuple(before)
+        self.rng.bit_generator.state = state["coins"]
+        self.rule.load_state_dict(state["rule"])
 
     def _decide(self, block):
         """Score a block, toss its coins, and put what is kept into the waiting line."""

@@ -11,6 +11,7 @@ import logging
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class RSFConfig(TrainingArguments):
     unit : "example" or "batch" (the published listing: one coin per batch, by its mean criterion)
     scoring_batch_size : candidates decided upon at once, by the same weights; 0: the training batch size
     scoring_dropout : score in train mode, as the listing does; default is eval mode
+    twin : train on every example with weight A, without coins (no gradient through A): the same expected gradient, nothing skipped
     compute_budget : forward passes of one example to spend in training; 0: what plain fine-tuning for `max_steps` steps, or
         else for `num_train_epochs` epochs, would spend. A positive `max_steps` stays an upper bound.
 
@@ -42,6 +44,7 @@ class RSFConfig(TrainingArguments):
     unit: str = field(default="example", metadata={"help": 'what one coin decides on: "example" or "batch"'})
     scoring_batch_size: int = field(default=0, metadata={"help": "candidates decided upon at once; 0: the training batch size"})
     scoring_dropout: bool = field(default=False, metadata={"help": "score in train mode (the published listing) instead of eval mode"})
+    twin: bool = field(default=False, metadata={"help": "train on every example with weight A instead of keeping with probability A"})
     compute_budget: int = field(default=0, metadata={"help": "forward passes of one example; 0: those of plain fine-tuning"})
 
     def __post_init__(self):
@@ -84,8 +87,10 @@ class RSFTrainer(Trainer):
         if args.world_size > 1 or args.n_gpu > 1:
             raise NotImplementedError(f"RSFTrainer decides on one device for now, found {max(args.world_size, args.n_gpu)}: show it one")
         self.rule, self.criterion, self.on_decision = rule or constant(1), CRITERIA.get(criterion, criterion), on_decision
-        self.loader, self.stopped, self._steps_wanted = None, None, args.max_steps
+        self.loader, self.stopped, self._resumed, self._steps_wanted = None, None, None, args.max_steps
         self._per_step = TRAIN * self._train_batch_size * args.gradient_accumulation_steps  # what a step costs at the least
+        if args.twin:
+            self.loss_is_scaled_for_ga = False  # it is a mean over the batch
         self.add_callback(_StopAtBudget(self))
 
     @property
@@ -104,20 +109,22 @@ class RSFTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         """Train until the budget is spent; arguments and result as in transformers.Trainer."""
-        if resume_from_checkpoint:
-            raise NotImplementedError(
-                "resuming would toss other coins than the interrupted run: start again, or continue from the model's weights"
-            )
         if not hasattr(self.train_dataset, "__len__") or len(self.train_dataset) == 0:
             raise ValueError(
                 f"there are no candidates: train_dataset must have a length, and not 0; got {type(self.train_dataset).__name__}"
             )
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = _last_whole_checkpoint(self.args.output_dir, self._state_file)
+        if resume_from_checkpoint and not (Path(resume_from_checkpoint) / self._state_file).is_file():
+            raise FileNotFoundError(f"{resume_from_checkpoint} has no {self._state_file}: it was not written by RSFTrainer on this rank")
         self._steps_wanted, self.loader, self.stopped = self.args.max_steps, None, None
+        self._resumed = resume_from_checkpoint or None
         # the most steps that the budget can pay: full batches, and with unit="batch" the short one that ends a pass
         most = math.ceil(self.budget / self._per_step) + math.ceil(self.budget / (TRAIN * len(self.train_dataset)))
         self.args.max_steps = min(most, self._steps_wanted) if self._steps_wanted > 0 else most
         try:
-            return super().train(trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
+            with _swapped(self.args, ignore_data_skip=True):  # the loader knows its place itself
+                return super().train(self._resumed, trial, ignore_keys_for_eval)
         finally:
             self.args.max_steps = self._steps_wanted
 
@@ -128,7 +135,7 @@ class RSFTrainer(Trainer):
         self.loader = RejectionLoader(
             candidates,
             self._score,
-            self.rule,
+            constant(1) if self.args.twin else self.rule,
             self._train_batch_size,
             np.random.default_rng([self.args.seed, self.args.process_index]),
             collate=self.data_collator,
@@ -136,7 +143,37 @@ class RSFTrainer(Trainer):
             stop=lambda: self.spent >= self.budget,
             on_decision=self.on_decision,
         )
+        if self._resumed:
+            state = torch.load(Path(self._resumed) / self._state_file, weights_only=True)
+            self.loader.load_state_dict(state["loader"])
+            self.rule.load_state_dict(state["rule"])
+            self.loader.on_resume = lambda: self._load_rng_state(self._resumed)  # finding the place has drawn from the global generator
         return _UntilStarved(self)
+
+    def _save_checkpoint(self, model, trial):
+        """Save the loader's state first: a checkpoint that has its last file, the Trainer's state, has this one too."""
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"loader": self.loader.state_dict(), "rule": self.rule.state_dict()}, folder / self._state_file)
+        super()._save_checkpoint(model, trial)
+
+    @property
+    def _state_file(self):
+        return f"rejection_{self.args.process_index}.pt"
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Compute the Trainer's own loss; for the twin, in training, the mean of A x loss over the batch, with A from the same forward pass."""
+        if not (self.args.twin and self.model.training):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**inputs)
+        inner = self.accelerator.unwrap_model(model)
+        loss, criterion = per_example_loss(inner, inputs, outputs), self.criterion(inner, inputs, outputs).detach()
+        if self.args.unit == "batch":
+            loss, criterion = loss.mean(0, keepdim=True), criterion.mean(0, keepdim=True)
+        values = criterion.double().cpu().numpy()
+        loss = (loss * torch.as_tensor(self.rule(values), dtype=loss.dtype, device=loss.device)).mean()
+        self.rule.observe(values)
+        return (loss, outputs) if return_outputs else loss
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Create the Trainer's own schedule, as a function of spent / budget instead of steps."""
@@ -155,12 +192,16 @@ class RSFTrainer(Trainer):
         """Log what the Trainer logs, and what was kept."""
         if self.loader and self.is_in_train:
             report = self.loader.report
+            self.state.epoch = report.candidates / len(
+                self.train_dataset
+            )  # passes over the candidates; the Trainer's count restarts on resuming
             logs |= {
                 "acceptance_rate": report.acceptance_rate,
                 "candidates": report.candidates,
                 "kept": report.kept,
+                "effective_sample_size": report.effective_sample_size,
                 "forward_passes": self.spent,
-            }
+            } | ({"k": self.rule.k} if np.isfinite(getattr(self.rule, "k", np.nan)) else {})
         super().log(logs, start_time)
 
     def _score(self, block):
@@ -173,6 +214,14 @@ class RSFTrainer(Trainer):
                 return self.criterion(model, inputs, model(**inputs)).double().cpu().numpy()
         finally:
             model.train(training)
+
+
+def _last_whole_checkpoint(folder, state_file):
+    """Return the newest checkpoint of a folder that was written to its end."""
+    whole = [file.parent for file in Path(folder).glob("checkpoint-*/trainer_state.json") if (file.parent / state_file).is_file()]
+    if not whole:
+        raise FileNotFoundError(f"no whole checkpoint of RSFTrainer is in {folder}: nothing to resume from")
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1])))
 
 
 class _StopAtBudget(TrainerCallback):

@@ -1,6 +1,11 @@
 """Selection in training, against loops written out here: the loader with NumPy alone, then the Trainer on tiny models."""
 
+import json
+import signal
+import subprocess
+import sys
 from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification, PrinterCallb
 from rsf.loader import RejectionLoader
 from rsf.losses import per_example_error, per_example_loss
 from rsf.rejection import AcceptanceStarved
-from rsf.rules import Rule, above, clipped, constant, random_like
+from rsf.rules import Rule, above, at_rate, clipped, constant, random_like
 from rsf.trainer import RSFConfig, RSFTrainer
 
 LOSS = np.random.default_rng(7).exponential(0.5, 40)  # the criterion of examples 0 to 39
@@ -133,7 +138,7 @@ def tensors(rows):
 def arguments(folder, kind=RSFConfig, **options):
     quiet = {"use_cpu": True, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "optim": "adamw_torch"}
     options = {"learning_rate": 5e-3, "per_device_train_batch_size": 4, "max_steps": 20, "seed": 9, "max_grad_norm": 0.0} | options
-    return kind(output_dir=str(folder), **quiet, **options)
+    return kind(output_dir=str(folder), **(quiet | options))
 
 
 def train(folder, model=None, kind=RSFTrainer, *, data=DATA, options=None, callback=None, **more):
@@ -326,3 +331,141 @@ BAD_TRAINERS = {
 def test_the_trainer_refuses_what_is_wrong_and_names_it(tmp_path, make, message):
     with pytest.raises(ValueError, match=message):
         make(tmp_path)
+
+
+# ---- resume and the twin
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [sys.argv[3], sys.argv[4]]
+from test_training import arguments, at_rate_rule, DATA, RSFConfig, RSFTrainer, tiny_model
+from transformers import PrinterCallback, TrainerCallback
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+options = {"max_steps": -1, "compute_budget": 500, "save_strategy": "steps", "save_steps": 5, "logging_steps": 5, **eval(sys.argv[5])}
+trainer = RSFTrainer(tiny_model(), arguments(sys.argv[1], **options), train_dataset=DATA, rule=at_rate_rule(), callbacks=[Kill()])
+trainer.remove_callback(PrinterCallback)
+trainer.train()
+"""
+
+
+def at_rate_rule():
+    return at_rate(clipped, 0.4, window=24)
+
+
+def logs_of(trainer):
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in trainer.state.log_history]
+
+
+TIMES = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"}
+
+
+@pytest.mark.parametrize("changed", [{}, {"unit": "batch", "scoring_dropout": True}, {"scoring_batch_size": 7}, {"twin": True}], ids=str)
+def test_killed_and_resumed_a_run_ends_with_the_same_weights_decisions_and_logs(tmp_path, changed):
+    here = Path(__file__).resolve()
+    words = [str(tmp_path / "killed"), "13", str(here.parents[1]), str(here.parent), repr(changed)]
+    died = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:].decode()
+    options = {"max_steps": -1, "compute_budget": 500, "save_strategy": "steps", "save_steps": 5, "logging_steps": 5} | changed
+
+    def run(folder, told, **resume):
+        trainer = RSFTrainer(
+            tiny_model(),
+            arguments(folder, **options),
+            train_dataset=DATA,
+            rule=at_rate_rule(),
+            on_decision=lambda block, r, kept: told.append((r.tolist(), kept.tolist())),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(**resume)
+        return trainer
+
+    whole, rest = [], []
+    straight = run(tmp_path / "straight", whole)
+    resumed = run(tmp_path / "killed", rest, resume_from_checkpoint=True)
+    assert straight.state.global_step == resumed.state.global_step > 13
+    assert same_weights(straight.model, resumed.model) and logs_of(straight) == logs_of(resumed)
+    assert 0 < len(rest) < len(whole) and whole[-len(rest) :] == rest
+    assert vars(straight.loader.report) == vars(resumed.loader.report) and straight.rule.state_dict() == resumed.rule.state_dict()
+
+
+def test_a_loader_goes_on_from_any_place_as_if_nothing_had_happened():
+    straight = numpy_loader(at_rate(clipped, 0.4, window=24), size=5)
+    batches = [batch for _ in range(3) for batch in straight]
+    for stop in range(1, len(batches)):
+        broken, got = numpy_loader(at_rate(clipped, 0.4, window=24), size=5), []
+        while len(got) < stop:
+            for batch in broken:
+                got.append(batch)
+                if len(got) == stop:
+                    state = json.loads(json.dumps(broken.state_dict()))
+                    break
+        again = numpy_loader(at_rate(clipped, 0.4, window=24), size=5)
+        again.load_state_dict(state)
+        while len(got) < len(batches):
+            got += list(again)
+        assert got == batches and vars(again.report) == vars(straight.report), stop
+
+
+def test_there_must_be_a_whole_checkpoint_to_resume_from(tmp_path):
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "rejection_0.pt").write_bytes(b"")  # killed while it was written
+    with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
+        RSFTrainer(tiny_model(), arguments(tmp_path), train_dataset=DATA).train(resume_from_checkpoint=True)
+    with pytest.raises(FileNotFoundError, match="not written by RSFTrainer"):
+        RSFTrainer(tiny_model(), arguments(tmp_path), train_dataset=DATA).train(resume_from_checkpoint=str(tmp_path))
+
+
+@pytest.mark.parametrize("unit", ["example", "batch"])
+def test_the_twin_weighs_every_example_by_its_acceptance_without_coins(tmp_path, unit):
+    options = {"twin": True, "unit": unit, "lr_scheduler_type": "constant", "max_steps": 6}
+    ours = train(tmp_path, rule=clipped(0.9), options=options)
+    stock = Trainer(tiny_model(), arguments(tmp_path, TrainingArguments), data_collator=list, train_dataset=DATA)
+    model, batches = stock.model.train(), stock.get_train_dataloader()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    batches.set_epoch(0)
+    for block in list(batches)[:6]:
+        inputs = tensors(block)
+        loss = torch.nn.functional.cross_entropy(model(**inputs).logits, inputs["labels"], reduction="none")
+        loss = loss.mean(0, keepdim=True) if unit == "batch" else loss
+        optimizer.zero_grad()
+        ((loss.detach() / 0.9).clamp(max=1) * loss).mean().backward()
+        optimizer.step()
+    for a, b in zip(ours.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert ours.spent == 3 * 24 and ours.loader.report.scored == 0
+
+
+def test_the_twin_of_a_rule_that_keeps_everything_is_plain_and_accumulation_does_not_change_it(tmp_path):
+    plain = train(tmp_path, kind=Trainer)
+    twin = train(tmp_path, rule=above(-1), options={"twin": True})
+    one = train(tmp_path, rule=clipped(0.9), options={"twin": True, "max_steps": 4, "per_device_train_batch_size": 8}, model=no_dropout())
+    two = train(
+        tmp_path,
+        rule=clipped(0.9),
+        options={"twin": True, "max_steps": 4, "gradient_accumulation_steps": 2},
+        model=no_dropout(),
+    )
+    for same in ((plain, twin), (one, two)):
+        for a, b in zip(*(trainer.model.parameters() for trainer in same), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def no_dropout():
+    model = tiny_model()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def test_what_is_logged_has_the_rate_the_k_and_the_cost(tmp_path):
+    trainer = train(tmp_path, rule=at_rate_rule(), options={"logging_steps": 4})
+    row = next(row for row in trainer.state.log_history if "loss" in row)
+    assert row["candidates"] >= row["kept"] > 0 and row["k"] > 0 and 0 < row["effective_sample_size"] <= row["kept"]
+    assert row["forward_passes"] == 3 * 16 + row["candidates"] and row["acceptance_rate"] == row["kept"] / row["candidates"]
