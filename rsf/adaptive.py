@@ -102,6 +102,7 @@ class at_rate(_FromThePast):
 
     The sum over any stretch telescopes: with blocks of one size the mean A differs from 1 - rate by at most
     (change of level) / (gain x length), whatever the criterion does. `k` is the present k (NaN before the first).
+    Each block costs some 65 evaluations of the family on the window.
     """
 
     def __init__(self, family, rate, window=512):
