@@ -194,7 +194,10 @@ def corpus_table():
 def transfer_table():
     """Return the corpus card's lines on real reviews."""
     rows = ["| fine-tuned on | seeds | accuracy on 2,000 real IMDb test reviews, % |", "| --- | --- | --- |"]
-    for experiment, what in (("mini-reviews-plain", "the 288 training reviews of the kind `plain`"), ("mini-reviews", "all 480 training reviews")):
+    for experiment, what in (
+        ("mini-reviews-plain", "the 288 training reviews of the kind `plain`"),
+        ("mini-reviews", "all 480 training reviews"),
+    ):
         accuracy = 100 * accuracies(experiment)["plain"]
         rows.append(f"| {what} | {len(accuracy)} | {accuracy.mean():.1f} ({', '.join(f'{value:.1f}' for value in accuracy)}) |")
     return "\n".join(rows)

@@ -7,8 +7,8 @@ This is the oracle that samplers, rules and notebooks are held against, so it im
 examples is q (n,); their losses are (n,), the gradients of these (n, d).
 """
 
+import itertools
 import math
-from itertools import combinations_with_replacement
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def all_batches(q, size):
     q = _law(q)
     if size < 1 or size != int(size) or math.comb(len(q) + size - 1, size) > 10**6:
         raise ValueError(f"cannot list all batches of {size} of {len(q)} examples: there must be 1 to 10**6 of them")
-    members = np.array(list(combinations_with_replacement(range(len(q)), size)))
+    members = np.array(list(itertools.combinations_with_replacement(range(len(q)), size)))
     times = (members[:, :, None] == np.arange(len(q))).sum(axis=1)  # (m, n)
     orders = np.array([math.factorial(size) / math.prod(map(math.factorial, row)) for row in times.tolist()])
     return members, orders * np.prod(q**times, axis=1)
@@ -193,6 +193,73 @@ def asymmetry(matrix):
     """Return |M - M^T| / (2 |M|), Frobenius: 0 for the Jacobian of a gradient, 1 for a pure rotation."""
     matrix = np.asarray(matrix, dtype=np.float64)
     return float(np.linalg.norm(matrix - matrix.T) / (2 * np.linalg.norm(matrix)))
+
+
+class TablePolicy:
+    """An autoregressive model small enough to list: `length` symbols, each drawn from a row of a table that the prefix chooses.
+
+    Parameters
+    ----------
+    logits : array_like (prefixes, symbols)
+        A row for each prefix of length 0, 1, ..., length - 1, shorter ones first, then in dictionary order: with m symbols these are
+        1 + m + m^2 + ... rows.
+
+    Attributes
+    ----------
+    strings : ndarray of int (m^length, length), all of them in dictionary order
+    """
+
+    def __init__(self, logits):
+        self.logits = np.asarray(logits, dtype=np.float64)
+        rows, m = self.logits.shape
+        self.length, seen = 0, 0
+        while seen < rows:
+            seen += m**self.length
+            self.length += 1
+        if seen != rows or m < 2:
+            raise ValueError(f"{m} symbols need 1, {1 + m}, {1 + m + m**2}, ... rows of logits, got {rows}")
+        self.strings = np.array(list(itertools.product(range(m), repeat=self.length)))
+        self._first = np.cumsum([0] + [m**t for t in range(self.length)])  # first row of the prefixes of each length
+
+    def law(self):
+        """Return the probability of each string (m^length,)."""
+        return np.exp(self._log_rows()[self._rows(self.strings), self.strings].sum(axis=1))
+
+    def sample(self, size, rng):
+        """Return indices into `strings` (size,): symbol by symbol, each by inversion of its row's distribution function."""
+        rows, drawn = np.cumsum(np.exp(self._log_rows()), axis=1), np.zeros((size, 0), dtype=int)
+        for t in range(self.length):
+            row = rows[self._first[t] + self._number(drawn)]
+            symbol = (rng.random(size)[:, None] >= row[:, :-1]).sum(axis=1)
+            drawn = np.column_stack([drawn, symbol])
+        return self._number(drawn)
+
+    def score(self):
+        """Return the gradient of log law with respect to the logits, (m^length, prefixes * symbols)."""
+        p, out = np.exp(self._log_rows()), np.zeros((len(self.strings), *self.logits.shape))
+        for t, rows in enumerate(self._rows(self.strings).T):
+            out[np.arange(len(rows)), rows] -= p[rows]
+            out[np.arange(len(rows)), rows, self.strings[:, t]] += 1.0
+        return out.reshape(len(self.strings), -1)
+
+    def fitted(self, weights):
+        """Return the policy that maximises sum weights log law: each row becomes the weighted share of its symbols (uniform if unseen)."""
+        counts = np.zeros_like(self.logits)
+        for t, rows in enumerate(self._rows(self.strings).T):
+            np.add.at(counts, (rows, self.strings[:, t]), _law(weights))
+        with np.errstate(divide="ignore"):
+            return TablePolicy(np.where(counts.sum(axis=1, keepdims=True) > 0, np.log(counts), 0.0))
+
+    def _log_rows(self):
+        return self.logits - np.logaddexp.reduce(self.logits, axis=1, keepdims=True)
+
+    def _number(self, prefixes):
+        m = self.logits.shape[1]
+        return prefixes @ m ** np.arange(prefixes.shape[1])[::-1] if prefixes.shape[1] else np.zeros(len(prefixes), dtype=int)
+
+    def _rows(self, strings):
+        """Return the row that each symbol of each string was drawn from, (n, length)."""
+        return np.column_stack([self._first[t] + self._number(strings[:, :t]) for t in range(self.length)])
 
 
 def _law(q):
