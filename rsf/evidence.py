@@ -143,6 +143,15 @@ def sampling_table():
         rows.append(
             f"| {density} | {1 / ours['seconds']:.0f} | {1 / best['seconds']:.0f} ({best['sampler']}) | {best['ratio']:.2f}, {more['ratio']:.2f} | {', '.join(bad)} |"
         )
+    small = [fastest(found, 10**3)["ratio"] for found in benched().values()]
+    ready = [
+        row["setup_seconds"] for found in benched().values() for row in found if row["size"] == 0 and row["sampler"] == "StripEnvelope"
+    ]
+    memory = records.read("bench-sampling")["cpu"][0]["numbers"]["extra_mib"]
+    rows += [
+        "",
+        f"For 1,000 draws scipy's fastest takes {min(small):.2f} to {max(small):.2f} of the strip hat's time. Setting up the hat takes {1000 * min(ready):.0f} to {1000 * max(ready):.0f} ms; drawing 10⁷ needs {memory:.1f} MiB beyond the output.",
+    ]
     return "\n".join(rows)
 
 
