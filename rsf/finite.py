@@ -196,70 +196,69 @@ def asymmetry(matrix):
 
 
 class TablePolicy:
-    """An autoregressive model small enough to list: `length` symbols, each drawn from a row of a table that the prefix chooses.
+    """An autoregressive model small enough to list: `length` symbols, each drawn from the row of a table that the prefix chooses.
 
     Parameters
     ----------
-    logits : array_like (prefixes, symbols)
-        A row for each prefix of length 0, 1, ..., length - 1, shorter ones first, then in dictionary order: with m symbols these are
-        1 + m + m^2 + ... rows.
+    logits : array_like (prefixes, m)
+        A row for each prefix of length 0, 1, ..., length - 1, shorter ones first, then in dictionary order: 1 + m + m^2 + ... rows.
 
     Attributes
     ----------
-    strings : ndarray of int (m^length, length), all of them in dictionary order
+    strings : ndarray of int (m^length, length), all of them in dictionary order; laws, samples and weights refer to this order
     """
 
     def __init__(self, logits):
         self.logits = np.asarray(logits, dtype=np.float64)
-        rows, m = self.logits.shape
-        self.length, seen = 0, 0
-        while seen < rows:
-            seen += m**self.length
-            self.length += 1
-        if seen != rows or m < 2:
-            raise ValueError(f"{m} symbols need 1, {1 + m}, {1 + m + m**2}, ... rows of logits, got {rows}")
-        self.strings = np.array(list(itertools.product(range(m), repeat=self.length)))
-        self._first = np.cumsum([0] + [m**t for t in range(self.length)])  # first row of the prefixes of each length
+        rows, m = self.logits.shape if self.logits.ndim == 2 else (0, 0)
+        length = next((n for n in range(1, rows + 1) if sum(m**t for t in range(n)) >= rows), 0)
+        if m < 2 or not rows or sum(m**t for t in range(length)) != rows:
+            raise ValueError(f"a table needs 1, 1 + m, 1 + m + m^2, ... rows of m >= 2 logits, got shape {self.logits.shape}")
+        if not (self.logits < np.inf).all() or np.isneginf(self.logits).all(axis=1).any():
+            raise ValueError("logits must be numbers below +inf, not all -inf in a row")
+        self.strings = np.indices((m,) * length).reshape(length, -1).T
+        self._rows = np.zeros_like(self.strings)  # the row that each symbol of each string is drawn from
+        for t in range(1, length):
+            self._rows[:, t] = self._next(self._rows[:, t - 1], self.strings[:, t - 1])
+
+    def log_law(self):
+        """Return the log-probability of each string (m^length,)."""
+        return self._log_p()[self._rows, self.strings].sum(axis=1)
 
     def law(self):
         """Return the probability of each string (m^length,)."""
-        return np.exp(self._log_rows()[self._rows(self.strings), self.strings].sum(axis=1))
+        return np.exp(self.log_law())
 
     def sample(self, size, rng):
         """Return indices into `strings` (size,): symbol by symbol, each by inversion of its row's distribution function."""
-        rows, drawn = np.cumsum(np.exp(self._log_rows()), axis=1), np.zeros((size, 0), dtype=int)
-        for t in range(self.length):
-            row = rows[self._first[t] + self._number(drawn)]
-            symbol = (rng.random(size)[:, None] >= row[:, :-1]).sum(axis=1)
-            drawn = np.column_stack([drawn, symbol])
-        return self._number(drawn)
+        cdf, row = np.cumsum(np.exp(self._log_p()), axis=1), np.zeros(size, dtype=int)
+        below = (cdf / cdf[:, -1:])[:, :-1]  # ends at exactly 1: no coin reaches a symbol of probability 0
+        for _ in range(self.strings.shape[1]):
+            row = self._next(row, (rng.random(size)[:, None] >= below[row]).sum(axis=1))
+        return row - len(self.logits)  # full strings would be the next rows of the table
 
     def score(self):
-        """Return the gradient of log law with respect to the logits, (m^length, prefixes * symbols)."""
-        p, out = np.exp(self._log_rows()), np.zeros((len(self.strings), *self.logits.shape))
-        for t, rows in enumerate(self._rows(self.strings).T):
-            out[np.arange(len(rows)), rows] -= p[rows]
-            out[np.arange(len(rows)), rows, self.strings[:, t]] += 1.0
+        """Return the gradient of `log_law` with respect to the logits, (m^length, prefixes * m)."""
+        p, out = np.exp(self._log_p()), np.zeros((len(self.strings), *self.logits.shape))
+        every = np.arange(len(self.strings))[:, None]
+        out[every, self._rows] = -p[self._rows]
+        out[every, self._rows, self.strings] += 1.0
         return out.reshape(len(self.strings), -1)
 
     def fitted(self, weights):
-        """Return the policy that maximises sum weights log law: each row becomes the weighted share of its symbols (uniform if unseen)."""
-        counts = np.zeros_like(self.logits)
-        for t, rows in enumerate(self._rows(self.strings).T):
-            np.add.at(counts, (rows, self.strings[:, t]), _law(weights))
-        with np.errstate(divide="ignore"):
-            return TablePolicy(np.where(counts.sum(axis=1, keepdims=True) > 0, np.log(counts), 0.0))
+        """Return the policy with the largest sum of weights * log_law, weights (m^length,) >= 0; rows that no weight reaches stay."""
+        w, counts = np.asarray(weights, dtype=np.float64), np.zeros_like(self.logits)
+        if w.shape != (len(self.strings),) or not (w >= 0).all() or not 0 < w.sum() < np.inf:
+            raise ValueError(f"need {len(self.strings)} finite weights >= 0, not all 0, got shape {w.shape}, sum {w.sum()}")
+        np.add.at(counts, (self._rows, self.strings), w[:, None])
+        with np.errstate(divide="ignore"):  # log 0 = -inf: never drawn
+            return TablePolicy(np.where(counts.sum(axis=1, keepdims=True) > 0, np.log(counts), self.logits))
 
-    def _log_rows(self):
+    def _log_p(self):
         return self.logits - np.logaddexp.reduce(self.logits, axis=1, keepdims=True)
 
-    def _number(self, prefixes):
-        m = self.logits.shape[1]
-        return prefixes @ m ** np.arange(prefixes.shape[1])[::-1] if prefixes.shape[1] else np.zeros(len(prefixes), dtype=int)
-
-    def _rows(self, strings):
-        """Return the row that each symbol of each string was drawn from, (n, length)."""
-        return np.column_stack([self._first[t] + self._number(strings[:, :t]) for t in range(self.length)])
+    def _next(self, row, symbol):
+        return self.logits.shape[1] * row + 1 + symbol  # the row of a prefix extended by a symbol, as in a heap
 
 
 def _law(q):
