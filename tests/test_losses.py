@@ -6,11 +6,11 @@ import pytest
 import torch
 import transformers as tf
 
-from rsf.losses import per_example_error, per_example_loss
+from rsf.losses import as_the_model_does, check_against_own, per_example_error, per_example_loss
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-6, "check_dtype": False}  # the library computes some of these losses in float32 whatever the model's
-IN_FLOAT32 = ("causal", "CTC")
+IN_FLOAT32 = ("causal", "causal with images", "CTC", "CTC sum")
 
 
 def bert(num_labels=3):
@@ -33,6 +33,30 @@ def some_tokens(rng, high):
     return labels(rng, N, T, high=high).index_fill(1, torch.tensor([0, 2, 6]), -100)
 
 
+GPT2 = tf.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40, n_positions=T)
+
+
+class DecoderOnlyForConditionalGeneration(tf.GPT2LMHeadModel):
+    """As the models that continue images and text are named: no encoder, so its labels are shifted."""
+
+
+def speech(rng, reduction):
+    config = tf.Wav2Vec2Config(
+        **TINY,
+        conv_dim=(8, 8),
+        conv_stride=(2, 2),
+        conv_kernel=(4, 4),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        ctc_loss_reduction=reduction,
+        pad_token_id=0,
+    )
+    texts = torch.where(torch.arange(4) < torch.tensor([4, 3, 2, 4, 1])[:, None], 1 + labels(rng, N, 4, high=38), -100)
+    texts[-1, 1:] = 0  # padded with the blank instead: ignored, too
+    heard = (torch.arange(90) < torch.tensor([90, 80, 70, 90, 60])[:, None]).long()
+    return tf.Wav2Vec2ForCTC(config), {"input_values": torch.randn(N, 90, generator=rng), "attention_mask": heard, "labels": texts}
+
+
 HEADS = {
     "sequence": lambda r: (tf.BertForSequenceClassification(bert()), tokens(r) | {"labels": labels(r, N)}),
     "several labels": lambda r: (tf.BertForSequenceClassification(bert()), tokens(r) | {"labels": labels(r, N, 3, high=2).float()}),
@@ -42,10 +66,8 @@ HEADS = {
     ),
     "tokens": lambda r: (tf.BertForTokenClassification(bert()), tokens(r) | {"labels": some_tokens(r, 3)}),
     "masked": lambda r: (tf.BertForMaskedLM(bert()), tokens(r) | {"labels": some_tokens(r, 40)}),
-    "causal": lambda r: (
-        tf.GPT2LMHeadModel(tf.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40, n_positions=T)),
-        tokens(r) | {"labels": some_tokens(r, 40)},
-    ),
+    "causal": lambda r: (tf.GPT2LMHeadModel(GPT2), tokens(r) | {"labels": some_tokens(r, 40)}),
+    "causal with images": lambda r: (DecoderOnlyForConditionalGeneration(GPT2), tokens(r) | {"labels": some_tokens(r, 40)}),
     "sequence to sequence": lambda r: (
         tf.T5ForConditionalGeneration(
             tf.T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=40, decoder_start_token_id=0)
@@ -75,25 +97,8 @@ HEADS = {
         ),
         {"pixel_values": torch.randn(N, 1, 8, 8, generator=r), "labels": labels(r, N)},
     ),
-    "CTC": lambda r: (
-        tf.Wav2Vec2ForCTC(
-            tf.Wav2Vec2Config(
-                **TINY,
-                conv_dim=(8, 8),
-                conv_stride=(2, 2),
-                conv_kernel=(4, 4),
-                num_conv_pos_embeddings=4,
-                num_conv_pos_embedding_groups=2,
-                ctc_loss_reduction="mean",
-                pad_token_id=0,
-            )
-        ),
-        {
-            "input_values": torch.randn(N, 90, generator=r),
-            "attention_mask": (torch.arange(90) < torch.tensor([90, 80, 70, 90, 60])[:, None]).long(),
-            "labels": torch.where(torch.arange(4) < torch.tensor([4, 3, 2, 4, 1])[:, None], 1 + labels(r, N, 4, high=38), -100),
-        },
-    ),
+    "CTC": lambda r: speech(r, "mean"),
+    "CTC sum": lambda r: speech(r, "sum"),
 }
 
 
@@ -111,19 +116,20 @@ def test_the_mean_is_the_models_own_loss_and_each_is_that_of_the_example_alone(n
         outputs = model(**inputs)
         loss = per_example_loss(model, inputs, outputs)
         assert loss.shape == (N,) and loss.std() > 1e-4
-        torch.testing.assert_close(loss.mean(), outputs.loss, **(FLOAT32 if name in IN_FLOAT32 else {"rtol": 1e-10, "atol": 0}))
+        whole = loss.sum() if name == "CTC sum" else loss.mean()
+        torch.testing.assert_close(whole, outputs.loss, **(FLOAT32 if name in IN_FLOAT32 else {"rtol": 1e-10, "atol": 0}))
         for i in range(N):
             one = {key: value[i : i + 1] for key, value in inputs.items()}
             torch.testing.assert_close(loss[i], model(**one).loss, **(FLOAT32 if name in IN_FLOAT32 else {"rtol": 1e-10, "atol": 1e-12}))
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_the_gradient_of_the_mean_is_the_models_own(name):
+def test_the_gradient_of_the_whole_is_the_models_own(name):
     model, inputs = made(name)
     outputs = model(**inputs)
     weights = [p for p in model.parameters() if p.requires_grad]
     own = torch.autograd.grad(outputs.loss, weights, retain_graph=True, allow_unused=True)
-    ours = torch.autograd.grad(per_example_loss(model, inputs, outputs).mean(), weights, allow_unused=True)
+    ours = torch.autograd.grad(as_the_model_does(model, inputs, per_example_loss(model, inputs, outputs)), weights, allow_unused=True)
     for a, b in zip(own, ours, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -137,6 +143,39 @@ def test_each_examples_tokens_weigh_by_its_own_number_of_labels():
     loss = per_example_loss(model, {"labels": targets}, SimpleNamespace(logits=logits))
     expected = (torch.log1p(torch.exp(torch.tensor(-2.0))) + torch.log1p(torch.exp(torch.tensor(1.0)))) / 2
     torch.testing.assert_close(loss, torch.stack([expected, torch.tensor(0.0)]))
+
+
+@pytest.mark.parametrize("name", ["tokens", "masked", "causal", "causal with images", "sequence to sequence"])
+def test_with_unlike_numbers_of_labels_the_whole_is_still_the_models_own_but_the_mean_is_not(name):
+    model, inputs = made(name)
+    inputs["labels"][0, 3:], inputs["labels"][1] = -100, -100
+    with torch.no_grad():
+        outputs = model(**inputs)
+        loss = per_example_loss(model, inputs, outputs)
+    torch.testing.assert_close(as_the_model_does(model, inputs, loss), outputs.loss, **FLOAT32)
+    assert loss[1] == 0 and abs(loss.mean() - outputs.loss) > 1e-2
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_loss_that_the_models_own_is_not_made_of_is_noticed(name):
+    model, inputs = made(name)
+    with torch.no_grad():
+        outputs = model(**inputs)
+        loss = per_example_loss(model, inputs, outputs)
+    check_against_own(model, inputs, outputs, loss)
+    with pytest.raises(ValueError, match=r"criterion=callable"):
+        check_against_own(model, inputs, outputs, 1.05 * loss)
+
+
+def test_a_decoder_that_does_not_shift_its_labels_is_noticed():
+    torch.manual_seed(0)
+    model = tf.BartForCausalLM(tf.BartConfig(d_model=16, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32, vocab_size=40))
+    torch.nn.init.normal_(model.lm_head.weight)  # a uniform guess would have the same loss for any labels
+    inputs = tokens(torch.Generator().manual_seed(1)) | {"labels": some_tokens(torch.Generator().manual_seed(2), 40)}
+    with torch.no_grad():
+        outputs = model.eval()(**inputs)
+    with pytest.raises(ValueError, match=r"BartForCausalLM reports the loss .* criterion=callable"):
+        check_against_own(model, inputs, outputs, per_example_loss(model, inputs, outputs))
 
 
 def test_errors_are_those_of_the_predictions():
