@@ -37,6 +37,10 @@ class _FromThePast:
         while len(self._past) > 1 and sum(n for n, _ in self._past) - self._past[0][0] >= self.window:
             self._past.popleft()
 
+    def _values(self):
+        """Return the values remembered (n,), where a block's memory is its values."""
+        return np.concatenate([block for _, block in self._past] or [[]])
+
     def state_dict(self):
         """Return all that is remembered, fit for JSON, exactly."""
         return {"past": [list(block) for block in self._past]}
@@ -139,7 +143,7 @@ class at_rate(_FromThePast):
 
     def _solve(self):
         """Find the two neighbours on the way from keeping nothing to keeping everything between which the level lies, and the share."""
-        values = np.concatenate([block for _, block in self._past] or [[]])
+        values = self._values()
         if not len(values):
             return
 
@@ -192,7 +196,7 @@ class percentile(_FromThePast):
 
     def __call__(self, criterion):
         values, m = checked(criterion), self.power
-        past = np.sort(np.concatenate([block for _, block in self._past] or [[]]))
+        past = np.sort(self._values())
         if not len(past):
             return np.full(values.shape, 1 / (m + 1))
         low, high = (np.searchsorted(past, values, side) / len(past) for side in ("left", "right"))  # shares below, and not above

@@ -8,13 +8,15 @@ import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
-from scipy import interpolate, stats
+from scipy import interpolate, special, stats
 from scipy.stats import sampling as scipy_sampling
 from tqdm import tqdm
 
 from rsf import checks, records
 from rsf.envelopes import StripEnvelope
 from rsf.rejection import rejection_sample
+
+ALONE = ("NumericalInversePolynomial", "TransformedDensityRejection", "SimpleRatioUniforms")  # scipy's that start from the density alone
 
 
 def densities():
@@ -38,7 +40,7 @@ def densities():
             cdf=stats.gamma(2.5).cdf,
             support=(0, np.inf),
             mode=1.5,
-            area=1.329340388179137,
+            area=special.gamma(2.5),
         ),
         "beta(2, 5)": make(
             pdf=lambda x: x * (1 - x) ** 4,
@@ -86,15 +88,13 @@ def samplers(density):
 
         return set_up
 
-    normalised = SimpleNamespace(
+    normalised = SimpleNamespace(  # Hermite takes the cdf, and a pdf that must be its slope
         pdf=lambda x: density.pdf(x) / density.area, dpdf=lambda x: density.dpdf(x) / density.area, cdf=density.cdf
     )
     found = {
         "StripEnvelope": lambda: StripEnvelope(density.pdf, density.support).rvs,
         "NumericalInversePolynomial": scipys("NumericalInversePolynomial", center=density.mode, domain=density.support),
-        "NumericalInverseHermite": scipys(
-            "NumericalInverseHermite", normalised, domain=density.support
-        ),  # needs the cdf, and a pdf that is its slope
+        "NumericalInverseHermite": scipys("NumericalInverseHermite", normalised, domain=density.support),
         "TransformedDensityRejection": scipys("TransformedDensityRejection", domain=density.support),
         "SimpleRatioUniforms": scipys("SimpleRatioUniforms", mode=density.mode, pdf_area=density.area, domain=density.support),
         "uniform (floor)": lambda: lambda size, rng: rng.random(size),
@@ -187,3 +187,14 @@ def sampling():
     numbers = {name: against(density, settings, rng) for name, density in tqdm(densities().items(), desc="densities")}
     numbers |= {"exactness": exactness(settings["exactness"], rng), "extra_mib": round(extra_memory(max(settings["sizes"]), rng), 2)}
     return records.write("bench-sampling", "cpu", 0, data="none", model="none", device="CPU, 1 thread", numbers=numbers)
+
+
+def fastest(rows, size):
+    """Return the row of scipy's fastest sampler, at a size, that starts from the density alone and draws the right law."""
+    right = {row["sampler"] for row in rows if row.get("law") == "right"} & set(ALONE)
+    return min((row for row in rows if row["size"] == size and row["sampler"] in right), key=lambda row: row["ratio"])
+
+
+def benched():
+    """Return {density: rows} of the stored sampling benchmark."""
+    return {name: rows for name, rows in records.read("bench-sampling")["cpu"][0]["numbers"].items() if isinstance(rows, list)}

@@ -71,7 +71,10 @@ class StripEnvelope:
         self._knots = np.unique(np.concatenate([np.asarray(extrema, dtype=np.float64).ravel(), found]))
         self._scale = max(value.max(), self._pdf(self._knots).max(initial=0.0))
         near = probes(grid[0], grid[-1], self._knots, [])  # geometric around what was found, too
-        self._grid = np.unique(np.concatenate([grid, near[np.isfinite(self._pdf(near, probing=True))]]))
+        grid = np.unique(np.concatenate([grid, near]))
+        height = self._pdf(grid, probing=True)
+        self._grid, self._height = grid[np.isfinite(height)], height[np.isfinite(height)]
+        self._sides = [self._outwards(side) for side, end in ((-1, self.low), (1, self.high)) if np.isinf(end)]
         self._lay(strips)
 
     def rvs(self, size=1, rng=None, *, random_state=None):
@@ -176,14 +179,14 @@ class StripEnvelope:
 
     def _lay(self, strips):
         """Lay strips of equal hat area: cut the tails, then move the edges until the areas agree."""
-        known, height = self._grid, self._pdf(self._grid)
+        known, height = self._grid, self._height
         area = np.sum(np.maximum(height[1:], height[:-1]) * np.diff(known)) / strips
         spare = max(3, strips // 400)
         for attempt in range(60):
             tails = self._tails(area)
             low, high = (next((tail[1] for tail in tails if tail[0] == side), end) for side, end in ((-1, known[0]), (1, known[-1])))
-            ends = np.unique([low, *self._knots[(self._knots > low) & (self._knots < high)], high])
-            edges = np.unique(np.concatenate([_steps(known, height, a, b, area, 4 * strips) for a, b in pairwise(ends)]))
+            bounds = np.unique([low, *self._knots[(self._knots > low) & (self._knots < high)], high])
+            edges = np.unique(np.concatenate([_steps(known, height, a, b, area, 4 * strips) for a, b in pairwise(bounds)]))
             number = len(edges) - 1 + len(tails)
             if attempt > 2 and strips - spare <= number <= strips:
                 break
@@ -193,7 +196,7 @@ class StripEnvelope:
             order = np.argsort(known)
             known, height = known[order], height[order]
         if number > strips:
-            raise ValueError(f"{strips} strips do not suffice for {len(ends) - 2} extrema: give more strips")
+            raise ValueError(f"{strips} strips do not suffice for {len(bounds) - 2} extrema: give more strips")
         a, b, value = edges[:-1], edges[1:], self._pdf(edges)
         side, start, scale, foot = (np.array([tail[i] for tail in tails]) for i in (0, 1, 3, 4)) if tails else [np.empty(0)] * 4
         self._edges, blank = edges, np.zeros(strips - len(a) - len(tails))  # where floats lie too coarse for more: never kept
@@ -218,44 +221,46 @@ class StripEnvelope:
             strip = np.searchsorted(edges, x, side="right") - 1
             self._audit(x, value, self._bottom[strip], self._top[strip] + NOISE)
 
+    def _outwards(self, side):
+        """Return (side, distance, x, height) of the points probed beyond the last extremum, outwards; refuse a tail that is too heavy."""
+        inner = [*self._knots, *(end for end in (self.low, self.high) if np.isfinite(end))]
+        if not inner:
+            raise EnvelopeError("no mode was found: the density does not fall at both ends; state its extrema")
+        anchor = min(inner) if side < 0 else max(inner)
+        beyond = self._grid * side > anchor * side
+        x, height = self._grid[beyond][::side], self._height[beyond][::side]
+        far = np.flatnonzero(height)[-41:]  # up to 20 octaves
+        mass = np.log(height[far]) + 2 * np.log(np.abs(x[far] - anchor))  # of f x**2: bounded in a tail like a Cauchy's
+        if len(far) > 40 and mass[-1] > mass[0] + 0.01 and (np.diff(mass) > 0).all():
+            raise EnvelopeError(f"the tail beyond x = {x[far[0]]:.6g} is heavier than a Cauchy's: no hat like 1 / x**2 covers it")
+        return side, np.abs(x - anchor), x, height
+
     def _tails(self, area):
         """Return (side, start, area, s, height) of each infinite tail: the hat height (s / (s + distance))**2, not above `area`."""
         tails = []
-        for side, end in ((-1, self.low), (1, self.high)):
-            if np.isfinite(end):
-                continue
-            inner = [*self._knots, *(e for e in (self.low, self.high) if np.isfinite(e))]
-            if not inner:
-                raise EnvelopeError("no mode was found: the density does not fall at both ends; state its extrema")
-            anchor = min(inner) if side < 0 else max(inner)
-            x = self._grid[self._grid * side > anchor * side][::side]  # outwards
-            value = self._pdf(x)
-            far = np.flatnonzero(value)[-41:]  # up to 20 octaves
-            mass = np.log(value[far]) + 2 * np.log(np.abs(x[far] - anchor))  # of f x**2: bounded in a tail like a Cauchy's
-            if len(far) > 40 and mass[-1] > mass[0] + 0.01 and (np.diff(mass) > 0).all():
-                raise EnvelopeError(f"the tail beyond x = {x[far[0]]:.6g} is heavier than a Cauchy's: no hat like 1 / x**2 covers it")
+        for side, distance, x, height in self._sides:
             low, high = 0, len(x) - 1
             while low < high:  # the first point whose tail is small enough
                 middle = (low + high) // 2
-                s = self._tail_scale(x[middle], value[middle], side, abs(x[middle] - anchor), x[middle + 1 :], value[middle + 1 :])
-                low, high = (low, middle) if value[middle] * s <= area else (middle + 1, high)
-            s = self._tail_scale(x[low], value[low], side, abs(x[low] - anchor), x[low + 1 :], value[low + 1 :])
-            tails.append((side, x[low], value[low] * s, s, value[low]))
+                s = self._tail_scale(side, middle, distance, x, height)
+                low, high = (low, middle) if height[middle] * s <= area else (middle + 1, high)
+            s = self._tail_scale(side, low, distance, x, height)
+            tails.append((side, x[low], height[low] * s, s, height[low]))
         return tails
 
-    def _tail_scale(self, t, height, side, distance, x, value):
-        """Return an s with f <= height (s / (s + |x - t|))**2 at all points probed beyond t, 5 % to spare; inf on a plateau."""
-        if height == 0:
+    def _tail_scale(self, side, i, distance, x, height):
+        """Return an s with f <= height (s / (s + |x - t|))**2 at all points probed beyond t = x[i], 5 % to spare; inf on a plateau."""
+        if height[i] == 0:
             return 0.0
-        near = t + side * distance * 2.0 ** np.arange(-20, 1, 0.5)
-        x, value = np.concatenate([near, x]), np.concatenate([self._pdf(near), value])
-        root = np.sqrt(value / height)
+        near = x[i] + side * distance[i] * 2.0 ** np.arange(-20, 1, 0.5)
+        beyond, value = np.concatenate([near, x[i + 1 :]]), np.concatenate([self._pdf(near), height[i + 1 :]])
+        root = np.sqrt(value / height[i])
         if (root > 1 + ROUNDING).any():
             raise EnvelopeError(
-                f"the density rises again at x = {x[root > 1 + ROUNDING][0]:.6g}, beyond its last extremum known: state the others in `extrema`"
+                f"the density rises again at x = {beyond[root > 1 + ROUNDING][0]:.6g}, beyond its last extremum known: state the others in `extrema`"
             )
         with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 where a probe rounds to t
-            s = np.abs(x - t) * root / np.maximum(1 - root, 0.0)
+            s = np.abs(beyond - x[i]) * root / np.maximum(1 - root, 0.0)
         return 1.05 * np.nanmax(s)
 
     @cached_property

@@ -6,10 +6,9 @@ import re
 import numpy as np
 from scipy import stats
 
-from rsf import checks, data, plots, records
+from rsf import bench, checks, data, plots, records
 from rsf.acceptance import acceptance_probability
 
-ALONE = ("NumericalInversePolynomial", "TransformedDensityRejection", "SimpleRatioUniforms")  # scipy's that start from the density alone
 ARMS = {"plain": "plain fine-tuning", "article": "the article's rule, min(1, loss / 0.5)", "random": "random, at the rule's rate"}
 
 
@@ -81,21 +80,10 @@ def overview(file):
         plots.plt.close(left.figure)
 
 
-def fastest(rows, size):
-    """Return the row of scipy's fastest sampler, at a size, that starts from the density alone and draws the right law."""
-    right = {row["sampler"] for row in rows if row.get("law") == "right"} & set(ALONE)
-    return min((row for row in rows if row["size"] == size and row["sampler"] in right), key=lambda row: row["ratio"])
-
-
-def benched():
-    """Return {density: rows} of the stored sampling benchmark."""
-    return {name: rows for name, rows in records.read("bench-sampling")["cpu"][0]["numbers"].items() if isinstance(rows, list)}
-
-
 def sampling(file):
     """Draw the sampling benchmark: draws a second at each size, and how much longer scipy's fastest takes."""
-    found = benched()
-    best = [fastest(rows, size)["ratio"] for rows in found.values() for size in (10**6, 10**7)]
+    found = bench.benched()
+    best = [bench.fastest(rows, size)["ratio"] for rows in found.values() for size in (10**6, 10**7)]
     title = (
         f"A hat of strips, in NumPy alone, draws {min(best):.1f} to {max(best):.1f} times as fast as scipy's fastest from a density alone"
     )
@@ -115,7 +103,7 @@ def sampling(file):
         left.set(xscale="log", yscale="log", xlabel="draws", ylabel="draws a second", title="the normal, one thread", xlim=(700, 1.5e9))
         for place, rows in enumerate(found.values()):
             for shift, size, colour in ((-0.15, 10**6, plots.KEPT), (0.15, 10**7, "#56A5D8")):
-                row = fastest(rows, size)
+                row = bench.fastest(rows, size)
                 right.plot([row["least"], row["most"]], [place + shift] * 2, color=colour, linewidth=1)
                 right.plot(row["ratio"], place + shift, "o", color=colour)
         right.axvline(1, color="black", linewidth=0.8)
@@ -123,7 +111,7 @@ def sampling(file):
         right.invert_yaxis()
         right.set(
             xlabel="time of scipy's fastest / time of the strip hat",
-            title="10⁶ (upper) and 10⁷ draws: median, range of 7 pairs",
+            title=f"10⁶ (upper) and 10⁷ draws: median, range of {records.protocol('bench-sampling')['repeats']} pairs",
             xlim=(0, None),
         )
         left.figure.savefig(file, metadata={"Software": None})
@@ -136,25 +124,24 @@ def sampling_table():
         "| density | strip hat, 10⁶ draws, M/s | scipy's fastest from a density alone, M/s | times faster at 10⁶, 10⁷ | wrong or refused |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for density, found in benched().items():
-        best, more = fastest(found, 10**6), fastest(found, 10**7)
+    runs = bench.benched()
+    for density, found in runs.items():
+        best, more = bench.fastest(found, 10**6), bench.fastest(found, 10**7)
         ours = next(row for row in found if row["size"] == 10**6 and row["sampler"] == "StripEnvelope")
         bad = [
             f"{row['sampler']} ({row['law'].split(':')[0]})"
             for row in found
-            if row["size"] == 0 and row["law"] != "right" and row["sampler"] in ALONE
+            if row["size"] == 0 and row["law"] != "right" and row["sampler"] in bench.ALONE
         ]
         rows.append(
             f"| {density} | {1 / ours['seconds']:.0f} | {1 / best['seconds']:.0f} ({best['sampler']}) | {best['ratio']:.2f}, {more['ratio']:.2f} | {', '.join(bad)} |"
         )
-    small = [fastest(found, 10**3)["ratio"] for found in benched().values()]
-    ready = [
-        row["setup_seconds"] for found in benched().values() for row in found if row["size"] == 0 and row["sampler"] == "StripEnvelope"
-    ]
+    small = [bench.fastest(found, 10**3)["ratio"] for found in runs.values()]
+    ready = [row["setup_seconds"] for found in runs.values() for row in found if row["size"] == 0 and row["sampler"] == "StripEnvelope"]
     memory = records.read("bench-sampling")["cpu"][0]["numbers"]["extra_mib"]
     rows += [
         "",
-        f"For 1,000 draws scipy's fastest takes {min(small):.2f} to {max(small):.2f} of the strip hat's time. Setting up the hat takes {1000 * min(ready):.0f} to {1000 * max(ready):.0f} ms; drawing 10⁷ needs {memory:.1f} MiB beyond the output.",
+        f"One thread, the median of {records.protocol('bench-sampling')['repeats']} interleaved pairs. For 1,000 draws scipy's fastest takes {min(small):.2f} to {max(small):.2f} of the strip hat's time. Setting up the hat takes {1000 * min(ready):.0f} to {1000 * max(ready):.0f} ms; drawing 10⁷ needs {memory:.1f} MiB beyond the output.",
     ]
     return "\n".join(rows)
 
@@ -206,11 +193,10 @@ def corpus_table():
 
 def transfer_table():
     """Return the corpus card's lines on real reviews."""
-    rows = ["| fine-tuned on | seeds | accuracy on 2,000 real IMDb test reviews, % |", "| --- | --- | --- |"]
-    for experiment, what in (
-        ("mini-reviews-plain", "the 288 training reviews of the kind `plain`"),
-        ("mini-reviews", "all 480 training reviews"),
-    ):
-        accuracy = 100 * accuracies(experiment)["plain"]
-        rows.append(f"| {what} | {len(accuracy)} | {accuracy.mean():.1f} ({', '.join(f'{value:.1f}' for value in accuracy)}) |")
-    return "\n".join(rows)
+    rows = []
+    for experiment, kinds in (("mini-reviews-plain", "of the kind `plain`"), ("mini-reviews", "of all kinds")):
+        accuracy, section = 100 * accuracies(experiment)["plain"], records.protocol(experiment)
+        each = ", ".join(f"{value:.1f}" for value in accuracy)
+        rows.append(f"| {section['train']} training reviews {kinds} | {len(accuracy)} | {accuracy.mean():.1f} ({each}) |")
+    head = f"| fine-tuned on | seeds | accuracy on {section['test']:,} real IMDb test reviews, % |"
+    return "\n".join([head, "| --- | --- | --- |", *rows])

@@ -18,7 +18,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rsf.loader import RejectionLoader
-from rsf.losses import per_example_error, per_example_loss
+from rsf.losses import as_the_model_does, per_example_error, per_example_loss
 from rsf.rejection import AcceptanceStarved
 from rsf.rules import constant
 
@@ -162,16 +162,17 @@ class RSFTrainer(Trainer):
         return f"rejection_{self.args.process_index}.pt"
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute the Trainer's own loss; for the twin, in training, the mean of A x loss over the batch, with A from the same forward pass."""
+        """Compute the Trainer's own loss; for the twin, in training, that of the examples' A x loss, with A from the same forward pass."""
         if not (self.args.twin and self.model.training):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**inputs)
         inner = self.accelerator.unwrap_model(model)
-        loss, criterion = per_example_loss(inner, inputs, outputs), self.criterion(inner, inputs, outputs).detach()
+        values = self.criterion(inner, inputs, outputs).detach().double().cpu().numpy()  # (batch,)
         if self.args.unit == "batch":
-            loss, criterion = loss.mean(0, keepdim=True), criterion.mean(0, keepdim=True)
-        values = criterion.double().cpu().numpy()
-        loss = (loss * torch.as_tensor(self.rule(values), dtype=loss.dtype, device=loss.device)).mean()
+            values = values.mean(keepdims=True)  # (1,): one A for all
+        losses = per_example_loss(inner, inputs, outputs)
+        a = torch.as_tensor(self.rule(values), dtype=losses.dtype, device=losses.device)
+        loss = as_the_model_does(inner, inputs, a * losses)
         self.rule.observe(values)
         return (loss, outputs) if return_outputs else loss
 
@@ -192,9 +193,8 @@ class RSFTrainer(Trainer):
         """Log what the Trainer logs, and what was kept."""
         if self.loader and self.is_in_train:
             report = self.loader.report
-            self.state.epoch = report.candidates / len(
-                self.train_dataset
-            )  # passes over the candidates; the Trainer's count restarts on resuming
+            # passes over the candidates: the Trainer's own count restarts on resuming
+            self.state.epoch = report.candidates / len(self.train_dataset)
             logs |= {
                 "acceptance_rate": report.acceptance_rate,
                 "candidates": report.candidates,

@@ -109,18 +109,25 @@ def made(name):
     return model, {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_the_mean_is_the_models_own_loss_and_each_is_that_of_the_example_alone(name):
+def scored(name, change=lambda inputs: None):
+    """Return model, inputs, outputs and the losses (N,) of a head, its inputs changed beforehand."""
     model, inputs = made(name)
+    change(inputs)
     with torch.no_grad():
         outputs = model(**inputs)
-        loss = per_example_loss(model, inputs, outputs)
-        assert loss.shape == (N,) and loss.std() > 1e-4
-        whole = loss.sum() if name == "CTC sum" else loss.mean()
-        torch.testing.assert_close(whole, outputs.loss, **(FLOAT32 if name in IN_FLOAT32 else {"rtol": 1e-10, "atol": 0}))
-        for i in range(N):
-            one = {key: value[i : i + 1] for key, value in inputs.items()}
-            torch.testing.assert_close(loss[i], model(**one).loss, **(FLOAT32 if name in IN_FLOAT32 else {"rtol": 1e-10, "atol": 1e-12}))
+        return model, inputs, outputs, per_example_loss(model, inputs, outputs)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_mean_is_the_models_own_loss_and_each_is_that_of_the_example_alone(name):
+    model, inputs, outputs, loss = scored(name)
+    assert loss.shape == (N,) and loss.std() > 1e-4
+    whole = loss.sum() if name == "CTC sum" else loss.mean()
+    torch.testing.assert_close(whole, outputs.loss, **(FLOAT32 if name in IN_FLOAT32 else {"rtol": 1e-10, "atol": 0}))
+    for i in range(N):
+        with torch.no_grad():
+            alone = model(**{key: value[i : i + 1] for key, value in inputs.items()}).loss
+        torch.testing.assert_close(loss[i], alone, **(FLOAT32 if name in IN_FLOAT32 else {"rtol": 1e-10, "atol": 1e-12}))
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -147,21 +154,17 @@ def test_each_examples_tokens_weigh_by_its_own_number_of_labels():
 
 @pytest.mark.parametrize("name", ["tokens", "masked", "causal", "causal with images", "sequence to sequence"])
 def test_with_unlike_numbers_of_labels_the_whole_is_still_the_models_own_but_the_mean_is_not(name):
-    model, inputs = made(name)
-    inputs["labels"][0, 3:], inputs["labels"][1] = -100, -100
-    with torch.no_grad():
-        outputs = model(**inputs)
-        loss = per_example_loss(model, inputs, outputs)
+    def some_without(inputs):
+        inputs["labels"][0, 3:], inputs["labels"][1] = -100, -100
+
+    model, inputs, outputs, loss = scored(name, some_without)
     torch.testing.assert_close(as_the_model_does(model, inputs, loss), outputs.loss, **FLOAT32)
     assert loss[1] == 0 and abs(loss.mean() - outputs.loss) > 1e-2
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_loss_that_the_models_own_is_not_made_of_is_noticed(name):
-    model, inputs = made(name)
-    with torch.no_grad():
-        outputs = model(**inputs)
-        loss = per_example_loss(model, inputs, outputs)
+    model, inputs, outputs, loss = scored(name)
     check_against_own(model, inputs, outputs, loss)
     with pytest.raises(ValueError, match=r"criterion=callable"):
         check_against_own(model, inputs, outputs, 1.05 * loss)
@@ -180,9 +183,7 @@ def test_a_decoder_that_does_not_shift_its_labels_is_noticed():
 
 def test_errors_are_those_of_the_predictions():
     def error(name, **changed):
-        model, inputs = made(name)
-        with torch.no_grad():
-            outputs = model(**inputs)
+        model, inputs, outputs, _ = scored(name)
         return per_example_error(model, inputs | {key: f(outputs, inputs) for key, f in changed.items()}, outputs)
 
     best = lambda outputs, _: outputs.logits.argmax(-1)  # noqa: E731

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "bench": {"checks", "envelopes", "records", "rejection"},
     "experiments": {"data", "models", "records", "rules", "trainer"},
     "notebooks": {"records"},
-    "evidence": {"acceptance", "checks", "data", "plots", "records"},
+    "evidence": {"acceptance", "bench", "checks", "data", "plots", "records"},
     "__main__": {"bench", "experiments", "evidence", "notebooks", "records"},
     "__init__": set(),
 }

@@ -11,7 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from rsf.loader import RejectionLoader
 from rsf.losses import per_example_error, per_example_loss
@@ -454,6 +463,25 @@ def test_the_twin_of_a_rule_that_keeps_everything_is_plain_and_accumulation_does
     for same in ((plain, twin), (one, two)):
         for a, b in zip(*(trainer.model.parameters() for trainer in same), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_twin_weighs_tokens_as_the_model_does(tmp_path):
+    rows = [
+        row | {"labels": [-100] * (1 + i % 4) + row["input_ids"][1 + i % 4 :]} for i, row in enumerate(DATA)
+    ]  # unlike numbers of labels
+
+    def collate(block):
+        return {name: torch.tensor([row[name] for row in block]) for name in rows[0]}
+
+    def language_model():
+        torch.manual_seed(5)
+        return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50, n_positions=6))
+
+    steps = {"optim": "sgd", "learning_rate": 0.1}  # Adam would enlarge rounding where gradients are small
+    plain = train(tmp_path, language_model(), Trainer, data=rows, data_collator=collate, options=steps)
+    twin = train(tmp_path, language_model(), data=rows, data_collator=collate, rule=above(-1), options=steps | {"twin": True})
+    for a, b in zip(plain.model.parameters(), twin.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def no_dropout():
