@@ -79,17 +79,22 @@ def samplers(density):
     """Return {name: function that sets up and returns rvs(size, rng)}."""
     low, high = density.support
 
-    def scipys(name, **options):
+    def scipys(name, law=density, **options):
         def set_up():
-            maker = getattr(scipy_sampling, name)(density, random_state=0, **options)
+            maker = getattr(scipy_sampling, name)(law, random_state=0, **options)
             return lambda size, rng: maker.rvs(size, random_state=rng)
 
         return set_up
 
+    normalised = SimpleNamespace(
+        pdf=lambda x: density.pdf(x) / density.area, dpdf=lambda x: density.dpdf(x) / density.area, cdf=density.cdf
+    )
     found = {
         "StripEnvelope": lambda: StripEnvelope(density.pdf, density.support).rvs,
         "NumericalInversePolynomial": scipys("NumericalInversePolynomial", center=density.mode, domain=density.support),
-        "NumericalInverseHermite": scipys("NumericalInverseHermite", domain=density.support),  # needs the cdf
+        "NumericalInverseHermite": scipys(
+            "NumericalInverseHermite", normalised, domain=density.support
+        ),  # needs the cdf, and a pdf that is its slope
         "TransformedDensityRejection": scipys("TransformedDensityRejection", domain=density.support),
         "SimpleRatioUniforms": scipys("SimpleRatioUniforms", mode=density.mode, pdf_area=density.area, domain=density.support),
         "uniform (floor)": lambda: lambda size, rng: rng.random(size),

@@ -7,8 +7,8 @@ This is the oracle that samplers, rules and notebooks are held against, so it im
 examples is q (n,); their losses are (n,), the gradients of these (n, d).
 """
 
+import itertools
 import math
-from itertools import combinations_with_replacement
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def all_batches(q, size):
     q = _law(q)
     if size < 1 or size != int(size) or math.comb(len(q) + size - 1, size) > 10**6:
         raise ValueError(f"cannot list all batches of {size} of {len(q)} examples: there must be 1 to 10**6 of them")
-    members = np.array(list(combinations_with_replacement(range(len(q)), size)))
+    members = np.array(list(itertools.combinations_with_replacement(range(len(q)), size)))
     times = (members[:, :, None] == np.arange(len(q))).sum(axis=1)  # (m, n)
     orders = np.array([math.factorial(size) / math.prod(map(math.factorial, row)) for row in times.tolist()])
     return members, orders * np.prod(q**times, axis=1)
@@ -193,6 +193,72 @@ def asymmetry(matrix):
     """Return |M - M^T| / (2 |M|), Frobenius: 0 for the Jacobian of a gradient, 1 for a pure rotation."""
     matrix = np.asarray(matrix, dtype=np.float64)
     return float(np.linalg.norm(matrix - matrix.T) / (2 * np.linalg.norm(matrix)))
+
+
+class TablePolicy:
+    """An autoregressive model small enough to list: `length` symbols, each drawn from the row of a table that the prefix chooses.
+
+    Parameters
+    ----------
+    logits : array_like (prefixes, m)
+        A row for each prefix of length 0, 1, ..., length - 1, shorter ones first, then in dictionary order: 1 + m + m^2 + ... rows.
+
+    Attributes
+    ----------
+    strings : ndarray of int (m^length, length), all of them in dictionary order; laws, samples and weights refer to this order
+    """
+
+    def __init__(self, logits):
+        self.logits = np.asarray(logits, dtype=np.float64)
+        rows, m = self.logits.shape if self.logits.ndim == 2 else (0, 0)
+        length = next((n for n in range(1, rows + 1) if sum(m**t for t in range(n)) >= rows), 0)
+        if m < 2 or not rows or sum(m**t for t in range(length)) != rows:
+            raise ValueError(f"a table needs 1, 1 + m, 1 + m + m^2, ... rows of m >= 2 logits, got shape {self.logits.shape}")
+        if not (self.logits < np.inf).all() or np.isneginf(self.logits).all(axis=1).any():
+            raise ValueError("logits must be numbers below +inf, not all -inf in a row")
+        self.strings = np.indices((m,) * length).reshape(length, -1).T
+        self._rows = np.zeros_like(self.strings)  # the row that each symbol of each string is drawn from
+        for t in range(1, length):
+            self._rows[:, t] = self._next(self._rows[:, t - 1], self.strings[:, t - 1])
+
+    def log_law(self):
+        """Return the log-probability of each string (m^length,)."""
+        return self._log_p()[self._rows, self.strings].sum(axis=1)
+
+    def law(self):
+        """Return the probability of each string (m^length,)."""
+        return np.exp(self.log_law())
+
+    def sample(self, size, rng):
+        """Return indices into `strings` (size,): symbol by symbol, each by inversion of its row's distribution function."""
+        cdf, row = np.cumsum(np.exp(self._log_p()), axis=1), np.zeros(size, dtype=int)
+        below = (cdf / cdf[:, -1:])[:, :-1]  # ends at exactly 1: no coin reaches a symbol of probability 0
+        for _ in range(self.strings.shape[1]):
+            row = self._next(row, (rng.random(size)[:, None] >= below[row]).sum(axis=1))
+        return row - len(self.logits)  # full strings would be the next rows of the table
+
+    def score(self):
+        """Return the gradient of `log_law` with respect to the logits, (m^length, prefixes * m)."""
+        p, out = np.exp(self._log_p()), np.zeros((len(self.strings), *self.logits.shape))
+        every = np.arange(len(self.strings))[:, None]
+        out[every, self._rows] = -p[self._rows]
+        out[every, self._rows, self.strings] += 1.0
+        return out.reshape(len(self.strings), -1)
+
+    def fitted(self, weights):
+        """Return the policy with the largest sum of weights * log_law, weights (m^length,) >= 0; rows that no weight reaches stay."""
+        w, counts = np.asarray(weights, dtype=np.float64), np.zeros_like(self.logits)
+        if w.shape != (len(self.strings),) or not (w >= 0).all() or not 0 < w.sum() < np.inf:
+            raise ValueError(f"need {len(self.strings)} finite weights >= 0, not all 0, got shape {w.shape}, sum {w.sum()}")
+        np.add.at(counts, (self._rows, self.strings), w[:, None])
+        with np.errstate(divide="ignore"):  # log 0 = -inf: never drawn
+            return TablePolicy(np.where(counts.sum(axis=1, keepdims=True) > 0, np.log(counts), self.logits))
+
+    def _log_p(self):
+        return self.logits - np.logaddexp.reduce(self.logits, axis=1, keepdims=True)
+
+    def _next(self, row, symbol):
+        return self.logits.shape[1] * row + 1 + symbol  # the row of a prefix extended by a symbol, as in a heap
 
 
 def _law(q):
