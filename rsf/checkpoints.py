@@ -1,11 +1,15 @@
 """Go on where a killed run was, bit for bit: the loader's state in every checkpoint, and passes that come again in the same order."""
 
 import json
+import logging
 import os
+import pickle
 from pathlib import Path
 
 import torch
 from transformers.trainer_pt_utils import safe_globals
+
+logger = logging.getLogger(__name__)
 
 
 class Blocks:
@@ -43,10 +47,16 @@ def file_of(rank):
 
 
 def save(state, folder, rank):
-    """Write a rank's state, whole or not at all."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    torch.save(state, Path(folder) / (file_of(rank) + ".part"))
-    os.replace(Path(folder) / (file_of(rank) + ".part"), Path(folder) / file_of(rank))
+    """Write a rank's state, whole or not at all; warn where it could not be read again."""
+    file = Path(folder) / file_of(rank)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, file.with_suffix(".part"))
+    os.replace(file.with_suffix(".part"), file)
+    try:
+        load(folder, rank)
+    except pickle.UnpicklingError as error:
+        what = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
+        logger.warning(f"{folder} cannot be resumed from: the examples must be numbers, texts, arrays or tensors ({what})")
 
 
 def load(folder, rank):

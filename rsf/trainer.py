@@ -170,7 +170,7 @@ class RSFTrainer(Trainer):
         """Return the examples of a block; where the collator is random and they are to be scored, as batches of one each."""
         if self._random is None:
             self._random = getattr(self.loader.rule, "needs_criterion", True) and is_random(self.data_collator, block)
-        return [self.data_collator(copies([example])) for example in block] if self._random else block
+        return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 
     def _collate(self, rows):
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)

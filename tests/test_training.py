@@ -1,11 +1,6 @@
 """Selection in training, against loops written out here: the loader with NumPy alone, then the Trainer on tiny models."""
 
-import json
-import signal
-import subprocess
-import sys
 from itertools import chain
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -333,92 +328,7 @@ def test_the_trainer_refuses_what_is_wrong_and_names_it(tmp_path, make, message)
         make(tmp_path)
 
 
-# ---- resume and the twin
-
-
-KILLED = """
-import os, signal, sys
-sys.path[:0] = [sys.argv[3], sys.argv[4]]
-from test_training import arguments, at_rate_rule, DATA, RSFConfig, RSFTrainer, tiny_model
-from transformers import PrinterCallback, TrainerCallback
-
-class Kill(TrainerCallback):
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == int(sys.argv[2]):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-options = {"max_steps": -1, "compute_budget": 500, "save_strategy": "steps", "save_steps": 5, "logging_steps": 5, **eval(sys.argv[5])}
-trainer = RSFTrainer(tiny_model(), arguments(sys.argv[1], **options), train_dataset=DATA, rule=at_rate_rule(), callbacks=[Kill()])
-trainer.remove_callback(PrinterCallback)
-trainer.train()
-"""
-
-
-def at_rate_rule():
-    return at_rate(clipped, 0.4, window=24)
-
-
-def logs_of(trainer):
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in trainer.state.log_history]
-
-
-TIMES = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"}
-
-
-@pytest.mark.parametrize("changed", [{}, {"unit": "batch", "scoring_dropout": True}, {"scoring_batch_size": 7}, {"twin": True}], ids=str)
-def test_killed_and_resumed_a_run_ends_with_the_same_weights_decisions_and_logs(tmp_path, changed):
-    here = Path(__file__).resolve()
-    words = [str(tmp_path / "killed"), "13", str(here.parents[1]), str(here.parent), repr(changed)]
-    died = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
-    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:].decode()
-    options = {"max_steps": -1, "compute_budget": 500, "save_strategy": "steps", "save_steps": 5, "logging_steps": 5} | changed
-
-    def run(folder, told, **resume):
-        trainer = RSFTrainer(
-            tiny_model(),
-            arguments(folder, **options),
-            train_dataset=DATA,
-            rule=at_rate_rule(),
-            on_decision=lambda block, r, kept: told.append((r.tolist(), kept.tolist())),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(**resume)
-        return trainer
-
-    whole, rest = [], []
-    straight = run(tmp_path / "straight", whole)
-    resumed = run(tmp_path / "killed", rest, resume_from_checkpoint=True)
-    assert straight.state.global_step == resumed.state.global_step > 13
-    assert same_weights(straight.model, resumed.model) and logs_of(straight) == logs_of(resumed)
-    assert 0 < len(rest) < len(whole) and whole[-len(rest) :] == rest
-    assert vars(straight.loader.report) == vars(resumed.loader.report) and straight.rule.state_dict() == resumed.rule.state_dict()
-
-
-def test_a_loader_goes_on_from_any_place_as_if_nothing_had_happened():
-    straight = numpy_loader(at_rate(clipped, 0.4, window=24), size=5)
-    batches = [batch for _ in range(3) for batch in straight]
-    for stop in range(1, len(batches)):
-        broken, got = numpy_loader(at_rate(clipped, 0.4, window=24), size=5), []
-        while len(got) < stop:
-            for batch in broken:
-                got.append(batch)
-                if len(got) == stop:
-                    state = json.loads(json.dumps(broken.state_dict()))
-                    break
-        again = numpy_loader(at_rate(clipped, 0.4, window=24), size=5)
-        again.load_state_dict(state)
-        while len(got) < len(batches):
-            got += list(again)
-        assert got == batches and vars(again.report) == vars(straight.report), stop
-
-
-def test_there_must_be_a_whole_checkpoint_to_resume_from(tmp_path):
-    (tmp_path / "checkpoint-5").mkdir()
-    (tmp_path / "checkpoint-5" / "rejection_0.pt").write_bytes(b"")  # killed while it was written
-    with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
-        RSFTrainer(tiny_model(), arguments(tmp_path), train_dataset=DATA).train(resume_from_checkpoint=True)
-    with pytest.raises(FileNotFoundError, match="not written by RSFTrainer"):
-        RSFTrainer(tiny_model(), arguments(tmp_path), train_dataset=DATA).train(resume_from_checkpoint=str(tmp_path))
+# ---- the twin, and what is logged
 
 
 @pytest.mark.parametrize("unit", ["example", "batch"])
@@ -455,6 +365,10 @@ def no_dropout():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     return model
+
+
+def at_rate_rule():
+    return at_rate(clipped, 0.4, window=24)
 
 
 def test_what_is_logged_has_the_rate_the_k_and_the_cost(tmp_path):
