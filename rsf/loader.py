@@ -18,7 +18,7 @@ from rsf.rejection import AcceptanceStarved
 from rsf.rules import inverse_weights
 
 logger = logging.getLogger(__name__)
-READY, OVER, END = 2, 1, 0  # what a rank has to say: a batch is full; the pass is over; there will be no more
+READY, NOT_YET, END = 2, 1, 0  # what a rank has to say: a batch is full; a pass is over, or how far are you?; there will be no more
 IDLE = 512  # so many candidates with A = 1 in a row are worth a warning
 
 
@@ -75,7 +75,7 @@ class RejectionLoader:
         Add the column "weight" to each batch (a dict): with it, the mean over a batch is without bias the mean over the candidates.
         1 / A, times (B - 1) / (C - 1) where B kept ones were found among C candidates: the acceptance rate, although a kept one ends it.
     stop : callable() -> bool
-        Asked before each block; True ends the iteration (a budget).
+        Asked before each block, and again when the totals of all ranks are known; True ends the iteration (a budget).
     on_decision : callable(block, criterion, kept)
         Told each decision: criterion and kept are (n,), or (1,) with unit="batch".
     all_ranks : callable(array of numbers) -> array (ranks, numbers)
@@ -169,11 +169,11 @@ class RejectionLoader:
             if self._size():
                 return READY
             if self.stop():
-                return END
+                return NOT_YET if self.pending else END  # ask how far the others are before it ends for all
             block = next(self._blocks, None)
             if block is None:
                 self._blocks, self._place.block, self._place.passes = None, 0, self._place.passes + 1
-                return OVER
+                return NOT_YET
             self._place.block += 1
             self._decide(block)
 

@@ -110,7 +110,7 @@ class RSFTrainer(Trainer):
             unit=self.args.unit,
             prepare=self._prepare,
             weights=self.args.weights,
-            stop=lambda: self.spent + FORWARD * self.loader.pending >= self.budget,
+            stop=lambda: self.spent + FORWARD * self.loader.pending * self.args.world_size >= self.budget,  # as if all were as busy
             on_decision=self.on_decision,
             all_ranks=self._all_ranks,
         )
