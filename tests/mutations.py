@@ -93,7 +93,12 @@ MUTATIONS = [
         *("test_training.py", "decided_from_the_blocks_before"),
     ),
     Mutation(
-        "cost overcounted", "loader.py", "report.scored + scored,", "report.scored + 2 * scored,", "test_training.py", "report_has_the_totals"
+        "cost overcounted",
+        "loader.py",
+        "report.scored + scored,",
+        "report.scored + 2 * scored,",
+        "test_training.py",
+        "report_has_the_totals",
     ),
     Mutation(
         *("rejected work is trained on", "loader.py", "in np.flatnonzero(kept).tolist()]", "in range(n)]"),

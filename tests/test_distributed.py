@@ -5,6 +5,7 @@ torchrun (gloo, on the CPU): this file is also what they run.
 """
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -117,6 +118,15 @@ def test_any_acceptance_any_number_of_ranks_any_budget_in_step(seed):
     assert total.scored < budget + 5 * ranks
 
 
+def test_a_rank_that_is_busier_than_the_others_does_not_end_the_run_before_the_budget_is_spent():
+    def make(rank, gather):
+        loader = loader_of(rank, gather, lambda rank, _: rank == 0)
+        loader.stop = lambda: loader.total.scored + 2 * loader.pending >= 100
+        return loader
+
+    assert 100 <= together(2, make, passes=1)[0][0].total.scored < 110
+
+
 def test_where_no_rank_keeps_anything_all_starve_with_the_same_words():
     got = together(3, lambda rank, gather: loader_of(rank, gather, lambda *_: False))
     assert {text for _, text in got} == {got[0][1]} and "kept none of 120 candidates" in got[0][1]
@@ -214,10 +224,15 @@ def plain(folder):
 
 
 def passes(folder):
-    """Evaluated, saved and logged once a pass, then resumed from the first checkpoint, with lengths grouped."""
+    """Evaluated, saved and logged once a pass, then resumed from the first checkpoint, with lengths grouped; ranks draw unlike amounts."""
+
+    def drawing(model, inputs, outputs):
+        torch.rand(1 + int(os.environ["RANK"]))
+        return first_token(model, inputs, outputs)
+
     each = dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "epoch")
     options = each | {"compute_budget": 700, "max_steps": -1, "train_sampling_strategy": "group_by_length"}
-    folder, results = Path(folder) / "passes", []
+    folder, results, seen = Path(folder) / "passes", [], []
     for resume in (False, str(folder / "checkpoint-")):
         watch = Watch(model := tiny_model())
         trainer = RSFTrainer(
@@ -225,13 +240,16 @@ def passes(folder):
             train_dataset=DATA,
             eval_dataset=DATA[:6],
             rule=clipped(0.9),
-            criterion=first_token,
+            criterion=drawing,
+            on_decision=lambda block, *_: seen.extend(str(row) for row in block),
             callbacks=[watch],
         )
         first = min((int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")), default=0)
         trainer.train(resume_from_checkpoint=resume and f"{resume}{first}")
         results.append([trainer.state.global_step, digest(trainer.model), trainer.loader.report.kept, watch.evaluated])
-    return {"straight": results[0], "resumed": results[1], "checkpoints": sorted(path.name for path in folder.glob("checkpoint-*"))}
+    a_pass = 4 * math.ceil(len(DATA) / 4 / int(os.environ["WORLD_SIZE"]))
+    names = sorted(path.name for path in folder.glob("checkpoint-*"))
+    return {"straight": results[0], "resumed": results[1], "checkpoints": names, "second": seen[a_pass : 2 * a_pass]}
 
 
 def starving(folder):
@@ -317,6 +335,10 @@ def test_passes_end_together_and_a_resumed_run_is_the_straight_one(results):
     for one in found:
         assert one["resumed"][:3] == one["straight"][:3] and one["straight"][3] >= 2
         assert one["resumed"][3] == one["straight"][3] - 1 and len(one["checkpoints"]) == one["straight"][3]
+
+
+def test_the_processes_share_out_each_pass_though_lengths_are_grouped_by_coins(results):
+    assert set().union(*(one["second"] for one in of(results, "passes"))) == {str(row) for row in DATA}
 
 
 def test_a_rank_that_starves_holds_nobody_up(results):
