@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, ProgressCallback, Trainer,
 
 from rsf.loader import IDLE
 from rsf.losses import per_example_loss
-from rsf.rules import above, clipped, constant
+from rsf.rules import above, at_rate, clipped, constant
 from rsf.trainer import RSFConfig, RSFTrainer
 
 
@@ -129,6 +129,14 @@ def test_the_twin_weighs_tokens_as_the_model_does(tmp_path, accumulation):
         twin = train(tmp_path, gpt(), data=texts, options=options | {"twin": True}, rule=rule)
         close = [torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(plain.model.parameters(), twin.model.parameters(), strict=True)]
         assert all(close) is same
+
+
+def test_the_twins_rule_sees_what_it_weighed(tmp_path):
+    seen, rule = [], at_rate(clipped, 0.4, window=24)
+    observe, rule.observe = rule.observe, lambda r: seen.extend(r) or observe(r)
+    trainer = train(tmp_path, rule=rule, options={"twin": True, "logging_steps": 4, "max_steps": 12})
+    assert len(seen) == trainer.loader.report.trained == 48 and 0.3 < min(seen) < max(seen) < 2
+    assert len({row["k"] for row in trainer.state.log_history if "k" in row}) > 1
 
 
 GAIN = LOSS**2  # what is averaged, not unlike what it is kept by

@@ -136,6 +136,16 @@ def test_rows_are_joined_with_the_tokenizers_padding_on_its_side():
 
 
 def test_a_collator_may_take_columns_out_of_its_examples(tmp_path):
+    def taking(rows):
+        labels = torch.tensor([row.pop("labels") for row in rows])
+        return {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "attention_mask")} | {"labels": labels}
+
+    rows = [dict(row) for row in DATA]
+    trainer = train(tmp_path, data=rows, data_collator=taking, rule=clipped(0.8), options={"max_steps": 20})
+    assert trainer.loader.report.candidates > 32 and rows == DATA
+
+
+def test_choices_among_several_answers_are_scored(tmp_path):
     questions = [{"input_ids": [text["input_ids"][:3]] * 2 + [[5, 6, 7]], "label": i % 3} for i, text in enumerate(TEXTS)]
     torch.manual_seed(5)
     model = BertForMultipleChoice(BertConfig(**SIZE, max_position_embeddings=16))
