@@ -1,64 +1,28 @@
 """transformers.Trainer whose batches hold only what a rule keeps, at a budget counted in forward passes.
 
-    spent = scored + 3 x trained     (forward passes of one example; a backward is two)
+    spent = scored + 3 x trained     (forward passes of one example; a backward is two; summed over all processes)
 
 It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the Trainer's bit for bit
 (where a pass is a whole number of steps; elsewhere kept examples fill a batch across passes, and the Trainer takes a short one).
 The learning rate is a function of spent / budget, so every arm of a comparison decays fully, just when its budget is spent.
 """
 
-import logging
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer
 
+from rsf import checkpoints
+from rsf.budget import FORWARD, TRAIN, AtTheBudget, UntilStarved
+from rsf.config import RSFConfig
 from rsf.loader import RejectionLoader
-from rsf.losses import as_the_model_does, per_example_error, per_example_loss
-from rsf.rejection import AcceptanceStarved
+from rsf.losses import as_the_model_does, check_against_own, per_example_error, per_example_loss
 from rsf.rules import constant
+from rsf.scoring import copies, is_random, joined, score
 
-logger = logging.getLogger(__name__)
-FORWARD, TRAIN = 1, 3  # cost of scoring and of training on one example, in forward passes
 CRITERIA = {"loss": per_example_loss, "error": per_example_error}
-
-
-@dataclass
-class RSFConfig(TrainingArguments):
-    """TrainingArguments and, all scalars, what rejection needs.
-
-    unit : "example" or "batch" (the published listing: one coin per batch, by its mean criterion)
-    scoring_batch_size : candidates decided upon at once, by the same weights; 0: the training batch size
-    scoring_dropout : score in train mode, as the listing does; default is eval mode
-    twin : train on every example with weight A, without coins (no gradient through A): the same expected gradient, nothing skipped
-    compute_budget : forward passes of one example to spend in training; 0: what plain fine-tuning for `max_steps` steps, or
-        else for `num_train_epochs` epochs, would spend. A positive `max_steps` stays an upper bound.
-
-    An absolute `warmup_steps` (1 or more) counts steps of plain fine-tuning, a smaller one is a share of the budget.
-    """
-
-    unit: str = field(default="example", metadata={"help": 'what one coin decides on: "example" or "batch"'})
-    scoring_batch_size: int = field(default=0, metadata={"help": "candidates decided upon at once; 0: the training batch size"})
-    scoring_dropout: bool = field(default=False, metadata={"help": "score in train mode (the published listing) instead of eval mode"})
-    twin: bool = field(default=False, metadata={"help": "train on every example with weight A instead of keeping with probability A"})
-    compute_budget: int = field(default=0, metadata={"help": "forward passes of one example; 0: those of plain fine-tuning"})
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.unit not in ("example", "batch"):
-            raise ValueError(f'unit must be "example" or "batch", got {self.unit!r}')
-        if self.scoring_batch_size < 0 or self.compute_budget < 0:
-            raise ValueError(
-                f"scoring_batch_size and compute_budget must not be negative, got {self.scoring_batch_size} and {self.compute_budget}"
-            )
-        if self.unit == "batch" and self.scoring_batch_size not in (0, self.train_batch_size):
-            raise ValueError(
-                f'with unit="batch" a block is a batch: scoring_batch_size must be 0 or {self.train_batch_size}, got {self.scoring_batch_size}'
-            )
 
 
 class RSFTrainer(Trainer):
@@ -71,9 +35,10 @@ class RSFTrainer(Trainer):
     criterion : "loss", "error" or callable(model, inputs, outputs) -> tensor (batch,)
     on_decision : callable(block, criterion, kept)
         Told each decision, see `RejectionLoader`.
-    All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed`.
+    All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed` and the process.
 
-    After training, `loader.report` has the totals, `spent` the forward passes, and `stopped` the reason, if a rule starved.
+    After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the forward passes, and `stopped` the
+    reason, if a rule starved. A rule with a memory remembers what its own process saw.
     """
 
     def __init__(
@@ -84,19 +49,20 @@ class RSFTrainer(Trainer):
         if criterion not in CRITERIA and not callable(criterion):
             raise ValueError(f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}")
         super().__init__(model=model, args=args, **trainer_arguments)
-        if args.world_size > 1 or args.n_gpu > 1:
-            raise NotImplementedError(f"RSFTrainer decides on one device for now, found {max(args.world_size, args.n_gpu)}: show it one")
+        if args.n_gpu > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise NotImplementedError("RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)")
+        if self.compute_loss_func and (args.twin or args.weights):
+            raise ValueError("twin and weights weigh the model's own loss: they do not go with compute_loss_func")
         self.rule, self.criterion, self.on_decision = rule or constant(1), CRITERIA.get(criterion, criterion), on_decision
         self.loader, self.stopped, self._resumed, self._steps_wanted = None, None, None, args.max_steps
-        self._per_step = TRAIN * self._train_batch_size * args.gradient_accumulation_steps  # what a step costs at the least
-        if args.twin:
-            self.loss_is_scaled_for_ga = False  # it is a mean over the batch
-        self.add_callback(_StopAtBudget(self))
+        self._random, self._checked = None, False  # does the collator draw? are the losses of examples what the model's is made of?
+        self._per_step = TRAIN * self._train_batch_size * args.gradient_accumulation_steps * args.world_size  # cost of a step, at the least
+        self.add_callback(AtTheBudget(self))
 
     @property
     def spent(self):
-        """Forward passes of one example so far."""
-        return FORWARD * self.loader.report.scored + TRAIN * self.loader.report.trained if self.loader else 0
+        """Forward passes of one example so far, of all processes."""
+        return FORWARD * self.loader.total.scored + TRAIN * self.loader.total.trained if self.loader else 0
 
     @property
     def budget(self):
@@ -114,11 +80,10 @@ class RSFTrainer(Trainer):
                 f"there are no candidates: train_dataset must have a length, and not 0; got {type(self.train_dataset).__name__}"
             )
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = _last_whole_checkpoint(self.args.output_dir, self._state_file)
-        if resume_from_checkpoint and not (Path(resume_from_checkpoint) / self._state_file).is_file():
-            raise FileNotFoundError(f"{resume_from_checkpoint} has no {self._state_file}: it was not written by RSFTrainer on this rank")
+            resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, self.args.world_size)
         self._steps_wanted, self.loader, self.stopped = self.args.max_steps, None, None
         self._resumed = resume_from_checkpoint or None
+        self._state = checkpoints.load(self._resumed, self.args.process_index) if self._resumed else None
         # the most steps that the budget can pay: full batches, and with unit="batch" the short one that ends a pass
         most = math.ceil(self.budget / self._per_step) + math.ceil(self.budget / (TRAIN * len(self.train_dataset)))
         self.args.max_steps = min(most, self._steps_wanted) if self._steps_wanted > 0 else most
@@ -127,53 +92,48 @@ class RSFTrainer(Trainer):
                 return super().train(self._resumed, trial, ignore_keys_for_eval)
         finally:
             self.args.max_steps = self._steps_wanted
+            if self.loader:
+                self.loader.close()
 
     def get_train_dataloader(self):
         """Return the loader: the Trainer's own batches, not collated, are its blocks."""
-        with _swapped(self, data_collator=list, _train_batch_size=self.args.scoring_batch_size or self._train_batch_size):
-            candidates = super().get_train_dataloader()
+        size = self.args.block_size or self.args.scoring_batch_size or self._train_batch_size
+        with _swapped(self, data_collator=list, _train_batch_size=size):
+            self._blocks = checkpoints.Blocks(super().get_train_dataloader(), self.args.seed, self.args.world_size)
         self.loader = RejectionLoader(
-            candidates,
+            self._blocks,
             self._score,
             constant(1) if self.args.twin else self.rule,
             self._train_batch_size,
             np.random.default_rng([self.args.seed, self.args.process_index]),
-            collate=self.data_collator,
+            collate=self._collate,
             unit=self.args.unit,
-            stop=lambda: self.spent >= self.budget,
+            prepare=self._prepare,
+            weights=self.args.weights,
+            stop=lambda: self.spent + FORWARD * self.loader.pending * self.args.world_size >= self.budget,  # as if all were as busy
             on_decision=self.on_decision,
+            all_ranks=self._all_ranks,
         )
         if self._resumed:
-            state = torch.load(Path(self._resumed) / self._state_file, weights_only=True)
-            self.loader.load_state_dict(state["loader"])
-            self.rule.load_state_dict(state["rule"])
-            self.loader.on_resume = lambda: self._load_rng_state(self._resumed)  # finding the place has drawn from the global generator
-        return _UntilStarved(self)
-
-    def _save_checkpoint(self, model, trial):
-        """Save the loader's state first: a checkpoint that has its last file, the Trainer's state, has this one too."""
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"loader": self.loader.state_dict(), "rule": self.rule.state_dict()}, folder / self._state_file)
-        super()._save_checkpoint(model, trial)
-
-    @property
-    def _state_file(self):
-        return f"rejection_{self.args.process_index}.pt"
+            self._load_state()
+        return UntilStarved(self)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute the Trainer's own loss; for the twin, in training, that of the examples' A x loss, with A from the same forward pass."""
-        if not (self.args.twin and self.model.training):
+        """Compute the Trainer's own loss; for the twin the same with each example's weighed by A, on request by 1 / A."""
+        weight = inputs.pop("weight", None)
+        if not model.training or (weight is None and not self.args.twin):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(**inputs)
-        inner = self.accelerator.unwrap_model(model)
-        values = self.criterion(inner, inputs, outputs).detach().double().cpu().numpy()  # (batch,)
-        if self.args.unit == "batch":
-            values = values.mean(keepdims=True)  # (1,): one A for all
-        losses = per_example_loss(inner, inputs, outputs)
-        a = torch.as_tensor(self.rule(values), dtype=losses.dtype, device=losses.device)
-        loss = as_the_model_does(inner, inputs, a * losses)
-        self.rule.observe(values)
+        own, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss = per_example_loss(self.model, inputs, outputs)  # (batch,)
+        if self.args.twin:
+            self._check_twin(inputs)
+            criterion = self.criterion(self.model, inputs, outputs).detach().double().cpu().numpy()
+            criterion = criterion.mean(keepdims=True) if self.args.unit == "batch" else criterion
+            weight = self.rule(criterion)
+            self.rule.observe(criterion)
+        weight = torch.as_tensor(weight, dtype=loss.dtype, device=loss.device)
+        plain = as_the_model_does(self.model, inputs, loss).detach().clamp(min=torch.finfo(loss.dtype).tiny)
+        loss = as_the_model_does(self.model, inputs, weight * loss) * (own.detach() / plain)  # scaled as the Trainer has its own
         return (loss, outputs) if return_outputs else loss
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -190,69 +150,87 @@ class RSFTrainer(Trainer):
         return self.lr_scheduler
 
     def log(self, logs, start_time=None):
-        """Log what the Trainer logs, and what was kept."""
+        """Log what the Trainer logs, and what was kept by all processes."""
         if self.loader and self.is_in_train:
-            report = self.loader.report
-            # passes over the candidates: the Trainer's own count restarts on resuming
-            self.state.epoch = report.candidates / len(self.train_dataset)
-            logs |= {
-                "acceptance_rate": report.acceptance_rate,
-                "candidates": report.candidates,
-                "kept": report.kept,
-                "effective_sample_size": report.effective_sample_size,
-                "forward_passes": self.spent,
-            } | ({"k": self.rule.k} if np.isfinite(getattr(self.rule, "k", np.nan)) else {})
+            report = self.loader.total
+            self.state.epoch = report.candidates / len(self.train_dataset)  # the Trainer's own count restarts on resuming
+            names = ("acceptance_rate", "candidates", "kept", "effective_sample_size")
+            logs |= {name: getattr(report, name) for name in names} | {"forward_passes": self.spent}
+            if np.isfinite(getattr(self.rule, "k", np.nan)):
+                logs["k"] = self.rule.k
         super().log(logs, start_time)
 
-    def _score(self, block):
-        """Return the criterion (n,) of a block under the current weights, one host transfer."""
-        model, training = self.model, self.model.training
-        model.train(self.args.scoring_dropout)
-        try:
-            with torch.inference_mode(), self.compute_loss_context_manager():
-                inputs = self._prepare_inputs(self.data_collator(block))
-                return self.criterion(model, inputs, model(**inputs)).double().cpu().numpy()
-        finally:
-            model.train(training)
+    def _all_ranks(self, numbers):
+        """Return the numbers of all processes (ranks, numbers)."""
+        if self.args.world_size == 1:
+            return numbers[None]
+        return self.accelerator.gather(torch.as_tensor(numbers[None], device=self.args.device)).cpu().numpy()
 
+    def _prepare(self, block):
+        """Return the examples of a block; where the collator is random and they are to be scored, as batches of one each."""
+        if self._random is None:
+            self._random = getattr(self.loader.rule, "needs_criterion", True) and is_random(self.data_collator, block)
+        return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 
-def _last_whole_checkpoint(folder, state_file):
-    """Return the newest checkpoint of a folder that was written to its end."""
-    whole = [file.parent for file in Path(folder).glob("checkpoint-*/trainer_state.json") if (file.parent / state_file).is_file()]
-    if not whole:
-        raise FileNotFoundError(f"no whole checkpoint of RSFTrainer is in {folder}: nothing to resume from")
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1])))
+    def _collate(self, rows):
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        return joined(rows, tokenizer) if self._random else self.data_collator(copies(rows))
 
+    def _score(self, rows):
+        """Return the criterion (n,) of a block, on the model that is not wrapped."""
+        dtype, device = self.args.scoring_dtype, self.args.device.type
 
-class _StopAtBudget(TrainerCallback):
-    """Ends training at the first step at which the budget is spent."""
+        def criterion(model, inputs, outputs):
+            values = self.criterion(model, inputs, outputs)
+            self._check_once(inputs, outputs, values)
+            return values
 
-    def __init__(self, trainer):
-        self.trainer = trainer
+        return score(
+            self.model,
+            rows,
+            criterion,
+            lambda rows: self._prepare_inputs(self._collate(rows)),
+            self.args.scoring_batch_size,
+            dropout=self.args.scoring_dropout,
+            autocast=lambda: torch.autocast(device, getattr(torch, dtype)) if dtype else self.compute_loss_context_manager(),
+        )
 
-    def on_step_end(self, args, state, control, **_):
-        control.should_training_stop |= self.trainer.spent >= self.trainer.budget
+    def _check_once(self, inputs, outputs, values):
+        """Hold the first losses of examples against the model's own."""
+        if not self._checked and self.criterion is per_example_loss:
+            check_against_own(self.model, inputs, outputs, values)
+        self._checked = True
 
+    def _check_twin(self, inputs):
+        """Do the same for the twin, which scores nothing, at its first batch (`own` is scaled by then)."""
+        if not self._checked:
+            with torch.no_grad():
+                outputs = self.model.eval()(**inputs)
+                self._check_once(inputs, outputs, per_example_loss(self.model, inputs, outputs))
+            self.model.train()
 
-class _UntilStarved:
-    """The loader as the Trainer iterates it, an epoch a pass.
+    def _save_rng_state(self, output_dir):
+        """Save the loader's state with those of the generators, before the file that makes a checkpoint whole, on all ranks."""
+        state = {"loader": self.loader.state_dict(), "rule": self.rule.state_dict(), "random": self._random, "began": self._blocks.began}
+        checkpoints.save(state | {"setting": self._setting()}, output_dir, self.args.process_index)
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
-    A pass goes on into the next until gradient accumulation has its batches for a whole step. A rule that keeps nothing ends
-    training, with the reason, and the model stays.
-    """
+    def _load_state(self):
+        state = self._state
+        if (was := state["setting"]) != (now := self._setting()):
+            unlike = {name: (was[name], now[name]) for name in now if was[name] != now[name]}
+            raise ValueError(f"resume with the settings of the checkpoint: (then, now) are {unlike}")
+        self.loader.load_state_dict(state["loader"])
+        self.rule.load_state_dict(state["rule"])
+        self._random, self._blocks.begin_from = state["random"], state["began"]
+        self.loader.on_resume = lambda: self._load_rng_state(self._resumed)  # finding the place has drawn from the global generator
 
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def __iter__(self):
-        trainer = self.trainer
-        try:
-            yield from trainer.loader
-            while trainer.loader.report.batches % trainer.args.gradient_accumulation_steps and trainer.spent < trainer.budget:
-                yield from trainer.loader
-        except AcceptanceStarved as reason:
-            trainer.stopped = str(reason)
-            logger.warning("training stopped: %s", reason)
+    def _setting(self):
+        """Return what must be as it was for the same candidates to come in the same order, and meet the same coins."""
+        args, size = self.args, self._blocks.loader.total_batch_size
+        order = {name: str(getattr(args, name)) for name in ("seed", "data_seed", "train_sampling_strategy", "unit", "twin", "weights")}
+        return order | {"candidates": len(self.train_dataset), "processes": args.world_size, "block": size, "batch": self._train_batch_size}
 
 
 @contextmanager

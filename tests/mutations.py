@@ -93,10 +93,15 @@ MUTATIONS = [
         *("test_training.py", "decided_from_the_blocks_before"),
     ),
     Mutation(
-        "cost overcounted", "loader.py", "scored += len(block)", "scored += 2 * len(block)", "test_training.py", "report_has_the_totals"
+        "cost overcounted",
+        "loader.py",
+        "report.scored + scored,",
+        "report.scored + 2 * scored,",
+        "test_training.py",
+        "report_has_the_totals",
     ),
     Mutation(
-        *("rejected work is trained on", "loader.py", "zip(block, kept, strict=True) if keep]", "zip(block, kept, strict=True)]"),
+        *("rejected work is trained on", "loader.py", "in np.flatnonzero(kept).tolist()]", "in range(n)]"),
         *("test_training.py", "follow_the_coins"),
     ),
     Mutation("the oracle takes sets for batches", "finite.py", "orders * np.prod", "np.prod", "test_finite.py", "all_batches_are_all"),
