@@ -78,6 +78,21 @@ def validate(files):
         print(f"{file}: valid, {record['experiment']} {record['arm']} seed {record['seed']}")
 
 
+def audit(file, rule, columns, figure):
+    """Say what rejection did to a data set: a page of text and a figure, from JSON lines, CSV or parquet."""
+    from rsf import audit, rules
+
+    if rule:
+        name, *numbers = rule
+        if name not in ("above", "tilted", "clipped", "easy", "constant"):
+            raise SystemExit(f"--rule must be above, tilted, clipped, easy or constant with its numbers, got {name}")
+        rule = getattr(rules, name)(*map(float, numbers), **({"clip": True} if name == "tilted" else {}))
+    report = audit.audit(audit.read(file, dict(pair.split("=") for pair in columns)), rule)
+    print(report)
+    report.figure().savefig(figure)
+    print(f"figure: {figure}")
+
+
 def main(words=None):
     """Parse the words of the command line and run the command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -93,6 +108,11 @@ def main(words=None):
     one = commands.add_parser("notebooks", help=notebooks.__doc__)
     one.add_argument("task", choices=("build", "run", "check"))
     one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")
+    one = commands.add_parser("audit", help=audit.__doc__)
+    one.add_argument("file", help=".jsonl, .csv or .parquet with a row a sample: prompt, reward, kept")
+    one.add_argument("--rule", nargs="+", metavar=("NAME", "NUMBER"), help="the rule that decided, such as: tilted 0.5 3")
+    one.add_argument("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="such as: prompt=question kept=chosen")
+    one.add_argument("--figure", default="audit.png", help="where the picture goes")
     commands.add_parser("figures", help=figures.__doc__)
     one = commands.add_parser("validate", help=validate.__doc__)
     one.add_argument("files", nargs="+")

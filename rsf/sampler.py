@@ -1,0 +1,148 @@
+"""Let a transformers model write, every token by inverse CDF from coins of NumPy.
+
+    token = first t with  q(0) + ... + q(t) > u,    log q(completion) = sum of log q(token)
+
+Cache, stop strings and batches are those of `generate`; what is ours is the pick, so that a completion depends on its prompt and its
+Generator alone. It is imported from `rsf.generation`.
+"""
+
+import hashlib
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor
+from transformers.generation import StoppingCriteria
+
+
+def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpers=(), stop=(), batch_size=64):
+    """Return a `sample` for `sample_and_judge` that lets a transformers model write.
+
+    `generate` runs batches of like length with its cache; each token is picked by inverse CDF from the row's own coins, in float64.
+    Completions do not depend on the batch size as long as the model's logits do not: in float64, but for one coin in about 1e8.
+
+    Parameters
+    ----------
+    model : transformers model with `generate`, decoder-only or encoder-decoder
+        Used in eval mode. Of its `generation_config` only the special tokens are heeded: no penalties, no top-p that nobody asked for.
+    tokenizer : its tokenizer, with or without a padding token
+    temperature : float
+    warpers : sequence of transformers.LogitsProcessor
+        What else shall change q, such as `TopPLogitsWarper(0.9)`; log probabilities are those of the changed q.
+    stop : str or sequence of str
+        A completion ends with the first of them. (Without it: at the end-of-sequence token, or after `max_new_tokens`.)
+    """
+    if not (temperature > 0 and max_new_tokens >= 1 and batch_size >= 1):
+        raise ValueError(f"temperature, max_new_tokens and batch_size must be positive, got {temperature}, {max_new_tokens}, {batch_size}")
+    stop = [stop] if isinstance(stop, str) else list(stop)
+    special = {name: value for name, value in model.generation_config.to_dict().items() if name.endswith("_token_id")}
+    eos = special.get("eos_token_id") if special.get("eos_token_id") is not None else tokenizer.eos_token_id
+    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    special |= {"eos_token_id": eos, "pad_token_id": pad}
+    tail = max((len(one.encode()) for one in stop), default=0)  # no token is shorter than a byte
+
+    def ends(new):  # new: (rows, tokens so far)
+        done = torch.isin(new[:, -1], torch.tensor([] if eos is None else eos, dtype=torch.long, device=new.device))
+        if stop:  # the library's StopStringCriteria would need a tokenizer that knows the letters a to f
+            texts = tokenizer.batch_decode(new[:, -tail:], skip_special_tokens=True)
+            done |= torch.tensor([any(one in text for one in stop) for text in texts], device=new.device)
+        return done
+
+    def sample(prompts, rngs):
+        bos = tokenizer.bos_token
+        ids = {text: tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"] for text in set(prompts)}
+        ids = [ids[text] for text in prompts]
+        if not all(ids):
+            raise ValueError(f"the prompt {prompts[ids.index([])]!r} has no tokens: a model needs one to begin with")
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # batches of like length; what does not fit fails at once
+        drafts = [None] * len(ids)
+        with _writing(model, special):
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                for i, draft in zip(chosen, complete([ids[i] for i in chosen], [rngs[i] for i in chosen]), strict=True):
+                    drafts[i] = draft
+        return dict(zip(("completion", "log_probability", "tokens"), map(list, zip(*drafts, strict=True)), strict=True))
+
+    def complete(ids, rngs):
+        width = max(map(len, ids))
+        place = "cpu" if model.device.type == "mps" else model.device  # no float64 there
+        pick = _Pick(torch.tensor(np.stack([one.random(max_new_tokens) for one in rngs]), device=place), temperature, ends)
+        sequences = model.generate(
+            input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device),
+            attention_mask=torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device),
+            generation_config=GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, use_cache=True, **special),
+            logits_processor=[*warpers, pick],
+            stopping_criteria=[pick.ended],
+        )
+        lengths, log_q = pick.ended.lengths.tolist(), pick.log_q.cumsum(-1).cpu().numpy()
+        for row, new, length, log_p in zip(ids, sequences[:, pick.width :].tolist(), lengths, log_q, strict=True):
+            if math.isnan(log_p[length - 1]):
+                raise ValueError(f"the model's probabilities are NaN after {tokenizer.decode(row)!r}")
+            yield text_of(row, new[:length]), float(log_p[length - 1]), length
+
+    def text_of(row, new):
+        head = "" if model.config.is_encoder_decoder else tokenizer.decode(row, skip_special_tokens=True)
+        text = tokenizer.decode(row + new if head else new, skip_special_tokens=True)  # with its head, or a leading space is lost
+        text = text[len(head) :] if text.startswith(head) else tokenizer.decode(new, skip_special_tokens=True)
+        return text[: min((text.find(one) + len(one) for one in stop if one in text), default=None)]
+
+    settings = [max_new_tokens, temperature, stop, special, [f"{type(one).__name__} {vars(one)}" for one in warpers]]
+    sample.key = lambda: _digest(settings, tokenizer, model)
+    return sample
+
+
+def _digest(settings, tokenizer, model):
+    """Return the SHA-256 of all that a completion depends on, besides prompt and coins."""
+    words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    digest = hashlib.sha256(f"{settings} {words} {model.config.to_json_string()}".encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _writing(model, special):
+    """Put a model into eval mode, its generation settings aside, and back."""
+    training, settings = model.training, model.generation_config
+    model.eval()
+    model.generation_config = GenerationConfig(**special)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.generation_config = settings
+        model.train(training)
+
+
+class _Pick(LogitsProcessor):
+    """Leaves each row one token: the first at which the cumulated probability exceeds the row's next coin."""
+
+    def __init__(self, coins, temperature, ends):
+        self.coins, self.temperature, self.width = coins, temperature, None  # coins: (rows, steps)
+        self.log_q, self.ended = torch.zeros_like(coins), _Ended(self, ends)
+
+    def __call__(self, input_ids, scores):
+        self.width = input_ids.shape[1] if self.width is None else self.width  # what stood there before the first token
+        step = input_ids.shape[1] - self.width
+        log_p = (scores.to(self.coins.device, torch.float64) / self.temperature).log_softmax(-1)
+        reached = log_p.exp().cumsum(-1)
+        token = torch.searchsorted(reached, self.coins[:, step, None] * reached[:, -1:], right=True)
+        token = torch.minimum(token, (reached < reached[:, -1:]).sum(-1, keepdim=True))  # rounding must not pick what has probability 0
+        self.log_q[:, step] = log_p.gather(1, token)[:, 0]
+        return torch.full_like(scores, -torch.inf).scatter_(1, token.to(scores.device), 0.0)
+
+
+class _Ended(StoppingCriteria):
+    """Notes after how many tokens each row ended, looking at the completion only: a prompt may end like a stop string begins."""
+
+    def __init__(self, pick, ends):
+        self.pick, self.ends = pick, ends
+        self.lengths = torch.full(pick.coins.shape[:1], pick.coins.shape[1])
+
+    def __call__(self, input_ids, scores, **_):
+        new = input_ids[:, self.pick.width :]
+        self.lengths = self.lengths.to(new.device)
+        self.lengths[self.ends(new) & (self.lengths > new.shape[1])] = new.shape[1]
+        return self.lengths <= new.shape[1]
