@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Value
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.generation import TopKLogitsWarper
 
-from rsf import checks, finite
+from rsf import checks, finite, sampler
 from rsf.generation import RewardError, model_sampler, sample_and_judge
 from rsf.rules import above, best_of, constant, random_like, tilted
 
@@ -152,6 +152,26 @@ def test_a_completion_ends_with_its_stop_string_also_when_the_prompt_ends_like_i
     assert any(text.startswith("c") and len(text) > 1 for text in cut["completion"])  # "ab" + "c" holds a stop string, the completion not
 
 
+def test_what_a_token_says_beyond_the_stop_string_is_cut_off():
+    texts = mixed(words=tokenizer([*"abcdef", "\nabc"]))["completion"]
+    assert any("\n" in text for text in texts) and all("\n" not in text[:-1] for text in texts)
+
+
+def test_a_completion_ends_with_the_models_own_end_also_if_the_tokenizer_calls_it_a_letter():
+    model = tiny_model()
+    model.generation_config.eos_token_id = 2
+    texts = mixed(model, stop=())["completion"]
+    assert all("c" not in text[:-1] and (text.endswith("c") or len(text) == 8) for text in texts) and any(len(text) < 8 for text in texts)
+
+
+def test_the_token_picked_is_the_first_whose_cumulated_probability_exceeds_the_coin():
+    coins = [0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2**-53]
+    pick = sampler._Pick(torch.tensor(coins, dtype=torch.float64)[:, None], 1.0, None)
+    scores = torch.tensor([[0.0, 0.25, 0.5, 0.25, 0.0]]).log().expand(6, 5)
+    assert pick(torch.zeros(6, 3, dtype=torch.long), scores).argmax(-1).tolist() == [1, 1, 2, 2, 3, 3]
+    np.testing.assert_allclose(pick.log_q[:, 0].exp(), [0.25, 0.25, 0.5, 0.5, 0.25, 0.25])
+
+
 def test_the_models_own_generation_settings_change_nothing_and_come_back():
     before, model = mixed()["completion"], tiny_model()
     model.generation_config.repetition_penalty, model.generation_config.top_k = 9.0, 1
@@ -175,10 +195,12 @@ def test_a_prompt_that_begins_with_the_special_first_token_gets_it_once():
     seen = []
     words = tokenizer("abc", bos_token="<s>", eos_token="<end>")
     words.backend_tokenizer.add_special_tokens(["<s>", "<end>"])
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 3)])
     model = tiny_model(5)
     model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_ids"].tolist()), with_kwargs=True)
-    model_sampler(model, words, max_new_tokens=1)(["<s>ab"], [np.random.default_rng(1)])
-    assert seen[0] == [[3, 0, 1]]
+    for prompt in ("<s>ab", "ab"):
+        model_sampler(model, words, max_new_tokens=1)([prompt], [np.random.default_rng(1)])
+    assert seen == [[[3, 0, 1]]] * 2
 
 
 # below the model is a function: each completion is a number drawn from its Generator
@@ -213,6 +235,8 @@ def test_sample_j_of_a_prompt_is_the_same_however_it_is_asked_for():
     one, many = dice(samples_per_prompt=3)[1], dice(samples_per_prompt=5, block=1000)[1]
     drawn = np.array(many["completion"]).reshape(-1, 5)
     assert np.array(one["completion"]).reshape(-1, 3).tolist() == drawn[:, :3].tolist()
+    one, many = (dice(rule=constant(0.5), samples_per_prompt=n, block=b)[1]["kept"] for n, b in ((3, 12), (5, 1000)))
+    assert np.array(one).reshape(-1, 3).tolist() == np.array(many).reshape(-1, 5)[:, :3].tolist()  # and so is what is decided on it
     kept, judged, _ = dice(samples_per_prompt=1, until_accepted=True, max_samples=5)
     for i in range(40):
         good = np.flatnonzero(drawn[i].astype(int) >= 4)
