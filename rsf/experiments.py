@@ -19,7 +19,7 @@ def rule(arm, settings):
     if arm == "plain":
         return rules.constant(1)
     article = rules.clipped(settings["k"])
-    return {"article": article, "random": rules.random_like(article, settings["window"])}[arm]
+    return {"article": article, "twin": article, "random": rules.random_like(article, settings["window"])}[arm]
 
 
 def fine_tune(model, train, arm, seed, settings, collate, on_decision=lambda block, criterion, kept: None):
@@ -39,6 +39,7 @@ def fine_tune(model, train, arm, seed, settings, collate, on_decision=lambda blo
             seed=seed,
             unit=settings["unit"],
             scoring_dropout=settings["scoring_dropout"],
+            twin=arm == "twin",
             num_train_epochs=settings["passes"],
             per_device_train_batch_size=settings["batch_size"],
             learning_rate=settings["learning_rate"],

@@ -33,11 +33,12 @@ PACKAGES = ("numpy", "scipy", "torch", "transformers", "datasets", "accelerate")
 
 
 def protocol(experiment):
-    """Return the section of the protocol that governs an experiment."""
+    """Return the section of the protocol that governs an experiment, with what it takes over from the section that `like` names."""
     sections = tomllib.loads((RESULTS / "protocol.toml").read_text(encoding="utf-8"))
     if experiment not in sections:
         raise ValueError(f"the protocol has no section {experiment!r}, only {', '.join(sections)}")
-    return sections[experiment]
+    section = sections[experiment]
+    return protocol(section["like"]) | section if "like" in section else section
 
 
 def protocol_hash(experiment):
