@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "budget": {"rejection"},
     "trainer": {"budget", "checkpoints", "config", "loader", "losses", "rules", "scoring"},
     "bench": {"checks", "envelopes", "records", "rejection"},
+    "bench_selection": {"data", "experiments", "models", "records", "rules", "trainer"},
     "experiments": {"data", "models", "records", "rules", "trainer"},
     "notebooks": {"records"},
     "evidence": {"acceptance", "bench", "checks", "data", "plots", "records"},
