@@ -4,6 +4,8 @@ import argparse
 import logging
 import sys
 
+BENCHMARKS = {"sampling": "rsf.bench", "generation": "rsf.bench_generation"}
+
 
 def experiment(name, arms=None, seeds=None):
     """Run what the protocol asks for and results/ lacks, the arms of a seed one after another."""
@@ -26,9 +28,11 @@ def experiment(name, arms=None, seeds=None):
 
 def bench(name):
     """Run a benchmark of the protocol, alone on the machine, on one thread."""
-    from rsf import bench, records
+    from importlib import import_module
 
-    print(f"made {getattr(bench, name)().relative_to(records.ROOT)}; now: python -m rsf figures")
+    from rsf import records
+
+    print(f"made {getattr(import_module(BENCHMARKS[name]), name)().relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
 def notebooks(task, names):
@@ -104,7 +108,7 @@ def main(words=None):
     one.add_argument("name", help="a section of results/protocol.toml")
     one.add_argument("--arms", nargs="+")
     one.add_argument("--seeds", nargs="+", type=int)
-    commands.add_parser("bench", help=bench.__doc__).add_argument("name", choices=("sampling",))
+    commands.add_parser("bench", help=bench.__doc__).add_argument("name", choices=BENCHMARKS)
     one = commands.add_parser("notebooks", help=notebooks.__doc__)
     one.add_argument("task", choices=("build", "run", "check"))
     one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")

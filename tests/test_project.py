@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "budget": {"rejection"},
     "trainer": {"budget", "checkpoints", "config", "loader", "losses", "rules", "scoring"},
     "bench": {"checks", "envelopes", "records", "rejection"},
+    "bench_generation": {"data", "generation", "records", "rules"},
     "experiments": {"data", "models", "records", "rules", "trainer"},
     "notebooks": {"records"},
     "evidence": {"acceptance", "bench", "checks", "data", "plots", "records"},
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "store": set(),
     "generation": {"acceptance", "sampler", "store"},
     "rounds": {"generation"},
-    "__main__": {"audit", "bench", "experiments", "evidence", "notebooks", "records", "rules"},
+    "__main__": {"audit", "experiments", "evidence", "notebooks", "records", "rules"},
     "__init__": set(),
 }
 
