@@ -1,9 +1,10 @@
 """python -m rsf: the commands behind `run.py`, one short function each."""
 
 import argparse
-import importlib
 import logging
 import sys
+
+BENCHMARKS = {"sampling": "rsf.bench", "selection": "rsf.bench_selection", "generation": "rsf.bench_generation"}
 
 
 def experiment(name, arms=None, seeds=None):
@@ -27,10 +28,11 @@ def experiment(name, arms=None, seeds=None):
 
 def bench(name):
     """Run a benchmark of the protocol, alone on the machine, on one thread."""
+    from importlib import import_module
+
     from rsf import records
 
-    module = importlib.import_module({"sampling": "rsf.bench"}.get(name, f"rsf.bench_{name}"))
-    print(f"made {getattr(module, name)().relative_to(records.ROOT)}; now: python -m rsf figures")
+    print(f"made {getattr(import_module(BENCHMARKS[name]), name)().relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
 def notebooks(task, names):
@@ -106,7 +108,7 @@ def main(words=None):
     one.add_argument("name", help="a section of results/protocol.toml")
     one.add_argument("--arms", nargs="+")
     one.add_argument("--seeds", nargs="+", type=int)
-    commands.add_parser("bench", help=bench.__doc__).add_argument("name", choices=("sampling", "selection"))
+    commands.add_parser("bench", help=bench.__doc__).add_argument("name", choices=BENCHMARKS)
     one = commands.add_parser("notebooks", help=notebooks.__doc__)
     one.add_argument("task", choices=("build", "run", "check"))
     one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")

@@ -126,11 +126,12 @@ class _Pick(LogitsProcessor):
     def __call__(self, input_ids, scores):
         self.width = input_ids.shape[1] if self.width is None else self.width  # what stood there before the first token
         step = input_ids.shape[1] - self.width
-        log_p = (scores.to(self.coins.device, torch.float64) / self.temperature).log_softmax(-1)
-        reached = log_p.exp().cumsum(-1)
-        token = torch.searchsorted(reached, self.coins[:, step, None] * reached[:, -1:], right=True)
-        token = torch.minimum(token, (reached < reached[:, -1:]).sum(-1, keepdim=True))  # rounding must not pick what has probability 0
-        self.log_q[:, step] = log_p.gather(1, token)[:, 0]
+        p = scores.to(self.coins.device, torch.float64, copy=True).div_(self.temperature)
+        reached = p.sub_(p.amax(-1, keepdim=True)).exp_().cumsum(-1)
+        whole = reached[:, -1:].contiguous()
+        token = torch.searchsorted(reached, self.coins[:, step, None] * whole, right=True)
+        token = token.minimum(torch.searchsorted(reached, whole)).clamp_(max=p.shape[1] - 1)  # never one of probability 0; NaN: any
+        self.log_q[:, step] = (p.gather(1, token) / whole).log_()[:, 0]
         return torch.full_like(scores, -torch.inf).scatter_(1, token.to(scores.device), 0.0)
 
 

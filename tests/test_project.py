@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "trainer": {"budget", "checkpoints", "config", "loader", "losses", "rules", "scoring"},
     "bench": {"checks", "envelopes", "records", "rejection"},
     "bench_selection": {"data", "experiments", "models", "records", "rules", "trainer"},
+    "bench_generation": {"data", "generation", "records", "rules"},
     "experiments": {"data", "models", "records", "rules", "trainer"},
     "notebooks": {"records"},
     "evidence": {"acceptance", "bench", "checks", "data", "plots", "records"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "store": set(),
     "generation": {"acceptance", "sampler", "store"},
     "rounds": {"generation"},
-    "__main__": {"audit", "bench", "experiments", "evidence", "notebooks", "records", "rules"},
+    "__main__": {"audit", "experiments", "evidence", "notebooks", "records", "rules"},
     "__init__": set(),
 }
 
