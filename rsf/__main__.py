@@ -9,16 +9,16 @@ BENCHMARKS = {"sampling": "rsf.bench", "selection": "rsf.bench_selection", "gene
 
 def experiment(name, arms=None, seeds=None):
     """Run what the protocol asks for and results/ lacks, the arms of a seed one after another."""
-    from rsf import experiments, records
+    from rsf import experiments, records, word_problems
 
-    section = records.protocol(name)
+    section, run = records.protocol(name), word_problems.gsm8k if name.startswith("gsm8k") else experiments.imdb
     for seed in seeds or section["seeds"]:
         for arm in arms or section["arms"]:
             target = records.path(name, arm, seed)
             if target.exists():
                 records.validate(target)
                 continue
-            record = records.validate(experiments.imdb(name, arm, seed))
+            record = records.validate(run(name, arm, seed))
             numbers = record["numbers"]
             print(
                 f"{name} {arm} {seed}: accuracy {numbers['accuracy']:.4f}, acceptance rate {numbers['acceptance_rate']:.4f}, {numbers['forward_passes']:,} forward passes, {numbers['seconds']:.0f} s",

@@ -20,7 +20,6 @@ from rsf import data, experiments, models, records
 from rsf.rules import Rule, constant
 from rsf.trainer import RSFConfig, RSFTrainer
 
-
 ARMS = {  # name: (dropout, share kept of what is scored, or None; further options, or None for the plain Trainer)
     "plain": (True, None, None),
     "plain, no dropout": (False, None, None),
