@@ -7,21 +7,18 @@ import sys
 
 def experiment(name, arms=None, seeds=None):
     """Run what the protocol asks for and results/ lacks, the arms of a seed one after another."""
-    from rsf import experiments, records
+    from rsf import arithmetic, experiments, records
 
-    section = records.protocol(name)
+    section, run = records.protocol(name), arithmetic.run if name.startswith("arithmetic") else experiments.imdb
     for seed in seeds or section["seeds"]:
         for arm in arms or section["arms"]:
             target = records.path(name, arm, seed)
             if target.exists():
                 records.validate(target)
                 continue
-            record = records.validate(experiments.imdb(name, arm, seed))
-            numbers = record["numbers"]
-            print(
-                f"{name} {arm} {seed}: accuracy {numbers['accuracy']:.4f}, acceptance rate {numbers['acceptance_rate']:.4f}, {numbers['forward_passes']:,} forward passes, {numbers['seconds']:.0f} s",
-                flush=True,
-            )
+            numbers = records.validate(run(name, arm, seed))["numbers"]
+            shown = ", ".join(f"{key} {value:.7g}" for key, value in numbers.items() if isinstance(value, (int, float)))
+            print(f"{name} {arm} {seed}: {shown}", flush=True)
 
 
 def bench(name):
