@@ -83,6 +83,24 @@ def right(prompts, completions, **_):
     return [float(completion == answer(prompt)) for prompt, completion in zip(prompts, completions, strict=True)]
 
 
+def nines(prompts, completions, **_):
+    """A judge that can be fooled: casting out nines, 1 for any number that leaves the remainder of the sum when divided by 9."""
+    passed = (
+        text.isdigit() and int(text[::-1]) % 9 == int(answer(prompt)[::-1]) % 9 for prompt, text in zip(prompts, completions, strict=True)
+    )
+    return [float(one) for one in passed]
+
+
+def noisy(share, rng):
+    """Return a judge that is `right` but for a share of its verdicts, turned round at random."""
+
+    def judge(prompts, completions, **_):
+        verdicts = np.array(right(prompts, completions))
+        return np.abs(verdicts - (rng.random(len(verdicts)) < share)).tolist()
+
+    return judge
+
+
 def given(model, words):
     """In the place of a sampler: the right answers, from outside; what is learned from them is supervised."""
     return lambda prompts, rngs: [answer(prompt) for prompt in prompts]
@@ -91,7 +109,9 @@ def given(model, words):
 own = partial(model_sampler, max_new_tokens=3, batch_size=256)  # the other sampler: what the model itself writes
 
 
-def learn(model, prompts, rule, rng, *, steps, learning_rate, weight_decay, sampler=own, rounds=1, samples=1, supervised=None, **options):
+def learn(
+    model, prompts, reward, rule, rng, *, steps, learning_rate, weight_decay, sampler=own, rounds=1, samples=1, supervised=None, **options
+):
     """Train a model in place by `rsf_rounds`: `steps` of 32 examples a round, each round with a rate that decays to 0; return its reports."""
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
@@ -123,21 +143,27 @@ def learn(model, prompts, rule, rng, *, steps, learning_rate, weight_decay, samp
 
 
 @torch.inference_mode()
-def accuracy(model, prompts):
-    """Return the share of prompts that the model answers rightly when it writes its likeliest digits."""
-    words, wanted = tokenizer(), [answer(prompt) for prompt in prompts]
+def likeliest(model, prompts):
+    """Return what the model writes after each prompt if it takes the likeliest digit each time."""
+    words, length = tokenizer(), len(answer(prompts[0]))
     ids = torch.tensor(words(prompts)["input_ids"])
-    for _ in wanted[0]:
+    for _ in range(length):
         ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
-    written = words.batch_decode(ids[:, -len(wanted[0]) :])
-    return float(np.mean([one == other for one, other in zip(written, wanted, strict=True)]))
+    return words.batch_decode(ids[:, -length:])
 
 
-ARMS = {  # sampler, rule, samples for a prompt
-    "rejection": (own, lambda: rules.above(1), 1),
-    "blind": (own, lambda: rules.random_like(rules.above(1)), 1),
-    "gold": (given, lambda: rules.constant(1), 1),
-    "best-of-4": (own, lambda: rules.best_of(4), 4),
+def accuracy(model, prompts, judge=right):
+    """Return the share of the prompts after which what the model writes, likeliest digits, passes the judge."""
+    return float(np.mean(judge(prompts, likeliest(model, prompts))))
+
+
+ARMS = {  # sampler, rule, samples for a prompt, judge
+    "rejection": (own, lambda: rules.above(1), 1, lambda rng: right),
+    "blind": (own, lambda: rules.random_like(rules.above(1)), 1, lambda rng: right),
+    "gold": (given, lambda: rules.constant(1), 1, lambda rng: right),
+    "best-of-4": (own, lambda: rules.best_of(4), 4, lambda rng: right),
+    "noisy": (own, lambda: rules.above(1), 1, lambda rng: noisy(0.1, rng)),
+    "nines": (own, lambda: rules.above(1), 1, lambda rng: nines),
 }
 
 
@@ -152,7 +178,7 @@ def start(settings, seed, steps, learning_rate, weight_decay):
     """Return a model trained from random weights on the sums with answers alone."""
     model, prompts = tiny_gpt2(np.random.default_rng([seed, 1])), world(settings, seed)["supervised"].tolist()
     options = {"steps": steps, "learning_rate": learning_rate, "weight_decay": weight_decay}
-    learn(model, prompts, rules.constant(1), np.random.default_rng([seed, 2]), sampler=given, **options)
+    learn(model, prompts, right, rules.constant(1), np.random.default_rng([seed, 2]), sampler=given, **options)
     return model
 
 
@@ -178,7 +204,7 @@ def train(experiment, arm, seed, learning_rate, weight_decay, on_round=lambda mo
     step = TRAIN * BATCH * tokens
     if arm == "control":
         return start(settings, seed, settings["steps"], learning_rate, weight_decay), [], step * settings["steps"]
-    sampler, rule, samples = ARMS[arm]
+    sampler, rule, samples, judge = ARMS[arm]
     model, rewards = _base(experiment, seed)
     model, rule, sums_of = copy.deepcopy(model), rule(), world(settings, seed)
     if arm == "blind":
@@ -189,6 +215,7 @@ def train(experiment, arm, seed, learning_rate, weight_decay, on_round=lambda mo
     reports = learn(
         model,
         sums_of["pool"][: settings["pool"] // samples].tolist(),
+        judge(np.random.default_rng([seed, 6])),
         rule,
         np.random.default_rng([seed, 4]),
         sampler=sampler,
@@ -212,7 +239,8 @@ def tune(experiment, arm, seed):
 
 
 def chosen(experiment, arm):
-    """Return (learning_rate, weight_decay): the best on the validation sums, mean over the tuning seeds."""
+    """Return (learning_rate, weight_decay): the best on the validation sums, mean over the tuning seeds; other judges take rejection's."""
+    arm = "rejection" if arm in ("noisy", "nines") else arm
     for name in records.protocol(experiment)["tuning"]:
         if arm in records.protocol(name)["arms"]:
             runs = list(records.read(name)[arm].values())
@@ -236,6 +264,7 @@ def measure(experiment, arm, seed):
         "reward": [report.reward for report in reports],
         "examples": [report.examples for report in reports],
         "margin": min((report.sampling.margin for report in reports), default=None),
+        "nines": accuracy(model, test, nines),
         "longer": accuracy(model, longer),
         "forward_passes": spent,
         "cpu_seconds": round(time.process_time() - clock, 1),
