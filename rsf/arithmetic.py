@@ -183,7 +183,7 @@ def start(settings, seed, steps, learning_rate, weight_decay):
 
 
 @lru_cache(maxsize=1)
-def _base(experiment, seed):
+def base(experiment, seed):
     """Return the model that the arms go on from, and the rewards of what it writes on the sums without answers."""
     settings = records.protocol(experiment)
     model = start(settings, seed, settings["base_steps"], settings["base_learning_rate"], settings["base_weight_decay"])
@@ -205,7 +205,7 @@ def train(experiment, arm, seed, learning_rate, weight_decay, on_round=lambda mo
     if arm == "control":
         return start(settings, seed, settings["steps"], learning_rate, weight_decay), [], step * settings["steps"]
     sampler, rule, samples, judge = ARMS[arm]
-    model, rewards = _base(experiment, seed)
+    model, rewards = base(experiment, seed)
     model, rule, sums_of = copy.deepcopy(model), rule(), world(settings, seed)
     if arm == "blind":
         rule.observe(rewards)  # a rate to begin with
@@ -258,7 +258,7 @@ def measure(experiment, arm, seed):
     return {
         "accuracy": accuracy(model, test),
         "setting": setting,
-        "base": accuracy(_base(experiment, seed)[0], test) if reports else None,
+        "base": accuracy(base(experiment, seed)[0], test) if reports else None,
         "curve": curve,
         "acceptance": [report.sampling.acceptance_rate for report in reports],
         "reward": [report.reward for report in reports],
