@@ -129,18 +129,19 @@ def imdb(experiment, arm, seed):
     in_test = set(reviews.test["text"])
     candidates = np.array([i for i, text in enumerate(reviews.train["text"]) if text not in in_test])
     chosen = rng.permutation(candidates)[: settings["train"]]
-    train = (
-        reviews.train.select_columns(["text", "label"])
-        .select(chosen)
-        .add_column("index", chosen)
-        .map(encode, batched=True, remove_columns="text")
-    )
     tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]])
-    test = reviews.test.select(tested).map(encode, batched=True, remove_columns="text")
+    train = reviews.train.select_columns(["text", "label"]).select(chosen).add_column("index", chosen)
+    model, test, full = checkpoint.model, reviews.test.select(tested), lambda rows: collate(rows, "max_length")
+    if "top" in settings:  # only so many layers are trained; what the frozen ones below make of each review is computed once
+        lower, model = models.split_layers(model, settings["top"])
+        train, test = (models.lower_outputs(lower, tokenizer, part["text"], part["label"], settings["tokens"]) for part in (train, test))
+        collate = full = models.pad_hidden
+    else:
+        train, test = (part.map(encode, batched=True, remove_columns="text") for part in (train, test))
 
     decisions, curve, watched = {"index": [], "criterion": [], "kept": []}, [], 0.0  # one row a coin
     clock = lambda: np.array([time.perf_counter(), time.process_time()])  # noqa: E731
-    some = test.select(np.linspace(0, len(test) - 1, settings.get("watched", 0)).astype(int))
+    some = [test[int(i)] for i in np.linspace(0, len(test) - 1, settings.get("watched", 0))]
 
     def remember(block, criterion, kept):
         nonlocal watched
@@ -154,14 +155,12 @@ def imdb(experiment, arm, seed):
             watched += clock() - stopped
 
     def accuracy(scores, examples):
-        return float(np.mean(scores.argmax(1) == np.array(examples["label"])))
+        return float(np.mean(scores.argmax(1) == [row["label"] for row in examples]))
 
-    model, begun = checkpoint.model, clock()
+    begun = clock()
     if arm == "listing":
         budget = round(3 * settings["passes"] * len(train))
-        scored, trained = listing(
-            model, train, seed, settings, lambda rows: collate(rows, "max_length"), lambda _, spent: spent >= budget, remember
-        )
+        scored, trained = listing(model, train, seed, settings, full, lambda _, spent: spent >= budget, remember)
         steps = sum(decisions["kept"])
     else:
         trainer = fine_tune(model, train, arm, seed, settings, collate, remember)
@@ -179,7 +178,7 @@ def imdb(experiment, arm, seed):
         "seconds": round(wall, 1),
         "cpu_seconds": round(cpu, 1),  # of all threads: what a shared machine does not change
         "test_index": tested.tolist(),
-        "test_label": [int(label) for label in test["label"]],
+        "test_label": [int(row["label"]) for row in test],
         "test_margin": [round(float(value), 4) for value in margin],
         **({"curve": curve} if some else {}),
         **{f"decision_{name}": value for name, value in decisions.items()},
