@@ -29,7 +29,9 @@ def tiny(rng):
     """Return a GPT-2 of two layers of width 64 with drawn weights, and its tokenizer, of 512 letters."""
     letters = Tokenizer(WordLevel({chr(32 + i): i for i in range(512)}))
     letters.pre_tokenizer, letters.decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=512, n_positions=256, n_embd=64, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None))
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=512, n_positions=256, n_embd=64, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None)
+    )
     for value in model.parameters():
         value.data = torch.tensor(rng.normal(0, 0.3, value.shape), dtype=torch.float32)
     return model.eval(), PreTrainedTokenizerFast(tokenizer_object=letters)
