@@ -72,7 +72,7 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
         width = max(map(len, ids))
         place = "cpu" if model.device.type == "mps" else model.device  # no float64 there
         pick = _Pick(torch.tensor(np.stack([one.random(max_new_tokens) for one in rngs]), device=place), temperature)
-        ended, new = _Ended(pick, ends, breaks=not model.config.is_encoder_decoder), [None] * len(ids)
+        ended, new = _Ended(pick, ends, breaks=not (model.config.is_encoder_decoder or model._is_stateful)), [None] * len(ids)
         rows = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
         mask, cache = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device), {}
         while len(rows):
@@ -98,7 +98,7 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
             pick.rows, rows = pick.rows[on], out.sequences[on]
             mask = torch.nn.functional.pad(mask[on], (0, rows.shape[1] - mask.shape[1]), value=1)
             if len(on):
-                out.past_key_values.batch_select_indices(on)
+                out.past_key_values.reorder_cache(on)
                 cache = {"past_key_values": out.past_key_values}
         for row, tokens, length, log_q in zip(ids, new, ended.lengths.tolist(), pick.log_q.cpu().numpy(), strict=True):
             text = text_of(row, tokens[:length])
