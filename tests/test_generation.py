@@ -166,7 +166,7 @@ def test_a_completion_ends_with_the_models_own_end_also_if_the_tokenizer_calls_i
 
 def test_the_token_picked_is_the_first_whose_cumulated_probability_exceeds_the_coin():
     coins = [0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2**-53]
-    pick = sampler._Pick(torch.tensor(coins, dtype=torch.float64)[:, None], 1.0, None)
+    pick = sampler._Pick(torch.tensor(coins, dtype=torch.float64)[:, None], 1.0)
     scores = torch.tensor([[0.0, 0.25, 0.5, 0.25, 0.0]]).log().expand(6, 5)
     assert pick(torch.zeros(6, 3, dtype=torch.long), scores).argmax(-1).tolist() == [1, 1, 2, 2, 3, 3]
     np.testing.assert_allclose(pick.log_q[:, 0].exp(), [0.25, 0.25, 0.5, 0.5, 0.25, 0.25])
