@@ -9,7 +9,7 @@ last "answer is" or "answer:", and else it is the last one of the text. Nothing 
 import re
 from fractions import Fraction
 
-INSTRUCTION = "Solve the problem step by step. Then write the answer on a last line of its own: #### and the number."
+INSTRUCTION = "Solve the problem step by step. End with a line of #### and the answer."
 DIGITS = 50  # no grade-school number is longer, and Python refuses to read one of thousands
 # one spelling for each sign: dashes that stand for a minus, the fraction slash, what LaTeX puts between digits or before a sign
 SPELLINGS = {**dict.fromkeys("\u2212\u2010\u2011\u2013\ufe63\uff0d", "-"), "\u2044": "/", "\u2009": "", "\u202f": ""}

@@ -93,7 +93,7 @@ def load(name, num_labels, rng, *, source=None, **config):
 
 
 def _tiny_chat(rng, config):
-    """Return a GPT-2 of some 30,000 random weights and its tokenizer, a token a letter; what it cannot write it reads as "?"."""
+    """Return a GPT-2 of some 80,000 random weights and its tokenizer, a token a letter; what it cannot write it reads as "?"."""
     words = Tokenizer(WordLevel({letter: i for i, letter in enumerate([*LETTERS, "<end>"])}))
     words.normalizer, words.decoder = normalizers.Replace(Regex(r"[^\n -~]"), "?"), decoders.Fuse()
     words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")

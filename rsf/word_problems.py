@@ -25,12 +25,17 @@ from rsf.rounds import TRAIN, rsf_rounds
 from rsf.rules import above, constant
 
 
-def ask(rows, checkpoint, tokens, shots=()):
-    """Return problems as a Dataset of prompt and answer, without those that leave the model no room for `tokens` more."""
-    texts, context = [answers.prompt(one, checkpoint.tokenizer, shots) for one in rows["question"]], checkpoint.model.config
-    fits = [len(ids) + tokens <= context.max_position_embeddings for ids in checkpoint.tokenizer(texts)["input_ids"]]
-    kept = [(text, own) for text, own, yes in zip(texts, rows["answer"], fits, strict=True) if yes]
-    return Dataset.from_dict({"prompt": [text for text, _ in kept], "answer": [own for _, own in kept]})
+def ask(rows, tokenizer, shots=()):
+    """Return problems as a Dataset of prompt and answer: what `sample_and_judge` and `rsf_rounds` take with `answers.verify`."""
+    return Dataset.from_dict(
+        {"prompt": [answers.prompt(one, tokenizer, shots) for one in rows["question"]], "answer": list(rows["answer"])}
+    )
+
+
+def fitting(rows, checkpoint, tokens, shots=()):
+    """Return the problems whose prompt, with these shots, leaves the model room for `tokens` more."""
+    prompts, room = ask(rows, checkpoint.tokenizer, shots)["prompt"], checkpoint.model.config.max_position_embeddings - tokens
+    return rows.select([i for i, ids in enumerate(checkpoint.tokenizer(list(prompts))["input_ids"]) if len(ids) <= room])
 
 
 def score(model, tokenizer, problems, reward, settings, rng):
@@ -51,30 +56,23 @@ def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learni
     settings : see results/protocol.toml
     verified : numbers of the arm "verified", from which blind takes its rate and supervised its budget
     """
-    rule, thin, sampler = (
-        above(1),
-        {"dedupe": str, "cap": settings["cap"]},
-        partial(
-            model_sampler,
-            max_new_tokens=settings["tokens"],
-            temperature=settings["temperature"],
-            batch_size=settings["sampling_batch_size"],
-        ),
-    )
-    rounds, samples, passes, read = settings["rounds"], settings["samples"], settings["passes"], 0
+    write = {"max_new_tokens": settings["tokens"], "temperature": settings["temperature"], "batch_size": settings["sampling_batch_size"]}
+    how = {"rule": above(1), "dedupe": str, "cap": settings["cap"], "sampler": partial(model_sampler, **write)}
+    how |= {"rounds": settings["rounds"], "samples_per_prompt": settings["samples"]}
+    passes, read = settings["passes"], 0
     if arm == "blind":
-        rule, thin = constant(verified["kept"] / verified["samples"]), {}
+        how |= {"rule": constant(verified["kept"] / verified["samples"]), "dedupe": None, "cap": None}
     elif arm != "verified":  # one round in which each "sample" is the data set's own answer
         own = dict(zip(train["prompt"], map(answers.rationale, train["answer"]), strict=True))
-        rule, thin, rounds, samples, sampler = (
-            constant(1),
-            {},
-            1,
-            1,
-            lambda model, tokenizer: lambda prompts, rngs: [own[x] for x in prompts],
-        )
-        read = sum(len(ids) for texts in (own, own.values()) for ids in tokenizer(list(texts))["input_ids"])
-        passes = float(arm.partition("-")[2] or verified["forward_passes"] / (TRAIN * (read + len(own))))  # one more: its end
+        how = {
+            "rule": constant(1),
+            "rounds": 1,
+            "samples_per_prompt": 1,
+            "sampler": lambda *_: lambda prompts, rngs: [own[x] for x in prompts],
+        }
+        texts = [*train["prompt"], *(own[x] for x in train["prompt"])]
+        read = sum(map(len, tokenizer(texts)["input_ids"]))
+        passes = float(arm.partition("-")[2] or verified["forward_passes"] / (TRAIN * (read + len(train))))  # one more: its end
     args = TrainingArguments(
         output_dir=folder,
         seed=seed,
@@ -89,9 +87,7 @@ def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learni
         report_to=[],
         disable_tqdm=True,
     )
-    reports = rsf_rounds(
-        model, tokenizer, train, reward, rule, args, rng, rounds=rounds, samples_per_prompt=samples, sampler=sampler, **thin
-    )
+    reports = rsf_rounds(model, tokenizer, train, reward, how.pop("rule"), args, rng, **how)
     return reports, reports[-1].spent - read  # nothing was decoded to read the data set's own answers
 
 
@@ -105,10 +101,11 @@ def run(arm, checkpoint, problems, reward, settings, seed, verified=None):
     """
     started, order = time.perf_counter(), np.random.default_rng(seed).permutation(len(problems.train))
     parts = np.split(order, np.cumsum([settings["shots"], settings["validation"], settings["questions"]]))[:3]
-    shots, validation, train = (problems.train.select(part) for part in parts)
-    few = list(zip(shots["question"], shots["answer"], strict=True)) if arm == "few-shot" else ()
-    validation, train = (ask(rows, checkpoint, settings["tokens"]) for rows in (validation, train))
-    test = ask(problems.test.select(range(min(settings["test"], len(problems.test)))), checkpoint, settings["tokens"], few)
+    shots, *others = (problems.train.select(part) for part in parts)
+    shots, tokens = list(zip(shots["question"], shots["answer"], strict=True)), settings["tokens"]
+    validation, train = (ask(fitting(rows, checkpoint, tokens), checkpoint.tokenizer) for rows in others)
+    test = fitting(problems.test.select(range(min(settings["test"], len(problems.test)))), checkpoint, tokens, shots)  # in every arm
+    test = ask(test, checkpoint.tokenizer, shots if arm == "few-shot" else ())
     device, tuned, best = "cuda" if torch.cuda.is_available() else "cpu", {}, None
     for rate in settings["learning_rates"] if not arm.endswith("-shot") else (0.0,):
         model = copy.deepcopy(checkpoint.model).to(device, getattr(torch, settings["dtype"]))
