@@ -263,7 +263,9 @@ def measure(experiment, arm, seed):
         "acceptance": [report.sampling.acceptance_rate for report in reports],
         "reward": [report.reward for report in reports],
         "examples": [report.examples for report in reports],
-        "margin": min((report.sampling.margin for report in reports), default=None),
+        "margin": min(
+            (report.sampling.margin for report in reports if np.isfinite(report.sampling.margin)), default=None
+        ),  # of no coins: inf
         "nines": accuracy(model, test, nines),
         "longer": accuracy(model, longer),
         "forward_passes": spent,
