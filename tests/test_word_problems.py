@@ -147,6 +147,20 @@ def test_each_arm_takes_the_rate_that_does_best_on_the_validation_part():
     assert one["learning_rate"] == 0.03 == float(max(one["validation"], key=one["validation"].get)) and len(one["validation"]) == 3
 
 
+def test_few_shot_shows_examples_from_train_and_zero_shot_none():
+    shown = {}
+    for arm in ("zero-shot", "few-shot"):
+
+        def remember(prompts, completions, arm=arm, **_):
+            shown[arm] = prompts[0]
+            return [0.0] * len(completions)
+
+        word_problems.run(arm, CHECKPOINT, PROBLEMS, remember, SETTINGS | {"test": 1, "test_samples": 1, "shots": 2}, 3)
+    assert [shown[arm].count("####") for arm in ("zero-shot", "few-shot")] == [1, 3] and "<<" not in shown["few-shot"]
+    examples = PROBLEMS.train.select(np.random.default_rng(3).permutation(44)[:2])["question"]
+    assert all(one in shown["few-shot"] and one not in shown["zero-shot"] for one in examples)
+
+
 def test_one_test_sample_is_the_likeliest_whatever_the_coins():
     asked = word_problems.ask(PROBLEMS.test.select(range(3)), CHECKPOINT.tokenizer)
     told = []
