@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "sampler": set(),
     "store": set(),
     "generation": {"acceptance", "sampler", "store"},
-    "rounds": {"generation"},
+    "rounds": {"generation", "sampler", "store"},
     "__main__": {"audit", "experiments", "evidence", "notebooks", "records", "rules"},
     "__init__": set(),
 }
