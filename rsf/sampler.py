@@ -54,8 +54,7 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
         return min((text[: text.find(one) + len(one)] for one in stop if one in text), key=len, default=None)
 
     def sample(prompts, rngs):
-        bos = tokenizer.bos_token
-        ids = {text: tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"] for text in set(prompts)}
+        ids = {text: prompt_ids(tokenizer, text, model.config.is_encoder_decoder) for text in set(prompts)}
         ids = [ids[text] for text in prompts]
         if not all(ids):
             raise ValueError(f"the prompt {prompts[ids.index([])]!r} has no tokens: a model needs one to begin with")
@@ -66,7 +65,7 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
                 chosen = order[start : start + batch_size]
                 for i, draft in zip(chosen, complete([ids[i] for i in chosen], [rngs[i] for i in chosen]), strict=True):
                     drafts[i] = draft
-        return dict(zip(("completion", "log_probability", "tokens"), map(list, zip(*drafts, strict=True)), strict=True))
+        return dict(zip(("completion", "log_probability", "tokens", "ended"), map(list, zip(*drafts, strict=True)), strict=True))
 
     def complete(ids, rngs):
         width = max(map(len, ids))
@@ -106,7 +105,8 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
                 text, length = before, length - 1  # seen late: the string begins with a space that a tokenizer takes off
             if math.isnan(log_p := float(log_q[:length].sum())):
                 raise ValueError(f"the model's probabilities are NaN after {tokenizer.decode(row)!r}")
-            yield cut or text, log_p, length
+            own = tokens[length - 1] in np.atleast_1d([] if eos is None else eos)
+            yield cut or (text if own else text.rstrip("\ufffd")), log_p, length, own  # no half characters
 
     def text_of(row, new):
         head = "" if model.config.is_encoder_decoder else tokenizer.decode(row, skip_special_tokens=True)
@@ -116,6 +116,13 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
     settings = [max_new_tokens, temperature, stop, special, [f"{type(one).__name__} {vars(one)}" for one in warpers]]
     sample.key = lambda: _digest(settings, tokenizer, model)
     return sample
+
+
+def prompt_ids(tokenizer, prompt, encoder=False):
+    """Return a prompt's token ids: the special first token once, and the end only where an encoder reads it."""
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    ids = tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))["input_ids"]
+    return ids[:-1] if not encoder and ids[1:] and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(eos) else ids
 
 
 def _digest(settings, tokenizer, model):
@@ -131,15 +138,15 @@ def _digest(settings, tokenizer, model):
 @contextmanager
 def _writing(model, special):
     """Put a model into eval mode, its generation settings aside, and back."""
-    training, settings = model.training, model.generation_config
+    training, settings = [part for part in model.modules() if part.training], model.generation_config
     model.eval()
     model.generation_config = GenerationConfig(**special)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         model.generation_config = settings
-        model.train(training)
+        for part in training:
+            part.training = True
 
 
 class _Pick(LogitsProcessor):

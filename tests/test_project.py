@@ -50,14 +50,14 @@ MAY_IMPORT = {
     "experiments": {"data", "models", "records", "rules", "trainer"},
     "notebooks": {"records"},
     "evidence_generation": {"plots", "records"},
-    "evidence": {"acceptance", "bench", "checks", "data", "evidence_generation", "plots", "records"},
+    "evidence": {"acceptance", "bench", "checks", "data", "evidence_generation", "evidence_selection", "plots", "records"},
     "sampler": set(),
     "store": set(),
     "generation": {"acceptance", "sampler", "store"},
-    "rounds": {"generation"},
     "word_problems": {"answers", "checks", "data", "generation", "models", "records", "rounds", "rules"},
     "__main__": {"arithmetic", "audit", "experiments", "evidence", "notebooks", "records", "rules", "word_problems"},
     "arithmetic": {"generation", "records", "rounds", "rules"},
+    "rounds": {"generation", "sampler", "store"},
     "__init__": set(),
 }
 
