@@ -16,14 +16,14 @@ SPELLINGS = {**dict.fromkeys("\u2212\u2010\u2011\u2013\ufe63\uff0d", "-"), "\u20
 SPELLINGS |= {"{,}": ",", "\\,": "", "\\!": "", "\\$": "$", "\\(": " ", "\\[": " "}
 SPELLING = re.compile("|".join(map(re.escape, SPELLINGS)))
 FRACTION = re.compile(r"\\[dt]?frac\{([0-9]{1,50})\}\{([0-9]{1,50})\}")
-# possessive quantifiers: a run of digits is read once, whatever follows it
-PLAIN = r"[0-9]++(?:,[0-9]++)*+(?:\.[0-9]++)?+|(?<!\w)\.[0-9]++"
+PLAIN = r"[0-9]+(?:,[0-9]+)*(?:\.[0-9]+)?|(?<!\w)\.[0-9]+"
 NUMBER = (  # a minus is a sign only where nothing stands before it that it could be subtracted from
     r"(?P<minus>(?<![\w)\]}%.])-)?[$€£¥]?(?P<after>(?<=[$€£¥])-)?"
-    rf"(?:(?P<whole>[0-9]++) (?=[0-9]++/[0-9]))?(?P<top>{PLAIN})(?: ?/ ?(?P<bottom>[0-9]++))?"
+    rf"(?:(?P<whole>[0-9]+) (?=[0-9]+/[0-9]))?(?P<top>{PLAIN})(?: ?/ ?(?P<bottom>[0-9]+))?"
 )
 ANYWHERE = re.compile(NUMBER)
-SUM = r"(?:(?:[A-Za-z]++|[-+*/×÷()$€£¥%0-9., ]++) *+=)*+[\s*_`:(]*+"  # "5 + 6 =" or "x =", and what may stand before a number
+# "5 + 6 =" or "x =", and what may stand before a number; possessive (++), so that no text is gone over twice
+SUM = r"(?:(?:[A-Za-z]++|[-+*/×÷()$€£¥%0-9., ]++) *+=)*+[\s*_`:(]*+"
 AT_ONCE, NEAR = re.compile(r"[\s*_`:(]*+" + SUM + NUMBER), re.compile(r"[^0-9.\n]{0,40}?" + SUM + NUMBER)
 LAST = {r"####": AT_ONCE, r"\\boxed\{": NEAR, r"answer(?: is\b|:)": NEAR}  # up to the last mark, and how its number follows
 LAST = [(re.compile(f".*{mark}", re.DOTALL | re.IGNORECASE), number) for mark, number in LAST.items()]
