@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import ConcatDataset
 from transformers import PrinterCallback, Trainer
 
 from rsf.generation import SamplingReport, model_sampler, sample_and_judge
@@ -142,21 +141,21 @@ def rsf_rounds(
             folder=folder if hasattr(sample, "key") else None,
             round=r,
         )
-        report = RoundReport(r, sampling, _mean(judged["reward"]), spent + _tokens(judged, tokenizer))
+        report = RoundReport(r, sampling, _mean(judged.data["reward"].to_numpy()), spent + _tokens(judged, tokenizer))
         before = reports[-1].sampling.acceptance_rate if reports else -np.inf
         reports.append(report)
-        rows = [rows for rows in (kept, supervised) if rows]
+        data = [rows for rows in (kept, supervised) if rows]
         if target_reward is not None and report.reward >= target_reward:
             report.stopped = f"the mean reward reached {target_reward:g}"
         elif saturation is not None and sampling.acceptance_rate - before < saturation:
             report.stopped = f"the acceptance rate rose by less than {saturation:g}, from {before:.4f} to {sampling.acceptance_rate:.4f}"
-        elif not rows:
+        elif not data:
             report.stopped = "nothing was kept, so there is nothing to train on"
         if report.stopped:
             break
         if restart:
             _restore(model, start)
-        _train(model, tokenizer, ConcatDataset(rows), args, folder, report)
+        _train(model, tokenizer, _rows(data), args, folder, report)
         save_file(_trainable(model), home / f"trained-{r:02}.safetensors")  # to go on from, bit for bit
         _write(folder / "report.json", asdict(report) | {"rule": rule.state_dict()})  # the round is done
         (home / f"trained-{r - 1:02}.safetensors").unlink(missing_ok=True)
@@ -216,9 +215,14 @@ def _tokens(judged, tokenizer):
     return total
 
 
-def _mean(values):
-    there = [value for value in values if value is not None and not np.isnan(value)]
-    return float(np.mean(there)) if there else float("nan")
+def _rows(tables):
+    for part in (part for table in tables for part in table.iter(1000)):
+        yield from (dict(zip(part, row, strict=True)) for row in zip(*part.values(), strict=True))
+
+
+def _mean(rewards):
+    there = rewards[~np.isnan(rewards)]
+    return float(np.mean(there)) if len(there) else float("nan")
 
 
 def _trainable(model):

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from test_generation import tiny_model as with_dropout
 from test_generation import tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, TrainingArguments
 
 from rsf import rounds
@@ -230,12 +230,13 @@ def test_the_end_is_learned_where_it_was_drawn():
 
 
 def test_a_completion_that_begins_with_a_space_is_trained_on_as_it_was_written():
-    words = Tokenizer(models.WordLevel({"\u2581a": 0, "\u2581b": 1, "c": 2, "\u2581": 3}))
-    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    words = Tokenizer(models.BPE({"\u2581": 0, "a": 1, "b": 2, "\u2581b": 3}, [("\u2581", "b")]))  # as Llama's
+    words.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    words.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     words = PreTrainedTokenizerFast(tokenizer_object=words)
     sample, coins = model_sampler(tiny_model(4, seed=5), words, max_new_tokens=1), [np.random.default_rng(i) for i in range(400)]
     texts = set(sample(["a"] * 400, coins)["completion"])
-    assert " b" in texts and encode({"prompt": "a", "completion": " b"}, words) == {"input_ids": [0, 1], "labels": [-100, 1]}
+    assert " b" in texts and encode({"prompt": "a", "completion": " b"}, words) == {"input_ids": [0, 1, 3], "labels": [-100, -100, 3]}
 
 
 def test_encoder_decoders_are_sampled_from_and_trained_the_same_way(tmp_path):
