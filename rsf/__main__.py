@@ -4,31 +4,39 @@ import argparse
 import logging
 import sys
 
+BENCHMARKS = {"sampling": "rsf.bench", "selection": "rsf.bench_selection", "generation": "rsf.bench_generation"}
+
+
+def runner(name):
+    """Return the function that makes one run of an experiment: (name, arm, seed) -> path."""
+    from rsf import arithmetic, experiments, word_problems
+
+    return {"arithmetic": arithmetic.run, "gsm8k": word_problems.gsm8k}.get(name.split("-")[0], experiments.imdb)
+
 
 def experiment(name, arms=None, seeds=None):
     """Run what the protocol asks for and results/ lacks, the arms of a seed one after another."""
-    from rsf import experiments, records, word_problems
+    from rsf import records
 
-    section, run = records.protocol(name), word_problems.gsm8k if name.startswith("gsm8k") else experiments.imdb
+    section, run = records.protocol(name), runner(name)
     for seed in seeds or section["seeds"]:
         for arm in arms or section["arms"]:
             target = records.path(name, arm, seed)
             if target.exists():
                 records.validate(target)
                 continue
-            record = records.validate(run(name, arm, seed))
-            numbers = record["numbers"]
-            print(
-                f"{name} {arm} {seed}: accuracy {numbers['accuracy']:.4f}, acceptance rate {numbers['acceptance_rate']:.4f}, {numbers['forward_passes']:,} forward passes, {numbers['seconds']:.0f} s",
-                flush=True,
-            )
+            numbers = records.validate(run(name, arm, seed))["numbers"]
+            shown = ", ".join(f"{key} {value:.7g}" for key, value in numbers.items() if isinstance(value, (int, float)))
+            print(f"{name} {arm} {seed}: {shown}", flush=True)
 
 
 def bench(name):
     """Run a benchmark of the protocol, alone on the machine, on one thread."""
-    from rsf import bench, records
+    from importlib import import_module
 
-    print(f"made {getattr(bench, name)().relative_to(records.ROOT)}; now: python -m rsf figures")
+    from rsf import records
+
+    print(f"made {getattr(import_module(BENCHMARKS[name]), name)().relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
 def notebooks(task, names):
@@ -104,7 +112,7 @@ def main(words=None):
     one.add_argument("name", help="a section of results/protocol.toml")
     one.add_argument("--arms", nargs="+")
     one.add_argument("--seeds", nargs="+", type=int)
-    commands.add_parser("bench", help=bench.__doc__).add_argument("name", choices=("sampling",))
+    commands.add_parser("bench", help=bench.__doc__).add_argument("name", choices=BENCHMARKS)
     one = commands.add_parser("notebooks", help=notebooks.__doc__)
     one.add_argument("task", choices=("build", "run", "check"))
     one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")

@@ -21,7 +21,7 @@ from rsf.store import COLUMNS, Table, drafted, key_of
 
 
 class RewardError(ValueError):
-    """A reward that cannot be used; `judged` is the Dataset of all before, `completions` those that it was asked about."""
+    """A reward that cannot be used, or that the rule refuses; `judged` is all before, `completions` those that it was asked about."""
 
 
 @dataclass
@@ -86,7 +86,7 @@ def sample_and_judge(
 
     Parameters
     ----------
-    sample : callable(prompts, rngs) -> list of str, or dict of lists: "completion" and optionally "log_probability", "tokens"
+    sample : callable(prompts, rngs) -> list of str, or dict of lists: "completion" and optionally "log_probability", "tokens", "ended"
         One completion for each of up to `block` prompts (which repeat), drawn by the Generator at its place and no other coins:
         `model_sampler(...)`. With `folder` it needs an attribute `key`, a str (or a function that gives it) that says all that it
         depends on.
@@ -103,22 +103,24 @@ def sample_and_judge(
         Of a prompt's accepted samples with one key only the first is kept (`str`: exact duplicates). It and `cap`, the most kept of
         one prompt, thin what was accepted (another law): they cause no further sampling.
     folder : path
-        What was sampled is written there, a file a block, before it is judged; a call with the same sampler, rng and prompts reads it
-        instead of sampling (rewards and rules may have changed: they are asked again). The result lies there too, memory-mapped;
-        without a folder it is held in memory.
+        What was sampled is written there, a file a block, before it is judged; a call with the same sampler, rng (made anew from its
+        seed), prompts and numbers reads it instead of sampling (rewards and rules may have changed: they are asked again). The result
+        lies there too, memory-mapped; without a folder it is held in memory.
     block : int
-        Samples that are drawn, judged, decided upon and observed at once.
+        Samples that are drawn, judged, decided upon and observed at once; what one prompt is due at a time is not split.
 
     Raises
     ------
     RewardError
-        The reward raised, or gave NaN, an infinity, or another number of values.
+        The reward raised, or gave NaN, an infinity, another number of values, or what the rule refuses (above a ceiling).
     """
     prompts = (
         prompts if hasattr(prompts, "features") else Dataset.from_dict({"prompt": list(prompts)}, Features({"prompt": Value("string")}))
     )
     limit = _checked(prompts, rule, samples_per_prompt, until_accepted, max_samples)
-    seeds, key = rng.bit_generator.seed_seq.spawn(1)[0], key_of(sample, folder)
+    seeds, key = rng.bit_generator.seed_seq.spawn(1)[0], folder and key_of(sample)
+    if folder and not key:
+        raise ValueError("with a folder the sampler needs an attribute `key`, a str that says all that its completions depend on")
     report, judged, places, seen = SamplingReport(len(prompts)), Table(prompts.features, folder, f"judged-{round}.arrow"), [], {}
     prompts, arrow = prompts.with_format(None), prompts.with_format("arrow")
     drawn, accepted = np.zeros((2, len(prompts)), dtype=np.int64)
@@ -129,10 +131,10 @@ def sample_and_judge(
         drafts = drafted(sample, table["prompt"], rngs, folder, [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]])
         try:
             rewards = _judged(reward, table, drafts["completion"])
+            keep, log_a, margin = _decided(rule, rewards, coins)
         except RewardError as error:
             error.judged, error.completions = judged.close(), drafts["completion"]
             raise
-        keep, log_a, margin = _decided(rule, rewards, coins)
         np.add.at(accepted, [i for (i, _), yes in zip(rows, keep, strict=True) if yes], 1)
         report.add(log_a, keep, drafts["tokens"], margin)
         if dedupe or cap is not None:
@@ -163,7 +165,7 @@ def _blocks(drawn, accepted, wanted, limit, size):
 
 def _checked(prompts, rule, samples_per_prompt, until_accepted, max_samples):
     """Return the most samples that one prompt may get, once all arguments are seen to fit together."""
-    if "prompt" not in prompts.column_names or prompts.features["prompt"] != Value("string"):
+    if "prompt" not in prompts.column_names or getattr(prompts.features["prompt"], "dtype", None) not in ("string", "large_string"):
         raise ValueError(f"prompts need a column 'prompt' of strings (a chat: apply its template first), got {prompts.features}")
     if taken := sorted(set(prompts.column_names) & set(COLUMNS)):
         raise ValueError(f"the prompts' columns {taken} would be overwritten: rename or remove them")
@@ -184,7 +186,7 @@ def _judged(reward, table, completions):
     """Return the rewards (n,), NaN where they do not apply."""
     others = {name: values for name, values in table.items() if name != "prompt"}
     try:
-        given = reward(prompts=table["prompt"], completions=completions, **others)
+        given = list(reward(prompts=table["prompt"], completions=completions, **others))
         values = np.array([math.nan if value is None else float(value) for value in given])
     except Exception as error:
         raise RewardError(f"the reward raised {type(error).__name__}: {error}") from error
@@ -208,7 +210,10 @@ def _decided(rule, values, coins):
             log_a[decided] = np.log(rule(criterion)).ravel()
     else:
         criterion = values[decided]
-        log_a[decided] = rule.log_probability(criterion)
+        try:
+            log_a[decided] = rule.log_probability(criterion)
+        except ValueError as error:
+            raise RewardError(f"the rule {rule} refuses a reward: {error}") from error
         kept[decided], margin = accept(log_a[decided], _Tossed(coins[decided]), with_margin=True)
     if decided.any():
         rule.observe(criterion)

@@ -21,8 +21,12 @@ from torch.utils.data import ConcatDataset
 from transformers import PrinterCallback, Trainer
 
 from rsf.generation import SamplingReport, model_sampler, sample_and_judge
+from rsf.sampler import prompt_ids
+from rsf.store import key_of
 
 TRAIN = 3  # forward passes that training on a token costs
+TRAINING = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "optim")
+TRAINING += ("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "bf16", "fp16")  # what must stay to go on
 
 
 @dataclass
@@ -101,13 +105,15 @@ def rsf_rounds(
     """
     if args.world_size > 1:
         raise NotImplementedError(f"rsf_rounds samples on one device for now, found {args.world_size}: show it one")
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
     model.to(args.device)
     home, start, reports, coins = Path(args.output_dir), _trainable(model), [], rng.spawn(rounds)
-    texts = prompts["prompt"] if hasattr(prompts, "features") else prompts
+    rows = prompts if hasattr(prompts, "features") else list(prompts)
     settings = {"restart": restart, "samples": [samples_per_prompt, until_accepted, max_samples, cap], "rule": str(rule)}
-    seeds = coins[0].bit_generator.seed_seq
-    settings |= {"coins": f"{seeds.entropy} {seeds.spawn_key}", "weights": _digest(start.items()), "prompts": _digest(enumerate(texts))}
-    _claim(home, settings | {"supervised": _digest(enumerate(supervised["completion"])) if supervised else None})
+    settings |= {"coins": str(coins[0].bit_generator.seed_seq), "weights": _digest(start.items()), "prompts": _digest(enumerate(rows))}
+    settings |= {"sampler": key_of(sample := sampler(model, tokenizer)), "supervised": _digest(enumerate(supervised or []))}
+    _claim(home, settings | {"training": [str(getattr(args, name)) for name in TRAINING]})
     if (home / f"round-{rounds + 1:02}" / "report.json").exists():
         raise ValueError(f"{home} holds more than {rounds} rounds: ask for as many at least, or take another output_dir")
     for r in range(1, rounds + 1):
@@ -115,12 +121,13 @@ def rsf_rounds(
         if (folder / "report.json").exists():
             reports.append(_read(folder, rule))
             if not (home / f"round-{r + 1:02}" / "report.json").exists():
-                _restore(model, load_file(home / "trained.safetensors"))
+                _restore(model, load_file(home / f"trained-{r:02}.safetensors"))
+                sample = None
             continue
-        if budget is not None and spent >= budget:
+        if budget is not None and reports and spent >= budget:
             reports[-1].stopped = f"the budget of {budget:,} forward passes is spent"
             break
-        sample = sampler(model, tokenizer)
+        sample = sample or sampler(model, tokenizer)
         kept, judged, sampling = sample_and_judge(
             sample,
             prompts,
@@ -150,10 +157,10 @@ def rsf_rounds(
         if restart:
             _restore(model, start)
         _train(model, tokenizer, ConcatDataset(rows), args, folder, report)
-        save_file(_trainable(model), home / "trained.part")
-        os.replace(home / "trained.part", home / "trained.safetensors")
-        (folder / "report.part").write_text(json.dumps(asdict(report) | {"rule": rule.state_dict()}), encoding="utf-8")
-        os.replace(folder / "report.part", folder / "report.json")
+        save_file(_trainable(model), home / f"trained-{r:02}.safetensors")  # to go on from, bit for bit
+        _write(folder / "report.json", asdict(report) | {"rule": rule.state_dict()})  # the round is done
+        (home / f"trained-{r - 1:02}.safetensors").unlink(missing_ok=True)
+        sample = None
         on_round(report)
     reports[-1].stopped = reports[-1].stopped or f"{rounds} rounds are done"
     return reports
@@ -162,13 +169,14 @@ def rsf_rounds(
 def encode(row, tokenizer, seq2seq=False):
     """Return input_ids and labels of a row with prompt and completion; the loss is that of the completion, and of its end if it has one.
 
-    The end-of-sequence token is learned where it was drawn (the row's `tokens` then count one more than the text has), and where the
-    row does not say: not after a stop string, nor where `max_new_tokens` cut a completion off.
+    The end-of-sequence token is learned unless the row says that the model did not write it (`ended` is False: a stop string, or
+    `max_new_tokens`). The text is tokenized as a whole, in which a completion that begins with a space keeps one, not two.
     """
-    bos, prompt, end = tokenizer.bos_token, row["prompt"], tokenizer.eos_token_id
-    head = tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))["input_ids"]
-    tail = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
-    if end is not None and (row.get("tokens") is None or row["tokens"] > len(tail)):
+    head, end = prompt_ids(tokenizer, row["prompt"], seq2seq), tokenizer.eos_token_id
+    whole = prompt_ids(tokenizer, row["prompt"] + row["completion"])
+    apart = seq2seq or whole[: len(head)] != head
+    tail = tokenizer(row["completion"], add_special_tokens=False)["input_ids"] if apart else whole[len(head) :]
+    if end is not None and row.get("ended") is not False:
         tail = [*tail, end]
     return {"input_ids": head, "labels": tail} if seq2seq else {"input_ids": head + tail, "labels": [-100] * len(head) + tail}
 
@@ -176,10 +184,10 @@ def encode(row, tokenizer, seq2seq=False):
 def _train(model, tokenizer, rows, args, folder, report):
     """One training by the ordinary Trainer; fills in the report."""
     seq2seq, pad = model.config.is_encoder_decoder, tokenizer.pad_token_id or 0
+    examples = [{name: np.array(ids) for name, ids in encode(row, tokenizer, seq2seq).items()} for row in rows]
 
     def collate(batch):
-        examples = [encode(row, tokenizer, seq2seq) for row in batch]
-        ids, labels = ([torch.tensor(one[name]) for one in examples] for name in ("input_ids", "labels"))
+        ids, labels = ([torch.tensor(one[name]) for one in batch] for name in ("input_ids", "labels"))
         return {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
             "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
@@ -188,14 +196,14 @@ def _train(model, tokenizer, rows, args, folder, report):
 
     args = copy.copy(args)
     args.output_dir, args.remove_unused_columns = str(folder), False
-    trainer = Trainer(model, args, train_dataset=rows, data_collator=collate)
+    trainer = Trainer(model, args, train_dataset=examples, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     result = trainer.train()
     trainer.save_model(str(folder))
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # or mixed precision would wrap it once a round
-    lengths = [encode(row, tokenizer) for row in rows]
-    report.examples, report.steps, report.loss = len(rows), result.global_step, result.training_loss
-    report.spent += TRAIN * round(trainer.state.epoch * sum(len(one["input_ids"]) for one in lengths))
+    report.examples, report.steps, report.loss = len(examples), result.global_step, result.training_loss
+    tokens = sum(len(one["input_ids"]) + seq2seq * len(one["labels"]) for one in examples)
+    report.spent += TRAIN * round(trainer.state.epoch * tokens)
     tokenizer.save_pretrained(folder)
 
 
@@ -224,23 +232,33 @@ def _restore(model, values):
 
 
 def _digest(pairs):
-    """Return the SHA-256 of named tensors, or of numbered texts."""
+    """Return the SHA-256 of named tensors, or of numbered rows."""
     digest = hashlib.sha256()
     for name, value in pairs:
-        data = value.contiguous().flatten().view(torch.uint8).numpy() if isinstance(value, torch.Tensor) else value.encode()
+        data = (
+            value.contiguous().flatten().view(torch.uint8).numpy()
+            if isinstance(value, torch.Tensor)
+            else json.dumps(value, default=lambda other: type(other).__name__).encode()
+        )
         digest.update(f"{name} {len(data)} ".encode())
         digest.update(data)
     return digest.hexdigest()
+
+
+def _write(file, record):
+    """Write a file whole or not at all."""
+    file.with_suffix(".part").write_text(json.dumps(record), encoding="utf-8")
+    os.replace(file.with_suffix(".part"), file)
 
 
 def _claim(home, settings):
     """Take a folder for a run, or see that it is this run's."""
     file = home / "run.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
-    if other := [name for name in settings if found[name] != settings[name]]:
+    if other := [name for name in settings if found.get(name) != settings[name]]:
         raise ValueError(f"{home} holds the rounds of another run, which differs in {', '.join(other)}: take another output_dir")
     home.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings), encoding="utf-8")
+    _write(file, settings)
 
 
 def _read(folder, rule):

@@ -40,18 +40,21 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
     eos = special.get("eos_token_id") if special.get("eos_token_id") is not None else tokenizer.eos_token_id
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
     special |= {"eos_token_id": eos, "pad_token_id": pad}
-    tail = max((len(one.encode()) for one in stop), default=0)  # no token is shorter than a byte
+    tail = max((len(one.encode()) for one in stop), default=0)  # no token that says anything is shorter than a byte
 
     def ends(new):  # new: (rows, tokens so far)
         done = torch.isin(new[:, -1], torch.tensor([] if eos is None else eos, dtype=torch.long, device=new.device))
         if stop:  # the library's StopStringCriteria would need a tokenizer that knows the letters a to f
             texts = tokenizer.batch_decode(new[:, -tail:], skip_special_tokens=True)
-            done |= torch.tensor([any(one in text for one in stop) for text in texts], device=new.device)
+            done |= torch.tensor([stopped(text) is not None for text in texts], device=new.device)
         return done
 
+    def stopped(text):
+        """Return the text up to its first stop string, or None."""
+        return min((text[: text.find(one) + len(one)] for one in stop if one in text), key=len, default=None)
+
     def sample(prompts, rngs):
-        bos = tokenizer.bos_token
-        ids = {text: tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"] for text in set(prompts)}
+        ids = {text: prompt_ids(tokenizer, text, model.config.is_encoder_decoder) for text in set(prompts)}
         ids = [ids[text] for text in prompts]
         if not all(ids):
             raise ValueError(f"the prompt {prompts[ids.index([])]!r} has no tokens: a model needs one to begin with")
@@ -62,34 +65,64 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
                 chosen = order[start : start + batch_size]
                 for i, draft in zip(chosen, complete([ids[i] for i in chosen], [rngs[i] for i in chosen]), strict=True):
                     drafts[i] = draft
-        return dict(zip(("completion", "log_probability", "tokens"), map(list, zip(*drafts, strict=True)), strict=True))
+        return dict(zip(("completion", "log_probability", "tokens", "ended"), map(list, zip(*drafts, strict=True)), strict=True))
 
     def complete(ids, rngs):
         width = max(map(len, ids))
         place = "cpu" if model.device.type == "mps" else model.device  # no float64 there
-        pick = _Pick(torch.tensor(np.stack([one.random(max_new_tokens) for one in rngs]), device=place), temperature, ends)
-        sequences = model.generate(
-            input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device),
-            attention_mask=torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device),
-            generation_config=GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, use_cache=True, **special),
-            logits_processor=[*warpers, pick],
-            stopping_criteria=[pick.ended],
-        )
-        lengths, log_q = pick.ended.lengths.tolist(), pick.log_q.cumsum(-1).cpu().numpy()
-        for row, new, length, log_p in zip(ids, sequences[:, pick.width :].tolist(), lengths, log_q, strict=True):
-            if math.isnan(log_p[length - 1]):
+        pick = _Pick(torch.tensor(np.stack([one.random(max_new_tokens) for one in rngs]), device=place), temperature)
+        ended, new = _Ended(pick, ends, breaks=not (model.config.is_encoder_decoder or model._is_stateful)), [None] * len(ids)
+        rows = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
+        mask, cache = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device), {}
+        while len(rows):
+            out = model.generate(
+                input_ids=rows,
+                attention_mask=mask,
+                generation_config=GenerationConfig(
+                    max_new_tokens=max_new_tokens - rows.shape[1] + width,
+                    do_sample=False,
+                    num_beams=1,
+                    use_cache=True,
+                    return_dict_in_generate=True,
+                    **special,
+                ),
+                logits_processor=[*warpers, pick],
+                stopping_criteria=[ended],
+                **cache,
+            )
+            written = out.sequences[:, pick.width :]
+            for i, tokens in zip(pick.rows.tolist(), written.tolist(), strict=True):
+                new[i] = tokens
+            on = (ended.lengths[pick.rows] > written.shape[1]).nonzero()[:, 0]  # those that go on, without the ended
+            pick.rows, rows = pick.rows[on], out.sequences[on]
+            mask = torch.nn.functional.pad(mask[on], (0, rows.shape[1] - mask.shape[1]), value=1)
+            if len(on):
+                out.past_key_values.reorder_cache(on)
+                cache = {"past_key_values": out.past_key_values}
+        for row, tokens, length, log_q in zip(ids, new, ended.lengths.tolist(), pick.log_q.cpu().numpy(), strict=True):
+            text = text_of(row, tokens[:length])
+            while (cut := stopped(text)) and length > 1 and stopped(before := text_of(row, tokens[: length - 1])):
+                text, length = before, length - 1  # seen late: the string begins with a space that a tokenizer takes off
+            if math.isnan(log_p := float(log_q[:length].sum())):
                 raise ValueError(f"the model's probabilities are NaN after {tokenizer.decode(row)!r}")
-            yield text_of(row, new[:length]), float(log_p[length - 1]), length
+            own = tokens[length - 1] in np.atleast_1d([] if eos is None else eos)
+            yield cut or (text if own else text.rstrip("\ufffd")), log_p, length, own  # no half characters
 
     def text_of(row, new):
         head = "" if model.config.is_encoder_decoder else tokenizer.decode(row, skip_special_tokens=True)
         text = tokenizer.decode(row + new if head else new, skip_special_tokens=True)  # with its head, or a leading space is lost
-        text = text[len(head) :] if text.startswith(head) else tokenizer.decode(new, skip_special_tokens=True)
-        return text[: min((text.find(one) + len(one) for one in stop if one in text), default=None)]
+        return text[len(head) :] if text.startswith(head) else tokenizer.decode(new, skip_special_tokens=True)
 
     settings = [max_new_tokens, temperature, stop, special, [f"{type(one).__name__} {vars(one)}" for one in warpers]]
     sample.key = lambda: _digest(settings, tokenizer, model)
     return sample
+
+
+def prompt_ids(tokenizer, prompt, encoder=False):
+    """Return a prompt's token ids: the special first token once, and the end only where an encoder reads it."""
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    ids = tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))["input_ids"]
+    return ids[:-1] if not encoder and ids[1:] and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(eos) else ids
 
 
 def _digest(settings, tokenizer, model):
@@ -105,44 +138,49 @@ def _digest(settings, tokenizer, model):
 @contextmanager
 def _writing(model, special):
     """Put a model into eval mode, its generation settings aside, and back."""
-    training, settings = model.training, model.generation_config
+    training, settings = [part for part in model.modules() if part.training], model.generation_config
     model.eval()
     model.generation_config = GenerationConfig(**special)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         model.generation_config = settings
-        model.train(training)
+        for part in training:
+            part.training = True
 
 
 class _Pick(LogitsProcessor):
     """Leaves each row one token: the first at which the cumulated probability exceeds the row's next coin."""
 
-    def __init__(self, coins, temperature, ends):
+    def __init__(self, coins, temperature):
         self.coins, self.temperature, self.width = coins, temperature, None  # coins: (rows, steps)
-        self.log_q, self.ended = torch.zeros_like(coins), _Ended(self, ends)
+        self.log_q, self.rows = torch.zeros_like(coins), torch.arange(len(coins), device=coins.device)  # rows: still written
 
     def __call__(self, input_ids, scores):
         self.width = input_ids.shape[1] if self.width is None else self.width  # what stood there before the first token
         step = input_ids.shape[1] - self.width
-        log_p = (scores.to(self.coins.device, torch.float64) / self.temperature).log_softmax(-1)
-        reached = log_p.exp().cumsum(-1)
-        token = torch.searchsorted(reached, self.coins[:, step, None] * reached[:, -1:], right=True)
-        token = torch.minimum(token, (reached < reached[:, -1:]).sum(-1, keepdim=True))  # rounding must not pick what has probability 0
-        self.log_q[:, step] = log_p.gather(1, token)[:, 0]
+        p = scores.to(self.coins.device, torch.float64, copy=True).div_(self.temperature)
+        reached = p.sub_(p.amax(-1, keepdim=True)).exp_().cumsum(-1)
+        whole = reached[:, -1:].contiguous()
+        token = torch.searchsorted(reached, self.coins[self.rows, step, None] * whole, right=True)
+        token = token.minimum(torch.searchsorted(reached, whole)).clamp_(max=p.shape[1] - 1)  # never one of probability 0; NaN: any
+        self.log_q[self.rows, step] = (p.gather(1, token) / whole).log_()[:, 0]
         return torch.full_like(scores, -torch.inf).scatter_(1, token.to(scores.device), 0.0)
 
 
 class _Ended(StoppingCriteria):
-    """Notes after how many tokens each row ended, looking at the completion only: a prompt may end like a stop string begins."""
+    """Notes after how many tokens each row ended, looking at the completion only: a prompt may end like a stop string begins.
 
-    def __init__(self, pick, ends):
-        self.pick, self.ends = pick, ends
-        self.lengths = torch.full(pick.coins.shape[:1], pick.coins.shape[1])
+    Where `breaks`, generate is broken off once half of its rows have ended, to go on without them.
+    """
+
+    def __init__(self, pick, ends, breaks):
+        self.pick, self.ends, self.breaks = pick, ends, breaks
+        self.lengths = torch.full(pick.coins.shape[:1], pick.coins.shape[1], device=pick.coins.device)
 
     def __call__(self, input_ids, scores, **_):
-        new = input_ids[:, self.pick.width :]
-        self.lengths = self.lengths.to(new.device)
-        self.lengths[self.ends(new) & (self.lengths > new.shape[1])] = new.shape[1]
-        return self.lengths <= new.shape[1]
+        new, rows = input_ids[:, self.pick.width :], self.pick.rows
+        lengths = self.lengths[rows]
+        lengths[self.ends(new).to(lengths.device) & (lengths > new.shape[1])] = new.shape[1]
+        self.lengths[rows], ended = lengths, (lengths <= new.shape[1]).to(new.device)
+        return ended | (self.breaks and len(rows) >= 8 and 2 * int(ended.sum()) >= len(rows))

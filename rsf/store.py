@@ -12,16 +12,13 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 
 COLUMNS = {"completion": "string", "reward": "float64", "kept": "bool", "log_acceptance": "float64"}
-COLUMNS |= {"log_probability": "float64", "tokens": "int64", "round": "int64"}
+COLUMNS |= {"log_probability": "float64", "tokens": "int64", "ended": "bool", "round": "int64"}
 
 
-def key_of(sample, folder):
-    """Return what a sampler depends on, as a str; None without a folder."""
-    if folder is None:
-        return None
-    if not (key := getattr(sample, "key", None)):
-        raise ValueError("with a folder the sampler needs an attribute `key`, a str that says all that its completions depend on")
-    return key() if callable(key) else str(key)
+def key_of(sample):
+    """Return what a sampler depends on, as a str; None if it does not say."""
+    key = getattr(sample, "key", None)
+    return key() if callable(key) else key
 
 
 def drafted(sample, texts, rngs, folder, key):
@@ -30,14 +27,14 @@ def drafted(sample, texts, rngs, folder, key):
     if file and file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
     drafts = sample(texts, rngs)
-    drafts = {"completion": list(drafts)} if not isinstance(drafts, dict) else {name: list(values) for name, values in drafts.items()}
+    drafts = {name: list(values) for name, values in (drafts if isinstance(drafts, dict) else {"completion": drafts}).items()}
     wrong = {name: len(values) for name, values in drafts.items() if len(values) != len(texts)}
-    if wrong or not all(isinstance(text, str) for text in drafts["completion"]):
+    if wrong or not all(isinstance(text, str) for text in drafts.get("completion", [None])):
         raise ValueError(f"the sampler must give one str for each of {len(texts)} prompts, got {wrong or 'other types'}")
-    drafts = {"log_probability": [None] * len(texts), "tokens": [None] * len(texts)} | drafts
+    drafts = dict.fromkeys(("log_probability", "tokens", "ended"), [None] * len(texts)) | drafts
     if file:
         part = file.with_suffix(".part")
-        part.write_text(json.dumps(drafts), encoding="utf-8")
+        part.write_text(json.dumps(drafts, default=lambda number: number.item()), encoding="utf-8")
         os.replace(part, file)  # whole or not at all
     return drafts
 

@@ -4,11 +4,12 @@ import itertools
 import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, Value
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig, MistralConfig, PreTrainedTokenizerFast
 from transformers.generation import TopKLogitsWarper
 
 from rsf import checks, finite, sampler
@@ -166,7 +167,7 @@ def test_a_completion_ends_with_the_models_own_end_also_if_the_tokenizer_calls_i
 
 def test_the_token_picked_is_the_first_whose_cumulated_probability_exceeds_the_coin():
     coins = [0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2**-53]
-    pick = sampler._Pick(torch.tensor(coins, dtype=torch.float64)[:, None], 1.0, None)
+    pick = sampler._Pick(torch.tensor(coins, dtype=torch.float64)[:, None], 1.0)
     scores = torch.tensor([[0.0, 0.25, 0.5, 0.25, 0.0]]).log().expand(6, 5)
     assert pick(torch.zeros(6, 3, dtype=torch.long), scores).argmax(-1).tolist() == [1, 1, 2, 2, 3, 3]
     np.testing.assert_allclose(pick.log_q[:, 0].exp(), [0.25, 0.25, 0.5, 0.5, 0.25, 0.25])
@@ -201,6 +202,73 @@ def test_a_prompt_that_begins_with_the_special_first_token_gets_it_once():
     for prompt in ("<s>ab", "ab"):
         model_sampler(model, words, max_new_tokens=1)([prompt], [np.random.default_rng(1)])
     assert seen == [[[3, 0, 1]]] * 2
+
+
+def test_rows_that_ended_leave_the_batch_and_change_nothing():
+    rows = []
+    model = tiny_model()
+    model.register_forward_pre_hook(lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    texts = mixed(model, stop=["a", "c"], batch_size=180, max_new_tokens=20)["completion"]
+    assert texts == mixed(stop=["a", "c"], batch_size=1, max_new_tokens=20)["completion"]
+    longest = max(map(len, texts))
+    assert rows == sorted(rows, reverse=True) and len(rows) == longest and sum(rows) < 0.6 * 180 * longest
+
+
+FAMILIES = {
+    "sliding windows": (MistralConfig, {"num_key_value_heads": 1, "num_attention_heads": 2, "intermediate_size": 24, "sliding_window": 6}),
+    "states instead of a cache": (MambaConfig, {}),
+}
+
+
+@pytest.mark.parametrize("config, size", FAMILIES.values(), ids=FAMILIES)
+def test_models_with_other_caches_write_the_same_at_every_batch_size(config, size):
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config(vocab_size=7, hidden_size=16, num_hidden_layers=2, initializer_range=0.6, bos_token_id=None, eos_token_id=None, pad_token_id=None, **size))  # fmt: skip
+    tables = [mixed(model.double().eval(), batch_size=n, max_new_tokens=12) for n in (1, 90)]
+    assert tables[0]["completion"] == tables[1]["completion"] and 2 < np.mean(tables[0]["tokens"]) < 12
+
+
+def test_a_stop_string_that_begins_with_a_space_is_found_where_the_tokenizer_takes_the_space_off():
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["\u2581a", "\u2581b", "c", "d"])}))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    words = PreTrainedTokenizerFast(tokenizer_object=words)
+    sample = model_sampler(ENDING, words, max_new_tokens=4, stop=" b")
+    drafts = sample(["a"] * 2000, [np.random.default_rng(i) for i in range(2000)])
+    first = [i for i, text in enumerate(drafts["completion"]) if text == " b"]
+    with torch.no_grad():
+        log_q = float(ENDING(torch.tensor([[0]])).logits[0, -1].log_softmax(-1)[1])
+    assert len(first) > 5 and all(drafts["tokens"][i] == 1 for i in first)
+    np.testing.assert_allclose([drafts["log_probability"][i] for i in first], log_q, atol=1e-5)
+
+
+def test_a_character_that_was_cut_in_the_middle_is_left_out():
+    byte = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    words = Tokenizer(models.BPE(byte, []))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), decoders.ByteLevel()
+    sample = model_sampler(tiny_model(256), PreTrainedTokenizerFast(tokenizer_object=words), max_new_tokens=4)
+    drafts = sample(["x"] * 100, [np.random.default_rng(i) for i in range(100)])
+    assert any("\ufffd" in text for text in drafts["completion"]) and not any(text.endswith("\ufffd") for text in drafts["completion"])
+
+
+def test_it_is_said_whether_the_model_itself_ended():
+    table = write(constant(1), 50)[1]
+    assert table["ended"] == [len(text) < tokens for text, tokens in zip(table["completion"], table["tokens"], strict=True)]
+    assert len(set(table["ended"])) == 2 and set(mixed()["ended"]) == {False}
+
+
+def test_a_tokenizer_that_ends_every_text_does_not_end_the_prompt():
+    words = tokenizer("abc", eos_token="<end>")
+    words.backend_tokenizer.add_special_tokens(["<end>"])
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 3)])
+    assert words("ab")["input_ids"] == [0, 1, 3]
+    assert sampler.prompt_ids(words, "ab") == [0, 1] and sampler.prompt_ids(words, "ab", encoder=True) == [0, 1, 3]
+
+
+def test_what_was_in_eval_mode_before_is_in_eval_mode_after():
+    model = tiny_model().train()
+    model.transformer.h[0].eval()
+    model_sampler(model, WORDS, max_new_tokens=1)(["a"], [np.random.default_rng(1)])
+    assert model.training and model.transformer.h[1].mlp.training and not model.transformer.h[0].mlp.training
 
 
 # below the model is a function: each completion is a number drawn from its Generator
@@ -315,6 +383,10 @@ BAD_REWARDS = {
     "nan": (lambda prompts, completions: [float("nan")] * len(prompts), "the reward is nan for '[0-5]' after 'p4'"),
     "inf": (lambda prompts, completions: [float("inf")] * len(prompts), "the reward is inf"),
     "length": (lambda prompts, completions: [1.0], "gave 1 values for 12 completions"),
+    "above the ceiling": (
+        lambda prompts, completions: [9.0] * len(prompts),
+        "refuses a reward: reward 9 at index .* exceeds the ceiling 5",
+    ),
     "text": (lambda prompts, completions: ["good"] * len(prompts), "the reward raised ValueError.*good"),
 }
 
@@ -324,12 +396,12 @@ def test_a_bad_reward_is_a_clear_error_and_what_was_sampled_is_kept(tmp_path, ba
     def turns_bad(prompts, completions):
         return bad(prompts, completions) if "p4" in prompts else number(prompts, completions)
 
-    sample = Dice()
+    sample, rule = Dice(), tilted(1.0, 5.0)
     with pytest.raises(RewardError, match=message) as caught:
-        dice(sample, reward=turns_bad, folder=tmp_path)
+        dice(sample, rule, reward=turns_bad, folder=tmp_path)
     assert sample.calls == 2 and len(caught.value.judged) == 12 and len(caught.value.completions) == 12
-    mended = dice(sample, folder=tmp_path)
-    assert sample.calls == 10 and mended[1].to_dict() == dice()[1].to_dict()  # the two blocks were not sampled again
+    mended = dice(sample, rule, folder=tmp_path)
+    assert sample.calls == 10 and mended[1].to_dict() == dice(rule=rule)[1].to_dict()  # the two blocks were not sampled again
 
 
 @pytest.mark.parametrize(
@@ -344,6 +416,19 @@ def test_killed_and_resumed_is_the_same_data_set_and_no_prompt_is_sampled_twice(
     resumed = dice(second, rule=random_like(above(4)), folder=tmp_path / "cut", **options)
     assert [table.to_dict() for table in resumed[:2]] == [table.to_dict() for table in expected[:2]] and resumed[2] == expected[2]
     assert first.asked + second.asked == whole.asked
+
+
+def test_numbers_of_numpy_rewards_one_by_one_and_large_strings_are_taken(tmp_path):
+    def sample(prompts, rngs):
+        return {"completion": ["3"] * len(prompts), "log_probability": np.full(len(prompts), -0.5, np.float32), "tokens": np.ones(len(prompts), int)}  # fmt: skip
+
+    sample.key = "three"
+    prompts = Dataset(pa.table({"prompt": pa.array(["x", "y"], pa.large_string())}))
+    for _ in range(2):  # drawn, then read
+        judged = dice(sample, prompts=prompts, reward=lambda prompts, completions: (float(text) for text in completions), folder=tmp_path)[
+            1
+        ]
+        assert judged["log_probability"] == [-0.5] * 6 and judged["tokens"] == [1] * 6 and judged["reward"] == [3.0] * 6
 
 
 def test_other_coins_prompts_or_samplers_find_nothing_of_theirs_on_disk(tmp_path):
@@ -403,6 +488,7 @@ BAD_CALLS = {
     "best until accepted": ({"rule": best_of(3), "until_accepted": True, "max_samples": 9}, "until_accepted=False"),
     "no key": ({"sample": lambda prompts, rngs: ["1"] * len(prompts), "folder": "x"}, "attribute `key`"),
     "too few": ({"sample": lambda prompts, rngs: ["1"]}, "each of 12 prompts, got {'completion': 1}"),
+    "nothing": ({"sample": lambda prompts, rngs: {"text": ["1"] * len(prompts)}}, "one str"),
     "tokens": ({"sample": lambda prompts, rngs: [[1]] * len(prompts)}, "one str"),
     "a reward above the ceiling": ({"rule": tilted(1.0, 3.0)}, "exceeds the ceiling 3"),
 }

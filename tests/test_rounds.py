@@ -8,8 +8,10 @@ import torch
 from datasets import Dataset
 from test_generation import tiny_model as with_dropout
 from test_generation import tokenizer
-from transformers import T5Config, T5ForConditionalGeneration, TrainingArguments
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, TrainingArguments
 
+from rsf import rounds
 from rsf.generation import model_sampler, sample_and_judge
 from rsf.rounds import encode, rsf_rounds
 from rsf.rules import above, constant, random_like
@@ -153,6 +155,31 @@ def test_killed_and_called_again_it_ends_with_the_same_weights_and_reports(tmp_p
     assert same == reports and torch.equal(weights(once_more), weights(model)) and len(calls) == 4
 
 
+def test_killed_between_the_weights_and_the_report_a_round_is_done_again(tmp_path, monkeypatch):
+    model, reports = loop(tmp_path / "whole", restart=False)
+    write = rounds._write
+
+    def breaks(file, record):
+        if file.parent.name == "round-02":
+            raise Killed
+        write(file, record)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(rounds, "_write", breaks)
+        loop(tmp_path / "cut", restart=False)
+    resumed, again = loop(tmp_path / "cut", restart=False)
+    assert again == reports and torch.equal(weights(resumed), weights(model))
+
+
+@pytest.mark.parametrize("options, message", [({"rounds": 0}, "at least 1, got 0"), ({"budget": 0}, None)])
+def test_no_rounds_are_an_error_and_no_budget_is_one_round(tmp_path, options, message):
+    if message:
+        with pytest.raises(ValueError, match=message):
+            loop(tmp_path, **options)
+    else:
+        assert len(loop(tmp_path, **options)[1]) == 1
+
+
 def test_more_rounds_go_on_from_the_last_and_fewer_are_refused(tmp_path):
     loop(tmp_path, rounds=2)
     model, reports = loop(tmp_path, rounds=3)
@@ -165,7 +192,7 @@ def test_more_rounds_go_on_from_the_last_and_fewer_are_refused(tmp_path):
 def test_the_folder_of_another_run_is_refused_and_each_rounds_model_can_be_loaded(tmp_path):
     model, _ = loop(tmp_path)
     assert torch.equal(weights(type(model).from_pretrained(tmp_path / "round-02", dtype=torch.float64)), weights(model))
-    for options, what in (({"rule": above(0.25)}, "rule"), ({"seed": 5}, "coins"), ({"model": tiny_model(4, seed=6)}, "weights"), ({"samples_per_prompt": 2}, "samples")):  # fmt: skip
+    for options, what in (({"rule": above(0.25)}, "rule"), ({"seed": 5}, "coins"), ({"model": tiny_model(4, seed=6)}, "weights"), ({"samples_per_prompt": 2}, "samples"), ({"args": {"learning_rate": 0.01}}, "training"), ({"sampler": model_sampler}, "sampler"), ({"supervised": Dataset.from_dict({"prompt": ["a"], "completion": ["c"]})}, "supervised")):  # fmt: skip
         with pytest.raises(ValueError, match=f"another run, which differs in {what}"):
             loop(tmp_path, **options)
 
@@ -197,9 +224,18 @@ def test_lora_adapters_train_round_by_round(tmp_path):
 
 def test_the_end_is_learned_where_it_was_drawn():
     row = {"prompt": "ab", "completion": "ca"}
-    assert encode(row, WORDS) == {"input_ids": [0, 1, 2, 0, 3], "labels": [-100, -100, 2, 0, 3]} == encode(row | {"tokens": 3}, WORDS)
-    assert encode(row | {"tokens": 2}, WORDS) == {"input_ids": [0, 1, 2, 0], "labels": [-100, -100, 2, 0]}  # cut off
+    assert encode(row, WORDS) == {"input_ids": [0, 1, 2, 0, 3], "labels": [-100, -100, 2, 0, 3]} == encode(row | {"ended": True}, WORDS)
+    assert encode(row | {"ended": False}, WORDS) == {"input_ids": [0, 1, 2, 0], "labels": [-100, -100, 2, 0]}  # cut off
     assert encode(row, WORDS, seq2seq=True) == {"input_ids": [0, 1], "labels": [2, 0, 3]}
+
+
+def test_a_completion_that_begins_with_a_space_is_trained_on_as_it_was_written():
+    words = Tokenizer(models.WordLevel({"\u2581a": 0, "\u2581b": 1, "c": 2, "\u2581": 3}))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    words = PreTrainedTokenizerFast(tokenizer_object=words)
+    sample, coins = model_sampler(tiny_model(4, seed=5), words, max_new_tokens=1), [np.random.default_rng(i) for i in range(400)]
+    texts = set(sample(["a"] * 400, coins)["completion"])
+    assert " b" in texts and encode({"prompt": "a", "completion": " b"}, words) == {"input_ids": [0, 1], "labels": [-100, 1]}
 
 
 def test_encoder_decoders_are_sampled_from_and_trained_the_same_way(tmp_path):
