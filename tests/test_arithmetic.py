@@ -96,6 +96,8 @@ def test_rounds_begin_at_the_base_and_gold_trains_on_every_answer(small):
     _, reports, _ = arithmetic.train("small", "rejection", 0, 1e-3, 1.0)
     _, rewards = arithmetic.base("small", 0)
     assert len(rewards) == 48 and reports[0].examples == 40 + reports[0].sampling.accepted < 88
+    _, reports, _ = arithmetic.train("small", "blind", 0, 1e-3, 1.0)
+    assert reports[0].sampling.accepted < 10  # the base is hardly ever right, and the blind arm keeps at its rate from the start
 
 
 def test_a_run_again_is_the_same_run_and_another_seed_is_not(small):
