@@ -65,6 +65,9 @@ def read(file, names=None):
             for column, own in pairs:
                 value = row[own] if kind == ".csv" else row.get(own)
                 column.append(once.setdefault(value, value) if isinstance(value, str) else value)  # one object for equal texts
+    if kind != ".csv" and "log_acceptance" in columns and "reward" in columns:  # pandas, and so datasets, write null for log 0
+        both = zip(columns["log_acceptance"], columns["reward"], strict=True)
+        columns["log_acceptance"] = [-np.inf if log_a is None and reward is not None else log_a for log_a, reward in both]
     return columns
 
 

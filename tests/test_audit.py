@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets import Dataset
 
 from rsf import checks, finite
 from rsf.__main__ import main
@@ -241,6 +242,13 @@ def test_a_list_in_json_blank_lines_and_a_byte_order_mark_are_read(tmp_path):
         "kept,x,prompt,reward\n\n" + "\n".join(f"{i > 1},,é,{i}" for i in range(4)) + "\n\n", encoding="utf-8-sig"
     )
     assert {str(audit(read(tmp_path / name))) for name in ("a.json", "b.jsonl", "c.csv")} == {str(audit(rows))}
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+def test_what_datasets_writes_is_read_back_with_its_acceptance_probabilities_of_zero(tmp_path, kind):
+    table = exact_table()
+    getattr(Dataset.from_list(table), f"to_{kind}")(tmp_path / f"a.{kind}")
+    assert str(audit(read(tmp_path / f"a.{kind}"))) == str(audit(table))
 
 
 def test_what_is_wrong_in_a_file_or_in_its_names_is_named(tmp_path):
