@@ -82,8 +82,8 @@ def audit(table, rule=None, *, until_accepted=None):
         pairs = np.array([index.setdefault(text, len(index)) for text in columns["completion"]], dtype=np.int64)[there]
         pairs = prompt * len(index) + pairs
         report = replace(report, duplicates=tuple(1 - len(np.unique(some)) / max(len(some), 1) for some in (pairs[kept], pairs)))
-    if "log_probability" in columns and rate:
-        log_q = columns["log_probability"][there]
+    log_q = columns.get("log_probability", np.full(len(there), np.nan))[there]
+    if np.isfinite(log_q[kept]).any():
         report = replace(report, log_probability=(float(np.nanmean(log_q[kept])), float(np.nanmean(log_q))))
     return report
 

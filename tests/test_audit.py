@@ -174,6 +174,7 @@ def test_rounds_and_log_probabilities_stand_on_the_page():
     report = audit(rows)
     assert report.rounds == {0: (8, 0.25, 1.5), 1: (8, 0.25, 1.5)} and report.log_probability == (-3.0, -1.5)
     assert "round 1             0.2500 of 8 kept, mean reward 1.5000" in str(report)
+    assert audit([row | {"log_probability": None} for row in rows]).log_probability is None
 
 
 def test_what_was_kept_against_the_rule_is_an_error_and_what_was_dropped_against_it_is_counted():
