@@ -4,26 +4,30 @@ import argparse
 import logging
 import sys
 
-BENCHMARKS = {"sampling": "rsf.bench", "generation": "rsf.bench_generation"}
+BENCHMARKS = {"sampling": "rsf.bench", "selection": "rsf.bench_selection", "generation": "rsf.bench_generation"}
+
+
+def runner(name):
+    """Return the function that makes one run of an experiment: (name, arm, seed) -> path."""
+    from rsf import arithmetic, experiments, word_problems
+
+    return {"arithmetic": arithmetic.run, "gsm8k": word_problems.gsm8k}.get(name.split("-")[0], experiments.imdb)
 
 
 def experiment(name, arms=None, seeds=None):
     """Run what the protocol asks for and results/ lacks, the arms of a seed one after another."""
-    from rsf import experiments, records
+    from rsf import records
 
-    section = records.protocol(name)
+    section, run = records.protocol(name), runner(name)
     for seed in seeds or section["seeds"]:
         for arm in arms or section["arms"]:
             target = records.path(name, arm, seed)
             if target.exists():
                 records.validate(target)
                 continue
-            record = records.validate(experiments.imdb(name, arm, seed))
-            numbers = record["numbers"]
-            print(
-                f"{name} {arm} {seed}: accuracy {numbers['accuracy']:.4f}, acceptance rate {numbers['acceptance_rate']:.4f}, {numbers['forward_passes']:,} forward passes, {numbers['seconds']:.0f} s",
-                flush=True,
-            )
+            numbers = records.validate(run(name, arm, seed))["numbers"]
+            shown = ", ".join(f"{key} {value:.7g}" for key, value in numbers.items() if isinstance(value, (int, float)))
+            print(f"{name} {arm} {seed}: {shown}", flush=True)
 
 
 def bench(name):

@@ -4,6 +4,7 @@ spent = scored + 3 x trained     (forward passes of one example; a backward is t
 """
 
 import logging
+import math
 import time
 
 from transformers import TrainerCallback
@@ -21,14 +22,24 @@ class AtTheBudget(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **_):
-        self.begun, self.before, self.ended = time.monotonic(), self.trainer.loader.total.candidates, False
+        trainer = self.trainer
+        self.begun, self.before, self.ended = time.monotonic(), trainer.loader.total.candidates, False
+        state.num_train_epochs = math.ceil(trainer.budget / (TRAIN * len(trainer.train_dataset)))  # of plain fine-tuning
+        if trainer._resumed and trainer._state["logged"]:
+            loss, trainer._globalstep_last_logged = trainer._state["logged"]  # of the steps since the last row of the log
+            trainer._tr_loss += loss
+            trainer._total_loss_scalar -= loss  # the Trainer's summary is of the present call
 
     def on_step_end(self, args, state, control, **_):
         total, seconds = self.trainer.loader.total, max(time.monotonic() - self.begun, 1e-9)
-        for bar in filter(None, (getattr(callback, "training_bar", None) for callback in self.trainer.callback_handler.callbacks)):
-            bar.set_postfix(
-                {"kept": f"{total.acceptance_rate:.1%}", "candidates/s": f"{(total.candidates - self.before) / seconds:.1f}"}, refresh=False
-            )
+        state.epoch = total.candidates / len(self.trainer.train_dataset)  # the Trainer's own knows no passes
+        shown = {"kept": f"{total.acceptance_rate:.1%}", "candidates/s": f"{(total.candidates - self.before) / seconds:.1f}"}
+        for callback in self.trainer.callback_handler.callbacks:
+            if bar := getattr(callback, "training_bar", None):
+                bar.set_postfix(shown, refresh=False)
+            if (table := getattr(callback, "training_tracker", None)) and table.value == table.last_value:  # in a notebook, just drawn
+                table.comment = ", ".join([f"Epoch {state.epoch:.2f}/{state.num_train_epochs}", *map("=".join, shown.items())])
+                table.update_bar(table.value)
         over = self.trainer.stopped or self.trainer.spent >= self.trainer.budget or state.global_step >= state.max_steps
         if over and not self.ended:
             self.ended = control.should_training_stop = True
@@ -52,7 +63,7 @@ class UntilStarved:
         trainer = self.trainer
         try:
             yield from trainer.loader
-            while trainer.loader.report.batches % trainer.args.gradient_accumulation_steps and trainer.spent < trainer.budget:
+            while trainer.loader.report.batches % trainer.args.gradient_accumulation_steps:
                 yield from trainer.loader
         except AcceptanceStarved as reason:
             trainer.stopped = str(reason)

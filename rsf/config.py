@@ -24,7 +24,7 @@ class RSFConfig(TrainingArguments):
     compute_budget : forward passes of one example to spend in training, by all processes together; 0: what plain fine-tuning for
         `max_steps` steps, or else for `num_train_epochs` epochs, would spend. A positive `max_steps` stays an upper bound.
 
-    An absolute `warmup_steps` (1 or more) counts steps of plain fine-tuning, a smaller one is a share of the budget. For batches of
+    A schedule counts in steps of plain fine-tuning (`warmup_steps`, `lr_scheduler_kwargs`), however many are taken. For batches of
     kept examples of like length take train_sampling_strategy="group_by_length", as in plain fine-tuning.
     """
 

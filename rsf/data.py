@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 SOURCES = ("hub", "local", "embedded")
 EMBEDDED = Path(__file__).parent / "embedded"
 HUB_PATIENCE = 5  # seconds
+SETS = {  # where on the Hub, at which revision, what a local copy is called, and what is embedded
+    "imdb": (("stanfordnlp/imdb",), "e6281661ce1c48d982bc483cf8a173c1bbeb5d31", "the Large Movie Review Dataset", "mini reviews"),
+    "gsm8k": (("openai/gsm8k", "main"), "e53f048856ff4f594e959d75785d2c2d37b678ee", "GSM8K", "mini problems"),
+}
 
 
 class SourceUnavailable(RuntimeError):
@@ -36,8 +40,9 @@ def load(name, *, source=None):
 
     Parameters
     ----------
-    name : "imdb"
-        Columns text (str) and label (0 negative, 1 positive). Embedded: *mini reviews*, with genre and kind as well.
+    name : "imdb" or "gsm8k"
+        imdb: columns text (str) and label (0 negative, 1 positive); embedded: *mini reviews*, with genre and kind as well. gsm8k: question
+        and answer (its steps, and a last line of `####` and the number); embedded: *mini problems*.
     source : str, optional
         Overrides `RSF_SOURCE`.
 
@@ -46,9 +51,28 @@ def load(name, *, source=None):
     SourceUnavailable
         None of the sources named is there.
     """
-    if name != "imdb":
-        raise ValueError(f'there is no data set {name!r}: "imdb" is there')
-    data = first_available({"hub": _imdb_from_hub, "local": _imdb_from_folder, "embedded": _mini_reviews}, f"data set {name}", source)
+    if name not in SETS:
+        raise ValueError(f"there is no data set {name!r}, only {', '.join(SETS)}")
+    (repository, *part), revision, title, small = SETS[name]
+
+    def hub(impatient):
+        both = from_hub(lambda: datasets.load_dataset(repository, *part, revision=revision), repository, revision, "dataset", impatient)
+        return both["train"], both["test"], f"hub, {repository} at {revision[:8]}"
+
+    def local(_):
+        folder = local_folder("RSF_DATA", name)
+        if missing := [file for file in ("train.parquet", "test.parquet") if not (folder / file).is_file()]:
+            raise SourceUnavailable(f"{folder} lacks {missing[0]}")
+        return *(datasets.Dataset.from_parquet(str(folder / f"{split}.parquet")) for split in ("train", "test")), f"local copy of {title}"
+
+    def embedded(_):
+        with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
+            rows = datasets.Dataset.from_list([json.loads(line) for line in file])
+        kept = (rows.select([i for i, one in enumerate(rows["split"]) if one == split]) for split in ("train", "test"))
+        return *(one.remove_columns("split") for one in kept), f"embedded, {small}"
+
+    train, test, where = first_available({"hub": hub, "local": local, "embedded": embedded}, f"data set {name}", source)
+    data = Data(train, test, f"{name}: {where} ({len(train):,} train, {len(test):,} test)")
     logger.info(data.source)
     return data
 
@@ -88,30 +112,3 @@ def local_folder(variable, name):
             f"set {variable} to a folder that holds {name}/" + (f" ({folder} is not there)" if os.environ.get(variable) else "")
         )
     return folder
-
-
-def _imdb_from_hub(impatient):
-    repository, revision = "stanfordnlp/imdb", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
-    both = from_hub(lambda: datasets.load_dataset(repository, revision=revision), repository, revision, "dataset", impatient)
-    return _described(both["train"], both["test"], f"hub, {repository} at {revision[:8]}")
-
-
-def _imdb_from_folder(_):
-    folder = local_folder("RSF_DATA", "imdb")
-    if missing := [file for file in ("train.parquet", "test.parquet") if not (folder / file).is_file()]:
-        raise SourceUnavailable(f"{folder} lacks {missing[0]}")
-    train, test = (datasets.Dataset.from_parquet(str(folder / f"{split}.parquet")) for split in ("train", "test"))
-    return _described(train, test, "local copy of the Large Movie Review Dataset")
-
-
-def _mini_reviews(_):
-    with open(EMBEDDED / "mini_reviews.jsonl", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    train, test = (
-        datasets.Dataset.from_list([row for row in rows if row["split"] == split]).remove_columns("split") for split in ("train", "test")
-    )
-    return _described(train, test, "embedded, mini reviews")
-
-
-def _described(train, test, where):
-    return Data(train, test, f"imdb: {where} ({len(train):,} train, {len(test):,} test)")

@@ -199,7 +199,7 @@ class RejectionLoader:
         candidates, kept = self.total.candidates - self._place.before[0], self.total.kept - self._place.before[1]
         self._place.epoch, self._place.before = passes, [self.total.candidates, self.total.kept]
         if not candidates:
-            raise ValueError("there are no candidates: the data set is empty")
+            raise ValueError("a pass had no candidates: the data set is empty, or smaller than one block, or can be iterated only once")
         if not kept:
             remedy = "loosen the rule (a smaller k or threshold), or stop here"
             raise AcceptanceStarved(f"{self.rule} kept none of {candidates:,} candidates in a whole pass: {remedy}")

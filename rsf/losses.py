@@ -105,7 +105,7 @@ def _is_shifted(model):
 
 
 def _need(outputs, name, model):
-    value = getattr(outputs, name, None)
+    value = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
     if value is None:
         raise ValueError(
             f"{type(model).__name__} returned no {name}, so its loss per example is unknown: pass criterion=callable(model, inputs, outputs)"

@@ -110,7 +110,7 @@ class RSFTrainer(Trainer):
             unit=self.args.unit,
             prepare=self._prepare,
             weights=self.args.weights,
-            stop=lambda: self.spent + FORWARD * self.loader.pending * self.args.world_size >= self.budget,  # as if all were as busy
+            stop=self._stop,
             on_decision=self.on_decision,
             all_ranks=self._all_ranks,
         )
@@ -120,9 +120,9 @@ class RSFTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the Trainer's own loss; for the twin the same with each example's weighed by A, on request by 1 / A."""
-        weight = inputs.pop("weight", None)
-        if not model.training or (weight is None and not self.args.twin):
+        if not (model.training and (self.args.twin or self.args.weights)):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        weight = inputs.pop("weight", None)
         own, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss = per_example_loss(self.model, inputs, outputs)  # (batch,)
         if self.args.twin:
@@ -137,28 +137,30 @@ class RSFTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """Create the Trainer's own schedule, as a function of spent / budget instead of steps."""
+        """Create the Trainer's own schedule, as a function of what was spent, counted in steps of plain fine-tuning."""
         if self.lr_scheduler is None:
-            warmup = self.args.warmup_steps
-            with _swapped(self.args, warmup_steps=warmup if warmup < 1 else warmup * self._per_step):
-                schedule = super().create_scheduler(self.budget, optimizer)
+            schedule = super().create_scheduler(self.budget / self._per_step, optimizer)
             if not hasattr(schedule, "lr_lambdas"):
                 raise ValueError(
                     f"lr_scheduler_type {self.args.lr_scheduler_type.value} is not a function of progress: take linear, cosine or constant"
                 )
-            schedule.lr_lambdas = [lambda _, at=at: at(self.spent) for at in schedule.lr_lambdas]
+            schedule.lr_lambdas = [lambda _, at=at: at(self.spent / self._per_step) for at in schedule.lr_lambdas]
         return self.lr_scheduler
 
     def log(self, logs, start_time=None):
         """Log what the Trainer logs, and what was kept by all processes."""
         if self.loader and self.is_in_train:
             report = self.loader.total
-            self.state.epoch = report.candidates / len(self.train_dataset)  # the Trainer's own count restarts on resuming
             names = ("acceptance_rate", "candidates", "kept", "effective_sample_size")
             logs |= {name: getattr(report, name) for name in names} | {"forward_passes": self.spent}
             if np.isfinite(getattr(self.rule, "k", np.nan)):
                 logs["k"] = self.rule.k
         super().log(logs, start_time)
+
+    def _stop(self):
+        """Whether the budget is spent, as if all processes were as busy as this one; never within a step of several batches."""
+        spent = self.spent + FORWARD * self.loader.pending * self.args.world_size
+        return spent >= self.budget and self.loader.report.batches % self.args.gradient_accumulation_steps == 0
 
     def _all_ranks(self, numbers):
         """Return the numbers of all processes (ranks, numbers)."""
@@ -212,6 +214,7 @@ class RSFTrainer(Trainer):
     def _save_rng_state(self, output_dir):
         """Save the loader's state with those of the generators, before the file that makes a checkpoint whole, on all ranks."""
         state = {"loader": self.loader.state_dict(), "rule": self.rule.state_dict(), "random": self._random, "began": self._blocks.began}
+        state["logged"] = hasattr(self, "_tr_loss") and [self._tr_loss.item(), self._globalstep_last_logged]  # not in early transformers 5
         checkpoints.save(state | {"setting": self._setting()}, output_dir, self.args.process_index)
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()

@@ -2,13 +2,15 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from test_training import DATA, LOSS, arguments, no_dropout, numpy_loader, same_weights, tensors, tiny_model, train
-from transformers import GPT2Config, GPT2LMHeadModel, ProgressCallback, Trainer, TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.utils import notebook
 
 from rsf.loader import IDLE
 from rsf.losses import per_example_loss
@@ -100,6 +102,28 @@ def test_at_the_end_of_the_budget_it_saves_and_evaluates_as_the_trainer_does_at_
     assert [row["step"] for row in trainer.state.log_history if "eval_loss" in row] == [last]
 
 
+def test_callbacks_are_told_passes_over_the_candidates(tmp_path):
+    class Look(TrainerCallback):
+        def on_save(self, args, state, control, **_):
+            seen.append((state.epoch, state.num_train_epochs, trainer.loader.report.candidates))
+
+    seen, options = [], {"save_strategy": "steps", "save_steps": 1, "max_steps": -1, "num_train_epochs": 2}
+    trainer = RSFTrainer(tiny_model(), arguments(tmp_path, **options), train_dataset=DATA, rule=clipped(0.9), callbacks=[Look()])
+    trainer.train()
+    assert len(seen) > 5 and all(epoch == candidates / 32 and passes == 2 for epoch, passes, candidates in seen) and seen[-1][0] > 1
+
+
+def test_in_a_notebook_the_bar_shows_the_rate(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(notebook.disp, "display", lambda html, display_id: SimpleNamespace(update=lambda html: drawn.append(html.data)))
+    trainer = RSFTrainer(tiny_model(), arguments(tmp_path, max_steps=3), train_dataset=DATA, rule=constant(1))
+    trainer.remove_callback(PrinterCallback)
+    trainer.callback_handler.callbacks.insert(1, notebook.NotebookProgressCallback())  # where the Trainer has it
+    trainer.train()
+    shown = [text for text in drawn if "kept=" in text]
+    assert len(shown) == 2 and "Epoch 0.25/1, kept=100.0%, candidates/s=" in shown[1] and "Epoch 0/1]" in drawn[-1]
+
+
 def test_the_bar_shows_the_rate(tmp_path, capsys):
     seen = []
 
@@ -182,6 +206,28 @@ def test_weights_weigh_the_loss_of_each_example(tmp_path):
                 parameter -= 0.2 * gradient
     for a, b in zip(ours.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_column_named_weight_that_the_model_takes_is_its_own(tmp_path):
+    seen = []
+
+    class Weighing(type(tiny_model())):
+        def forward(self, input_ids, attention_mask, labels, weight):
+            seen.append(weight.tolist())
+            return super().forward(input_ids, attention_mask, labels=labels)
+
+    collate = lambda rows: tensors(rows) | {"weight": torch.tensor([float(sum(row["input_ids"])) for row in rows])}  # noqa: E731
+    trainer = train(tmp_path, Weighing(tiny_model().config), data_collator=collate, rule=clipped(0.9), options={"max_steps": 3})
+    assert trainer.loader.report.scored and all(len(weights) == 4 and min(weights) > 5 for weights in seen)
+
+
+def test_a_model_may_return_a_dict(tmp_path):
+    class Plain(type(tiny_model())):
+        def forward(self, input_ids, attention_mask, labels):
+            return dict(super().forward(input_ids, attention_mask, labels=labels))
+
+    for more in ({"rule": clipped(0.9)}, {"rule": clipped(0.9), "options": {"twin": True, "max_steps": 3}}):
+        assert train(tmp_path, Plain(tiny_model().config), **more).state.global_step >= 3
 
 
 def test_a_rule_that_rejects_nothing_is_reported_with_the_reason(caplog):

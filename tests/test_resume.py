@@ -17,7 +17,7 @@ from rsf.rules import clipped
 from rsf.trainer import RSFTrainer
 
 OFTEN = {"max_steps": -1, "compute_budget": 500, "save_strategy": "steps", "save_steps": 5, "logging_steps": 5}
-TIMES = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"}
+TIMES = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss"}  # of the call that ended, says the Trainer
 PADDED = {"data": LABELLED, "data_collator": PADDING, "processing_class": TOKENIZER}
 
 
@@ -38,6 +38,7 @@ RUNS = {
     "accumulating": ({"gradient_accumulation_steps": 2}, {}, 40),
     "random masks": ({"scoring_batch_size": 6}, MASKED, "step"),
     "grouped by length": ({"train_sampling_strategy": "group_by_length", "scoring_batch_size": 8}, PADDED, 18),
+    "between two rows of the log": ({"logging_steps": 3, "max_grad_norm": 1.0}, {}, "step"),
     "with workers": ({"dataloader_num_workers": 1}, {}, "step"),
 }
 

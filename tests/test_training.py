@@ -116,6 +116,7 @@ BAD_LOADERS = {
     "no candidates": (lambda: numpy_loader(clipped(1), blocks=[]), "empty"),
     "unit": (lambda: numpy_loader(clipped(1), unit="token"), "'token'"),
     "batch size": (lambda: numpy_loader(clipped(1), size=0), "at least 1, got 0"),
+    "used up": (lambda: numpy_loader(above(99), blocks=iter([])), "can be iterated only once"),
 }
 
 
@@ -127,6 +128,13 @@ def test_the_loader_refuses_what_is_wrong_and_names_it(make, message):
 
 TOKENS = np.random.default_rng(11).integers(0, 50, (32, 6))
 DATA = [{"input_ids": row.tolist(), "attention_mask": [1] * 6, "labels": int(row[0] > 24)} for row in TOKENS]
+
+
+SCHEDULES = {
+    "warmup_stable_decay": {"num_decay_steps": 5},
+    "cosine_warmup_with_min_lr": {"min_lr": 1e-4},
+    "inverse_sqrt": {"timescale": 50},
+}
 
 
 def tiny_model():
@@ -164,6 +172,13 @@ def test_keeping_everything_is_the_trainer_bit_for_bit(tmp_path, accumulation):
     plain, ours = train(tmp_path, kind=Trainer, options=options), train(tmp_path, options=options)
     assert ours.state.global_step == 20 and same_weights(ours.model, plain.model)
     assert not same_weights(train(tmp_path, options=options | {"seed": 8}).model, plain.model)
+
+
+@pytest.mark.parametrize("schedule, more", SCHEDULES.items(), ids=SCHEDULES)
+def test_schedules_whose_own_settings_count_steps_are_the_trainers(tmp_path, schedule, more):
+    options = {"lr_scheduler_type": schedule, "warmup_steps": 3, "lr_scheduler_kwargs": more}
+    plain, ours = train(tmp_path, kind=Trainer, options=options), train(tmp_path, options=options)
+    assert same_weights(ours.model, plain.model)
 
 
 def published_loop(folder, budget):
@@ -253,6 +268,14 @@ def test_no_step_accumulates_more_than_it_should_where_a_pass_ends_within_it(tmp
     train(tmp_path, model, data=DATA[:20], options={"gradient_accumulation_steps": 2, "max_steps": 6}, callback=watch)  # 5 batches a pass
     costs = [0, *(cost for cost, _ in watch.steps)]
     assert np.diff(costs).max() <= 2 * 12 and watch.cost == costs[-1]  # two batches a step, and none trained on in vain
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_step_that_was_begun_is_finished_where_the_budget_ends_within_it(tmp_path, seed):
+    watch, options = Watch(model := tiny_model()), {"gradient_accumulation_steps": 2, "compute_budget": 250, "max_steps": -1, "seed": seed}
+    trainer = train(tmp_path, model, options=options, rule=clipped(0.8), criterion=first_token, callback=watch)
+    assert trainer.loader.report.batches == 2 * trainer.state.global_step and trainer.loader.report.kept < trainer.loader.report.candidates
+    assert watch.steps[-1][0] == trainer.spent >= 250 > watch.steps[-2][0]
 
 
 def test_no_two_passes_have_the_same_order_also_where_a_batch_takes_several(tmp_path):

@@ -1,0 +1,119 @@
+"""What the selection benchmark and the short runs say: README's table and picture, from results/ alone."""
+
+import numpy as np
+
+from rsf import checks, plots, records
+
+RATES, SHARES = ("keep 0.25", "keep 0.5", "keep 0.75"), (0.3, 1)
+
+
+def passes(arm="cpu"):
+    """Return {name: array (slices, 3)} of the stored benchmark: seconds (of the processor on a CPU), tokens decided on, tokens trained on."""
+    numbers = records.read("bench-selection")[arm][0]["numbers"]
+    return {name: np.array(rows)[:, [1 if arm == "cpu" else 0, 2, 3]] for name, rows in numbers["passes"].items()}
+
+
+def parts(found, name):
+    """Return what a pass should cost (slices,): its scoring, and the share that it trained on of a plain pass."""
+    share = found[name][:, 2] / found[name][:, 1]
+    return found["score"][:, 0] + share * found["plain"][:, 0]
+
+
+def ratios(arm="cpu"):
+    """Return {what: (over all slices, least, most, bound, whether the bound holds)}, named as in the protocol."""
+    found, section = passes(arm), records.protocol("bench-selection")
+    memory = {name: after for name, (_, after) in records.read("bench-selection")[arm][0]["numbers"]["memory"].items()}
+    cost = {name: rows[:, 0] for name, rows in found.items()}
+    worst = max(RATES, key=lambda name: cost[name].sum() / parts(found, name).sum())
+    pairs = {
+        "scoring over training": (cost["score"], cost["plain"]),
+        "the same, dropout off": (cost["score"], cost["plain, no dropout"]),
+        "a pass over its parts": (cost[worst], parts(found, worst)),
+        "keep all over plain": (cost["keep all"], cost["plain"]),
+        "memory over plain": (np.array([max(memory["keep 0.5"], memory["batches, 1"])]), np.array([memory["plain"]])),
+    }
+    pairs |= {f"candidates a second over the listing, {a:g}": (cost[f"listing, {a:g}"], cost[f"batches, {a:g}"]) for a in SHARES}
+    rows = {}
+    for what, (one, other) in pairs.items():
+        value, each = float(one.sum() / other.sum()), one / other
+        least = section["least"].get(what)
+        holds = value >= least if least else value <= section["bounds"][what]
+        rows[what] = value, float(each.min()), float(each.max()), least or section["bounds"][what], holds
+    return rows
+
+
+def short():
+    """Return (Verdict of article minus listing, {arm: seconds until the watched accuracy was reached, NaN where it was not})."""
+    runs, section = records.read("imdb-short"), records.protocol("imdb-short")
+    seeds = sorted(set(runs["listing"]) & set(runs["article"]))
+    accuracy = {arm: np.array([runs[arm][seed]["numbers"]["accuracy"] for seed in seeds]) for arm in section["arms"]}
+    reached = {
+        arm: np.array([next((t for t, value in runs[arm][s]["numbers"]["curve"] if value >= section["reached"]), np.nan) for s in seeds])
+        for arm in section["arms"]
+    }
+    return checks.paired_difference(accuracy["article"], accuracy["listing"], above=-section["margin"]), reached
+
+
+def selection_table():
+    """Return README's table of what selection costs."""
+    what = {
+        "scoring over training": "scoring one candidate, over training on one",
+        "the same, dropout off": "the same, when training has dropout off",
+        "a pass over its parts": "a pass that keeps 0.25, 0.5 or 0.75, over scoring and that share of training (the worst)",
+        "keep all over plain": "a pass of `constant(1)`, over plain `Trainer`",
+        "memory over plain": "peak memory of the process, over plain `Trainer`'s",
+        "candidates a second over the listing, 0.3": "candidates a second, over the repaired listing's, keeping 0.3",
+        "candidates a second over the listing, 1": "the same, keeping all",
+    }
+    section, rows = records.protocol("bench-selection"), ["| what | measured (range) | bound | |", "| --- | --- | --- | --- |"]
+    for name, (value, least, most, bound, holds) in ratios().items():
+        spread = f" ({least:.2f} to {most:.2f})" if most > least else ""
+        sign = "at least" if name in section["least"] else "at most"
+        rows.append(f"| {what[name]} | {value:.2f}{spread} | {sign} {bound:.2f} | {'held' if holds else '**missed**'} |")
+    found, record = passes(), records.read("bench-selection")["cpu"][0]
+    plain, score = (found[name][:, 1].sum() / found[name][:, 0].sum() for name in ("plain", "score"))
+    floor = record["numbers"]["floor"]["flops"] / record["numbers"]["floor"]["flops_per_second"]
+    gain, reached = short()
+    times = ", ".join(f"{arm} {np.nanmedian(t):.0f} s in {np.sum(~np.isnan(t))} of {len(t)} seeds" for arm, t in reached.items())
+    rows += [
+        "",
+        f"{record['settings']['cpu']['slices']} slices of {record['settings']['cpu']['reviews']} reviews (IMDb, cut at {section['tokens']} tokens), MiniLM in float32, {record['machine']['device']}, "
+        f"processor seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; its matrix products alone would take {floor / found['score'][0, 0]:.2f} of scoring's time. "
+        f"Accuracy of the fast form beside the listing's after the same number of forward passes, short runs: {100 * gain.estimate:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] over {len(reached['article'])} seeds; "
+        f"no lower by more than {100 * records.protocol('imdb-short')['margin']:.0f} points: {'shown' if gain.passed else 'not shown'}. "
+        f"Median time until {100 * records.protocol('imdb-short')['reached']:.0f} % were right: {times}.",
+    ]
+    return "\n".join(rows)
+
+
+def selection(file):
+    """Draw what a pass costs by acceptance rate, measured and predicted, and the listing beside the loader."""
+    found, rows = passes(), ratios()
+    plain = found["plain"][:, 0]
+    times = rows["candidates a second over the listing, 0.3"][0]
+    title = f"A pass costs its scoring and what it trains on; the repaired listing takes {times:.1f} times as long"
+    with plots.figure(title, columns=2, width=10, height=4) as (left, right):
+        share = np.concatenate([[0.0], *(found[name][:, 2] / found[name][:, 1] for name in RATES)])
+        line = np.array([0, 1])
+        score = found["score"][:, 0].sum() / plain.sum()
+        left.plot(line, score + line, color="black", linewidth=0.8)
+        left.annotate("scoring + a × training", (0.3, score + 0.3), (8, -14), textcoords="offset points")
+        for name in ("score", *RATES):
+            cost, a = found[name][:, 0] / plain, found[name][:, 2] / found[name][:, 1]
+            left.plot(a, cost, "o", color=plots.KEPT)
+        left.plot([1] * len(plain), found["keep all"][:, 0] / plain, "o", color=plots.KEPT)
+        left.annotate("constant(1): nothing scored", (1, 1), (-6, 8), textcoords="offset points", ha="right", color=plots.KEPT)
+        left.axhline(1, color=plots.CONTROL, linestyle="--", linewidth=1)
+        left.annotate("plain fine-tuning", (0, 1), (2, 4), textcoords="offset points", color=plots.CONTROL)
+        left.set(xlabel="share of the tokens trained on, a", ylabel="time of a pass / plain", xlim=(-0.03, 1.05), ylim=(0, None))
+        left.set_title(f"{len(plain)} slices, a dot each" if len(share) else "")
+        for place, a in enumerate(SHARES):
+            for shift, name, colour in ((-0.18, "listing", plots.REJECTED), (0.18, "batches", plots.KEPT)):
+                seconds = found[f"{name}, {a:g}"][:, 0] / plain
+                right.barh(place + shift, seconds.mean(), 0.32, color=colour)
+                label = "repaired listing" if name == "listing" else "RSFTrainer, same unit and rate"
+                right.text(seconds.mean() + 0.03, place + shift, label, va="center", color=colour)
+        right.set(yticks=range(len(SHARES)), yticklabels=[f"keep {a:g}" for a in SHARES], xlabel="time of a pass / plain fine-tuning")
+        right.set_xlim(0, 1.45 * max(found["listing, 1"][:, 0] / plain))
+        left.figure.savefig(file, metadata={"Software": None})
+        plots.plt.close(left.figure)
