@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "bench_generation": {"data", "generation", "records", "rules"},
     "experiments": {"data", "models", "records", "rules", "trainer"},
     "notebooks": {"records"},
-    "evidence_generation": {"plots", "records"},
+    "evidence_generation": {"checks", "plots", "records"},
     "evidence": {"acceptance", "bench", "checks", "data", "evidence_generation", "evidence_selection", "plots", "records"},
     "sampler": set(),
     "store": set(),
