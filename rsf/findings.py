@@ -129,14 +129,16 @@ class AuditReport:
             left.set(xlabel="share of the prompts, by rate", ylabel="acceptance rate of a prompt", xlim=(0, 1), ylim=(-0.03, 1.05))
             edges, *both = self.histogram
             tops = [int(number.argmax()) for number in both]
-            sides = ("right", "left") if tops[0] <= tops[1] else ("left", "right")
+            sides = ["right", "left"] if tops[0] <= tops[1] else ["left", "right"]
+            sides = ["left" if top < 6 else "right" if top > 19 else side for top, side in zip(tops, sides, strict=True)]  # of 25 bins
             for number, top, side, colour, label in zip(
                 both, tops, sides, (plots.PROPOSAL, plots.KEPT), ("all samples", "kept"), strict=True
             ):
                 height = number / max(number.sum(), 1)
                 right.stairs(height, edges, color=colour, linewidth=2, fill=label != "kept", alpha=1 if label == "kept" else 0.5)
-                place = (edges[top + (side == "left")], height[top])
-                right.annotate(label, place, (0, 4), textcoords="offset points", color=colour, ha=side)
+                place = (edges[top + (side == "right")], height[top])
+                up = 16 if label == "kept" and tops[0] == tops[1] else 4
+                right.annotate(label, place, (0, up), textcoords="offset points", color=colour, ha=side)
             right.set(xlabel="reward", ylabel="share of the samples", ylim=(0, 1.15 * max(n.max() / max(n.sum(), 1) for n in both)))
         return left.figure
 
