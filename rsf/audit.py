@@ -6,18 +6,14 @@ A row is a sample: prompt, reward, kept, and optionally completion, log_probabil
 NumPy only; `python -m rsf audit FILE` reads a file and prints the page.
 """
 
-import csv
-import json
 from dataclasses import replace
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
 from rsf.findings import LEVEL, SOME, AuditReport, Clipping
+from rsf.tables import read, read_columns  # noqa: F401 (files are read from here)
 
-NEEDED, OPTIONAL = ("prompt", "reward", "kept"), ("completion", "log_probability", "log_acceptance", "round")
-TEXTS, TRUTH = ("prompt", "completion"), {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 CHANCE = 1e-3  # what chance does more often than this is called chance
 
 
@@ -86,8 +82,8 @@ def audit(table, rule=None, *, until_accepted=None):
         pairs = np.array([index.setdefault(text, len(index)) for text in columns["completion"]], dtype=np.int64)[there]
         pairs = prompt * len(index) + pairs
         report = replace(report, duplicates=tuple(1 - len(np.unique(some)) / max(len(some), 1) for some in (pairs[kept], pairs)))
-    if "log_probability" in columns and rate:
-        log_q = columns["log_probability"][there]
+    log_q = columns.get("log_probability", np.full(len(there), np.nan))[there]
+    if np.isfinite(log_q[kept]).any():
         report = replace(report, log_probability=(float(np.nanmean(log_q[kept])), float(np.nanmean(log_q))))
     return report
 
@@ -188,57 +184,3 @@ def _rounds(rounds, reward, kept):
     return {
         int(r): (int(np.sum(rounds == r)), float(kept[rounds == r].mean()), float(reward[rounds == r].mean())) for r in np.unique(rounds)
     }
-
-
-def read_columns(table):
-    """Return the columns of a mapping, a list of dicts or a Dataset that an audit knows: lists of texts, arrays of numbers."""
-    if isinstance(table, list):
-        table = {name: [row.get(name) for row in table] for name in table[0]} if table else {}
-    there = getattr(table, "column_names", None) or list(table)
-    if missing := [name for name in NEEDED if name not in there]:
-        raise ValueError(f"the table lacks the columns {missing}; it has {sorted(there)}: name them, or rename yours")
-    columns = {name: table[name] for name in (*NEEDED, *OPTIONAL) if name in there}
-    if len({len(column) for column in columns.values()}) > 1:
-        raise ValueError(f"the columns must have one length, got { {name: len(column) for name, column in columns.items()} }")
-    return {
-        name: column if name in TEXTS else _truth(column) if name == "kept" else _numbers(name, column) for name, column in columns.items()
-    }
-
-
-def _numbers(name, column):
-    """Return float64 (n,), NaN for None and empty text."""
-    try:
-        return np.array([np.nan if value is None or value == "" else value for value in column], dtype=np.float64)
-    except ValueError as error:
-        raise ValueError(f"the column {name} must hold numbers: {error}") from error
-
-
-def _truth(column):
-    """Return bool (n,) from booleans, 0 and 1, or their texts."""
-    read = {value: TRUTH.get(str(value).lower()) for value in set(column)}
-    if None in read.values():
-        raise ValueError(f"kept must be true or false, got {next(value for value, meaning in read.items() if meaning is None)!r}")
-    return np.array([read[value] for value in column], dtype=bool)
-
-
-def read(file, names=None):
-    """Return the columns of a file that `audit` knows: JSON lines, CSV or parquet (through pyarrow); names: {ours: the file's}."""
-    theirs = {name: (names or {}).get(name, name) for name in (*NEEDED, *OPTIONAL)}
-    kind, rows = Path(file).suffix, None
-    if kind == ".parquet":
-        from pyarrow import parquet
-
-        there = parquet.read_schema(file).names
-        table = parquet.read_table(file, columns=[name for name in theirs.values() if name in there])
-        return {name: table[own].to_pylist() for name, own in theirs.items() if own in there}
-    if kind not in (".jsonl", ".json", ".csv"):
-        raise ValueError(f"cannot read {Path(file).name}: JSON lines (.jsonl), .csv and .parquet can be read")
-    with open(file, encoding="utf-8", newline="") as lines:
-        rows = csv.DictReader(lines) if kind == ".csv" else map(json.loads, filter(str.strip, lines))
-        columns, once = None, {}
-        for row in rows:
-            columns = columns or {name: [] for name, own in theirs.items() if own in row}
-            for name, column in columns.items():
-                value = row.get(theirs[name])
-                column.append(once.setdefault(value, value) if isinstance(value, str) else value)  # one object for equal texts
-    return columns or {}

@@ -1,6 +1,8 @@
-"""README's picture and table of the benchmark of generation; made by `rsf.evidence`."""
+"""README's picture and table of the benchmark of generation; and its table of the sums; made by `rsf.evidence`."""
 
-from rsf import plots, records
+import numpy as np
+
+from rsf import checks, plots, records
 
 
 def benched():
@@ -69,3 +71,24 @@ def generation_table():
         f"The floor decodes as many tokens in full batches of one length with `generate` and does nothing else. Completions that differ between batches of {sizes} in float64: {sum(differ.values())} of {settings['equal_prompts']}. "
         f"Peak memory, model and libraries included: {few[1]:.0f} MiB for {int(few[0]):,} prompts, {many[1]:.0f} MiB for {int(many[0]):,}."
     )
+
+
+def arithmetic_table():
+    """Return README's table of what a small transformer learns from its own verified answers."""
+    names = {"control": "the sums with answers alone", "rejection": "own answers, verified", "blind": "own answers, unfiltered"}
+    names |= {"best-of-4": "best of 4 own answers", "gold": "right answers to the same sums (ceiling)"}
+    section = records.protocol("arithmetic-200")
+    rows = [
+        "| sums with answers | " + " | ".join(names.values()) + " | verified minus alone, points | verdict |",
+        "| --- " * (len(names) + 3) + "|",
+    ]
+    for experiment in section["family"]:
+        runs = records.read(experiment)
+        value = {arm: 100 * np.array([runs[arm][seed]["numbers"]["accuracy"] for seed in section["seeds"]]) for arm in names}
+        gain = checks.paired_difference(value["rejection"], value["control"], level=section["level"] / len(section["family"]))
+        least = 100 * section["smallest_gain"]
+        verdict = "reproduced" if gain.low > 0 and gain.estimate >= least else "refuted" if gain.high < least else "not reproduced"
+        numbers = records.protocol(experiment)["numbers"]
+        cells = " | ".join(f"{value[arm].mean():.1f}" for arm in names)
+        rows.append(f"| {numbers} | {cells} | {gain.estimate:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}] | {verdict} |")
+    return "\n".join(rows)

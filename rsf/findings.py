@@ -122,17 +122,21 @@ class AuditReport:
         m, gone = len(self.names), len(self.vanished)
         title = f"{self.acceptance_rate:.1%} of the samples were kept, none from {gone:,} of {m:,} prompts"
         with plots.figure(title, columns=2) as (left, right):
-            left.stairs(np.sort(self.taken / self.asked), np.linspace(0, 1, m + 1), baseline=None, color=plots.KEPT, linewidth=2)
+            rates, prompts = np.unique(self.taken / self.asked, return_counts=True)
+            left.stairs(rates, np.concatenate([[0], np.cumsum(prompts) / m]), baseline=None, color=plots.KEPT, linewidth=2)
             left.axhline(self.acceptance_rate, color="black", linewidth=0.8)
             left.annotate("one rate for all", (0.02, self.acceptance_rate), (0, 4), textcoords="offset points")
             left.set(xlabel="share of the prompts, by rate", ylabel="acceptance rate of a prompt", xlim=(0, 1), ylim=(-0.03, 1.05))
             edges, *both = self.histogram
-            for number, colour, label in zip(both, (plots.PROPOSAL, plots.KEPT), ("all samples", "kept"), strict=True):
+            tops = [int(number.argmax()) for number in both]
+            sides = ("right", "left") if tops[0] <= tops[1] else ("left", "right")
+            for number, top, side, colour, label in zip(
+                both, tops, sides, (plots.PROPOSAL, plots.KEPT), ("all samples", "kept"), strict=True
+            ):
                 height = number / max(number.sum(), 1)
                 right.stairs(height, edges, color=colour, linewidth=2, fill=label != "kept", alpha=1 if label == "kept" else 0.5)
-                top = int(height.argmax())
-                place = ((edges[top] + edges[top + 1]) / 2, height[top])
-                right.annotate(label, place, (0, 4), textcoords="offset points", color=colour, ha="center")
+                place = (edges[top + (side == "left")], height[top])
+                right.annotate(label, place, (0, 4), textcoords="offset points", color=colour, ha=side)
             right.set(xlabel="reward", ylabel="share of the samples", ylim=(0, 1.15 * max(n.max() / max(n.sum(), 1) for n in both)))
         return left.figure
 

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, Trainer
 
 from rsf.generation import SamplingReport, model_sampler, sample_and_judge
-from rsf.sampler import prompt_ids
+from rsf.sampler import encode
 from rsf.store import key_of
 
 TRAIN = 3  # forward passes that training on a token costs
@@ -106,10 +106,11 @@ def rsf_rounds(
         raise NotImplementedError(f"rsf_rounds samples on one device for now, found {args.world_size}: show it one")
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
+    drawing = {"samples_per_prompt": samples_per_prompt, "until_accepted": until_accepted, "max_samples": max_samples, "cap": cap}
     model.to(args.device)
     home, start, reports, coins = Path(args.output_dir), _trainable(model), [], rng.spawn(rounds)
     rows = prompts if hasattr(prompts, "features") else list(prompts)
-    settings = {"restart": restart, "samples": [samples_per_prompt, until_accepted, max_samples, cap], "rule": str(rule)}
+    settings = {"restart": restart, "samples": drawing, "rule": str(rule)}
     settings |= {"coins": str(coins[0].bit_generator.seed_seq), "weights": _digest(start.items()), "prompts": _digest(enumerate(rows))}
     settings |= {"sampler": key_of(sample := sampler(model, tokenizer)), "supervised": _digest(enumerate(supervised or []))}
     _claim(home, settings | {"training": [str(getattr(args, name)) for name in TRAINING]})
@@ -127,19 +128,9 @@ def rsf_rounds(
             reports[-1].stopped = f"the budget of {budget:,} forward passes is spent"
             break
         sample = sample or sampler(model, tokenizer)
+        drafts = folder if hasattr(sample, "key") else None
         kept, judged, sampling = sample_and_judge(
-            sample,
-            prompts,
-            reward,
-            rule,
-            coins[r - 1],
-            samples_per_prompt=samples_per_prompt,
-            until_accepted=until_accepted,
-            max_samples=max_samples,
-            dedupe=dedupe,
-            cap=cap,
-            folder=folder if hasattr(sample, "key") else None,
-            round=r,
+            sample, prompts, reward, rule, coins[r - 1], **drawing, dedupe=dedupe, folder=drafts, round=r
         )
         report = RoundReport(r, sampling, _mean(judged.data["reward"].to_numpy()), spent + _tokens(judged, tokenizer))
         before = reports[-1].sampling.acceptance_rate if reports else -np.inf
@@ -163,21 +154,6 @@ def rsf_rounds(
         on_round(report)
     reports[-1].stopped = reports[-1].stopped or f"{rounds} rounds are done"
     return reports
-
-
-def encode(row, tokenizer, seq2seq=False):
-    """Return input_ids and labels of a row with prompt and completion; the loss is that of the completion, and of its end if it has one.
-
-    The end-of-sequence token is learned unless the row says that the model did not write it (`ended` is False: a stop string, or
-    `max_new_tokens`). The text is tokenized as a whole, in which a completion that begins with a space keeps one, not two.
-    """
-    head, end = prompt_ids(tokenizer, row["prompt"], seq2seq), tokenizer.eos_token_id
-    whole = prompt_ids(tokenizer, row["prompt"] + row["completion"])
-    apart = seq2seq or whole[: len(head)] != head
-    tail = tokenizer(row["completion"], add_special_tokens=False)["input_ids"] if apart else whole[len(head) :]
-    if end is not None and row.get("ended") is not False:
-        tail = [*tail, end]
-    return {"input_ids": head, "labels": tail} if seq2seq else {"input_ids": head + tail, "labels": [-100] * len(head) + tail}
 
 
 def _train(model, tokenizer, rows, args, folder, report):

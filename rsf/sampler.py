@@ -125,6 +125,21 @@ def prompt_ids(tokenizer, prompt, encoder=False):
     return ids[:-1] if not encoder and ids[1:] and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(eos) else ids
 
 
+def encode(row, tokenizer, seq2seq=False):
+    """Return input_ids and labels of a row with prompt and completion; the loss is that of the completion, and of its end if it has one.
+
+    The end-of-sequence token is learned unless the row says that the model did not write it (`ended` is False: a stop string, or
+    `max_new_tokens`). The text is tokenized as a whole, in which a completion that begins with a space keeps one, not two.
+    """
+    head, end = prompt_ids(tokenizer, row["prompt"], seq2seq), tokenizer.eos_token_id
+    whole = prompt_ids(tokenizer, row["prompt"] + row["completion"])
+    apart = seq2seq or whole[: len(head)] != head
+    tail = tokenizer(row["completion"], add_special_tokens=False)["input_ids"] if apart else whole[len(head) :]
+    if end is not None and row.get("ended") is not False:
+        tail = [*tail, end]
+    return {"input_ids": head, "labels": tail} if seq2seq else {"input_ids": head + tail, "labels": [-100] * len(head) + tail}
+
+
 def _digest(settings, tokenizer, model):
     """Return the SHA-256 of all that a completion depends on, besides prompt and coins."""
     words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())

@@ -126,6 +126,67 @@ MUTATIONS = [
     ),
     Mutation("the oracle takes sets for batches", "finite.py", "orders * np.prod", "np.prod", "test_finite.py", "all_batches_are_all"),
     Mutation("CVaR of the best share", "finite.py", "losses > loss]", "losses < loss]", "test_finite.py", "cvar_is_the_minimum"),
+    Mutation(
+        *("one stream for all samples", "generation.py", "(*seeds.spawn_key, *row)", "(*seeds.spawn_key, 0)"),
+        *("test_generation.py", "completions_follow_the_model"),
+    ),
+    Mutation(
+        *("one coin for a block", "generation.py", "[one.random() for one in rngs]", "[rngs[0].random() for one in rngs]"),
+        *("test_generation.py", "sample_j_of_a_prompt"),
+    ),
+    Mutation(
+        *("until accepted is forgotten", "generation.py", "if accepted[i] < wanted and drawn[i] < limit]", "if False]"),
+        *("test_generation.py", "until_accepted_collects"),
+    ),
+    Mutation(
+        *("drafts that know no coins", "generation.py", "[key, str(seeds.entropy), seeds.spawn_key, rows", "[key, rows"),
+        *("test_generation.py", "other_coins_prompts"),
+    ),
+    Mutation(
+        *("half a file of drafts", "store.py", "os.replace(part, file)", "file.write_text(part.read_text()[:9])"),
+        *("test_generation.py", "killed_and_resumed"),
+    ),
+    Mutation(
+        *("padding is attended to", "sampler.py", "[[0] * (width - len(row)) + [1]", "[[1] * (width - len(row)) + [1]"),
+        *("test_generation.py", "equal_at_every_batch_size"),
+    ),
+    Mutation(
+        *("the next token for the coin's", "sampler.py", "* whole, right=True)", "* whole, right=True) + 1"),
+        *("test_generation.py", "first_whose_cumulated"),
+    ),
+    Mutation(
+        *("another row's cache", "sampler.py", "reorder_cache(on)", "reorder_cache(on.flip(0))"),
+        *("test_generation.py", "rows_that_ended_leave"),
+    ),
+    Mutation(
+        *("rounds that never go back", "rounds.py", "        if restart:", "        if False:"),
+        *("test_rounds.py", "from_where_it_should"),
+    ),
+    Mutation(
+        *("rejected tokens cost nothing", "rounds.py", "total += sum(written) +", "total += 0 *"),
+        *("test_rounds.py", "forward_passes_are_counted"),
+    ),
+    Mutation(
+        *("an end that nobody wrote", "sampler.py", 'row.get("ended") is not False', "True"),
+        *("test_rounds.py", "end_is_learned_where"),
+    ),
+    Mutation(
+        *(
+            "weights of a round that is not done",
+            "rounds.py",
+            'home / f"trained-{r:02}.safetensors")  # to',
+            'home / f"trained-{r - 1:02}.safetensors")  # to',
+        ),
+        *("test_rounds.py", "killed_between_the_weights"),
+    ),
+    Mutation(
+        "null is no decision", "tables.py", "-np.inf if log_a is None", "log_a if log_a is None", "test_audit.py", "what_datasets_writes"
+    ),
+    Mutation("chance has no KL", "audit.py", "total += prompts * each", "total += 0 * each", "test_audit.py", "its_kl_is_foretold"),
+    Mutation(
+        *("a ceiling that cuts nothing off", "audit.py", "np.exp(np.minimum(log_p, 0))", "np.exp(log_p)"),
+        *("test_audit.py", "what_a_ceiling_cuts_off"),
+    ),
 ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets import Dataset
 
 from rsf import checks, finite
 from rsf.__main__ import main
@@ -173,6 +174,7 @@ def test_rounds_and_log_probabilities_stand_on_the_page():
     report = audit(rows)
     assert report.rounds == {0: (8, 0.25, 1.5), 1: (8, 0.25, 1.5)} and report.log_probability == (-3.0, -1.5)
     assert "round 1             0.2500 of 8 kept, mean reward 1.5000" in str(report)
+    assert audit([row | {"log_probability": None} for row in rows]).log_probability is None
 
 
 def test_what_was_kept_against_the_rule_is_an_error_and_what_was_dropped_against_it_is_counted():
@@ -233,6 +235,41 @@ def test_files_of_every_kind_give_the_same_page(tmp_path, kind):
         audit(read(written(tmp_path, kind)))
 
 
+def test_a_list_in_json_blank_lines_and_a_byte_order_mark_are_read(tmp_path):
+    rows = [{"prompt": "é", "reward": i, "kept": i > 1} for i in range(4)]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1), encoding="utf-8-sig")
+    (tmp_path / "b.jsonl").write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
+    (tmp_path / "c.csv").write_text(
+        "kept,x,prompt,reward\n\n" + "\n".join(f"{i > 1},,é,{i}" for i in range(4)) + "\n\n", encoding="utf-8-sig"
+    )
+    assert {str(audit(read(tmp_path / name))) for name in ("a.json", "b.jsonl", "c.csv")} == {str(audit(rows))}
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+def test_what_datasets_writes_is_read_back_with_its_acceptance_probabilities_of_zero(tmp_path, kind):
+    table = exact_table()
+    getattr(Dataset.from_list(table), f"to_{kind}")(tmp_path / f"a.{kind}")
+    assert str(audit(read(tmp_path / f"a.{kind}"))) == str(audit(table))
+
+
+def test_what_is_wrong_in_a_file_or_in_its_names_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "x", "reward": 1, "kept": true}\n{"prompt": "x", reward\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        read(tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match=r"no columns \['promt'\], only prompt, reward"):
+        read(tmp_path / "a.jsonl", {"promt": "prompt"})
+    (tmp_path / "empty.csv").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="lacks the columns"):
+        audit(read(tmp_path / "empty.csv"))
+
+
+def test_the_figure_shows_the_rates_exactly_however_many_prompts():
+    kept = np.repeat([0, 1, 0, 1, 1, 1], 20_000).reshape(-1, 2, 20_000)  # of two samples each: one, one, two
+    table = {"prompt": np.tile(np.arange(60_000).reshape(3, 1, -1), (1, 2, 1)).ravel(), "reward": np.ones(120_000), "kept": kept.ravel()}
+    (steps,) = audit(table).figure().axes[0].patches
+    assert steps.get_data().values.tolist() == [0.5, 1.0] and steps.get_data().edges == pytest.approx([0, 2 / 3, 1])
+
+
 def test_the_command_prints_the_page_and_leaves_the_figure(tmp_path, capsys):
     file, picture = written(tmp_path, "jsonl"), tmp_path / "picture.png"
     rule = ["--rule", "tilted", "1", "2"]
@@ -250,6 +287,7 @@ def test_the_command_prints_the_page_and_leaves_the_figure(tmp_path, capsys):
         main(["audit", str(file), "--rule", "best_of", "4"])
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_million_rows_take_seconds_and_less_than_a_gibibyte(tmp_path):
     with open(tmp_path / "big.jsonl", "w", encoding="utf-8") as file:
         for i in range(10**6):
@@ -257,7 +295,7 @@ def test_a_million_rows_take_seconds_and_less_than_a_gibibyte(tmp_path):
             file.write(
                 f'{{"prompt": "What is {i // 50} and {i // 50} more?", "completion": "{i * 31 % 97}", "reward": {r}, "kept": {str(r == 1).lower()}}}\n'
             )
-    command = f"import resource, sys, time\nfrom rsf.audit import audit, read\nstart = time.process_time()\nprint(audit(read({str(tmp_path / 'big.jsonl')!r})))\nprint(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)\nassert not {{'torch', 'datasets', 'pyarrow', 'scipy'}} & set(sys.modules)"  # fmt: skip
+    command = f"import sys, time\nfrom rsf.audit import audit, read\nstart = time.process_time()\nprint(audit(read({str(tmp_path / 'big.jsonl')!r})))\nprint(time.process_time() - start, next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 2**20)\nassert not {{'torch', 'datasets', 'pyarrow', 'scipy'}} & set(sys.modules)"  # fmt: skip
     out = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     seconds, gibibytes = map(float, out.splitlines()[-1].split())
     assert "of 20,000 prompts" in out and seconds < 10 and gibibytes < 1
