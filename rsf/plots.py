@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import matplotlib.pyplot as plt
 
 TARGET, PROPOSAL, KEPT, REJECTED, CONTROL = "#222222", "#9A9A9A", "#0072B2", "#D55E00", "#882255"
-ARMS = {"plain": TARGET, "article": KEPT, "random": CONTROL}
+ARMS = {"plain": TARGET, "article": KEPT, "random": CONTROL, "twin": "#009E73"}
 _STYLE = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,

@@ -104,6 +104,26 @@ MUTATIONS = [
         *("rejected work is trained on", "loader.py", "in np.flatnonzero(kept).tolist()]", "in range(n)]"),
         *("test_training.py", "follow_the_coins"),
     ),
+    Mutation(
+        *("a rank goes ahead of the others", "loader.py", "(states == READY).all()", "(states == READY).any()"),
+        *("test_distributed.py", "shards_that_would_yield"),
+    ),
+    Mutation(
+        *("the busiest rank ends the run", "loader.py", "return NOT_YET if self.pending else END", "return END"),
+        *("test_distributed.py", "a_rank_that_is_busier"),
+    ),
+    Mutation(
+        *("what waits is lost on resuming", "loader.py", '"ready": [list(waiting) for waiting in self._ready]', '"ready": []'),
+        *("test_resume.py", "goes_on_from_any_place"),
+    ),
+    Mutation(
+        *("coins tossed again on resuming", "loader.py", "self.rng.bit_generator.state = state", "_ = state"),
+        *("test_resume.py", "goes_on_from_any_place"),
+    ),
+    Mutation(
+        *("a step left half accumulated", "budget.py", "while trainer.loader.report", "while False and trainer.loader.report"),
+        *("test_training.py", "a_step_that_was_begun"),
+    ),
     Mutation("the oracle takes sets for batches", "finite.py", "orders * np.prod", "np.prod", "test_finite.py", "all_batches_are_all"),
     Mutation("CVaR of the best share", "finite.py", "losses > loss]", "losses < loss]", "test_finite.py", "cvar_is_the_minimum"),
     Mutation(
