@@ -139,7 +139,7 @@ def learn(
             "restart": False,
             "sampler": sampler,
         } | options
-        return rsf_rounds(model, tokenizer(), prompts, options.pop("reward", right), rule, args, rng, **options)
+        return rsf_rounds(model, tokenizer(), prompts, reward, rule, args, rng, **options)
 
 
 @torch.inference_mode()
