@@ -131,3 +131,17 @@ def test_the_stored_protocol_keeps_tuning_and_experiment_apart():
         assert section["numbers"] == n and len(section["seeds"]) >= 10
         for name in section["tuning"]:
             assert not set(records.protocol(name)["seeds"]) & set(section["seeds"])
+
+
+def test_the_judge_of_an_arm_is_the_one_that_judges(small):
+    everything = arithmetic.learn(
+        arithmetic.tiny_gpt2(np.random.default_rng(0)),
+        list(arithmetic.sums(range(64))),
+        lambda prompts, completions, **_: [1.0] * len(prompts),
+        arithmetic.rules.above(1),
+        np.random.default_rng(0),
+        steps=2,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+    )[0]
+    assert everything.sampling.accepted == everything.examples == 64  # the verifier would pass hardly any
