@@ -156,9 +156,15 @@ def test_the_twin_weighs_tokens_as_the_model_does(tmp_path, accumulation):
 
 
 def test_the_twins_rule_sees_what_it_weighed(tmp_path):
-    seen, rule = [], at_rate(clipped, 0.4, window=24)
+    class Noting(at_rate):
+        def __call__(self, criterion):
+            decided.append(len(seen))  # from what came before, not from the batch itself
+            return super().__call__(criterion)
+
+    seen, decided, rule = [], [], Noting(clipped, 0.4, window=24)
     observe, rule.observe = rule.observe, lambda r: seen.extend(r) or observe(r)
     trainer = train(tmp_path, rule=rule, options={"twin": True, "logging_steps": 4, "max_steps": 12})
+    assert decided[::2] == list(range(0, 48, 4))  # every second call is made by `observe`
     assert len(seen) == trainer.loader.report.trained == 48 and 0.3 < min(seen) < max(seen) < 2
     assert len({row["k"] for row in trainer.state.log_history if "k" in row}) > 1
 
@@ -231,9 +237,9 @@ def test_a_model_may_return_a_dict(tmp_path):
 
 
 def test_a_rule_that_rejects_nothing_is_reported_with_the_reason(caplog):
-    for k, warned in ((LOSS.min() / 2, True), (0.6, False)):
+    for rule, warned in ((clipped(LOSS.min() / 2), True), (clipped(0.6), False), (constant(1), False)):
         caplog.clear()
-        loader = numpy_loader(clipped(k), stop=lambda: loader.report.candidates > 2 * IDLE)  # noqa: B023
+        loader = numpy_loader(rule, stop=lambda: loader.report.candidates > 2 * IDLE)  # noqa: B023
         while list(loader):
             pass
         words = [record.getMessage() for record in caplog.records]
