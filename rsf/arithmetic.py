@@ -132,14 +132,8 @@ def learn(
             report_to=[],
             disable_tqdm=True,
         )
-        options = {
-            "rounds": rounds,
-            "samples_per_prompt": samples,
-            "supervised": supervised,
-            "restart": False,
-            "sampler": sampler,
-        } | options
-        return rsf_rounds(model, tokenizer(), prompts, options.pop("reward", right), rule, args, rng, **options)
+        options |= {"rounds": rounds, "samples_per_prompt": samples, "supervised": supervised, "restart": False, "sampler": sampler}
+        return rsf_rounds(model, tokenizer(), prompts, reward, rule, args, rng, **options)
 
 
 @torch.inference_mode()
