@@ -132,13 +132,7 @@ def learn(
             report_to=[],
             disable_tqdm=True,
         )
-        options = {
-            "rounds": rounds,
-            "samples_per_prompt": samples,
-            "supervised": supervised,
-            "restart": False,
-            "sampler": sampler,
-        } | options
+        options |= {"rounds": rounds, "samples_per_prompt": samples, "supervised": supervised, "restart": False, "sampler": sampler}
         return rsf_rounds(model, tokenizer(), prompts, reward, rule, args, rng, **options)
 
 
