@@ -106,7 +106,7 @@ def one_pass(arm, model, tokenizer, rows, seed, settings):
         shared = {"output_dir": folder, "seed": seed, "per_device_train_batch_size": settings["batch_size"], "optim": "adamw_torch"}
         shared |= {"save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True, "bf16": settings["bf16"]}
         shared |= {"train_sampling_strategy": "group_by_length", "learning_rate": settings["learning_rate"]}
-        args = RSFConfig(**shared, **options, compute_budget=10**9) if rule else TrainingArguments(**shared)
+        args = RSFConfig(**shared, **options, compute_budget=5 * len(rows)) if rule else TrainingArguments(**shared)  # a pass spends less
         more = {"train_dataset": rows, "processing_class": tokenizer, "callbacks": [timed := OnePass()]}
         trainer = RSFTrainer(model, args, rule=rule, on_decision=remember, **more) if rule else Trainer(model, args, **more)
         trainer.remove_callback(PrinterCallback)
