@@ -77,7 +77,7 @@ def selection_table():
     times = ", ".join(f"{arm} {np.nanmedian(t):.0f} s in {np.sum(~np.isnan(t))} of {len(t)} seeds" for arm, t in reached.items())
     rows += [
         "",
-        f"{record['settings']['cpu']['slices']} slices of {record['settings']['cpu']['reviews']} reviews (IMDb, cut at {section['tokens']} tokens), MiniLM in float32, {record['machine']['device']}, "
+        f"{record['settings']['cpu']['slices']} x {record['settings']['cpu']['reviews']} reviews (IMDb, cut at {section['tokens']} tokens), MiniLM in float32, {record['machine']['device']}, "
         f"processor seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; its matrix products alone would take {floor / found['score'][0, 0]:.2f} of scoring's time. "
         f"Accuracy of the fast form beside the listing's after the same number of forward passes, short runs: {100 * gain.estimate:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] over {len(reached['article'])} seeds; "
         f"no lower by more than {100 * records.protocol('imdb-short')['margin']:.0f} points: {'shown' if gain.passed else 'not shown'}. "
@@ -93,7 +93,6 @@ def selection(file):
     times = rows["candidates a second over the listing, 0.3"][0]
     title = f"A pass costs its scoring and what it trains on; the repaired listing takes {times:.1f} times as long"
     with plots.figure(title, columns=2, width=10, height=4) as (left, right):
-        share = np.concatenate([[0.0], *(found[name][:, 2] / found[name][:, 1] for name in RATES)])
         line = np.array([0, 1])
         score = found["score"][:, 0].sum() / plain.sum()
         left.plot(line, score + line, color="black", linewidth=0.8)
@@ -106,7 +105,7 @@ def selection(file):
         left.axhline(1, color=plots.CONTROL, linestyle="--", linewidth=1)
         left.annotate("plain fine-tuning", (0, 1), (2, 4), textcoords="offset points", color=plots.CONTROL)
         left.set(xlabel="share of the tokens trained on, a", ylabel="time of a pass / plain", xlim=(-0.03, 1.05), ylim=(0, None))
-        left.set_title(f"{len(plain)} slices, a dot each" if len(share) else "")
+        left.set_title(f"{len(plain)} x {records.protocol('bench-selection')['cpu']['reviews']} reviews")
         for place, a in enumerate(SHARES):
             for shift, name, colour in ((-0.18, "listing", plots.REJECTED), (0.18, "batches", plots.KEPT)):
                 seconds = found[f"{name}, {a:g}"][:, 0] / plain
