@@ -101,7 +101,7 @@ def selection(file):
             cost, a = found[name][:, 0] / plain, found[name][:, 2] / found[name][:, 1]
             left.plot(a, cost, "o", color=plots.KEPT)
         left.plot([1] * len(plain), found["keep all"][:, 0] / plain, "o", color=plots.KEPT)
-        left.annotate("constant(1): nothing scored", (1, 1), (-6, 8), textcoords="offset points", ha="right", color=plots.KEPT)
+        left.annotate("constant(1): nothing scored", (1, 1), (4, -22), textcoords="offset points", ha="right", color=plots.KEPT)
         left.axhline(1, color=plots.CONTROL, linestyle="--", linewidth=1)
         left.annotate("plain fine-tuning", (0, 1), (2, 4), textcoords="offset points", color=plots.CONTROL)
         left.set(xlabel="share of the tokens trained on, a", ylabel="time of a pass / plain", xlim=(-0.03, 1.05), ylim=(0, None))
