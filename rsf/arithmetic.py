@@ -6,7 +6,7 @@ An answer can be checked without knowing it beforehand, so what the model writes
 float64 on one thread with weights, sums and coins of NumPy: the same decisions on every machine. Compute is counted in forward passes
 of one token: 1 a token read or written in sampling, 3 a token trained on; every arm of a run has the same.
 
-python -m rsf experiment arithmetic-400      every arm and seed of that section, a result file each; goes on where it stopped
+python -m rsf experiment arithmetic-200      every arm and seed of that section, a result file each; goes on where it stopped
 """
 
 import copy

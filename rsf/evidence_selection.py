@@ -91,7 +91,8 @@ def selection(file):
     found, rows = passes(), ratios()
     plain = found["plain"][:, 0]
     times = rows["candidates a second over the listing, 0.3"][0]
-    title = f"A pass costs its scoring and what it trains on; the repaired listing takes {times:.1f} times as long"
+    worst = rows["a pass over its parts"][0]
+    title = f"A pass takes up to {worst:.2f} times its scoring and training; the repaired listing {times:.1f} times the trainer's time"
     with plots.figure(title, columns=2, width=10, height=4) as (left, right):
         line = np.array([0, 1])
         score = found["score"][:, 0].sum() / plain.sum()
