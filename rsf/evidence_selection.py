@@ -9,8 +9,9 @@ RATES, SHARES = ("keep 0.25", "keep 0.5", "keep 0.75"), (0.3, 1)
 
 def passes(arm="cpu"):
     """Return {name: array (slices, 3)} of the stored benchmark: seconds (of the processor on a CPU), tokens decided on, tokens trained on."""
-    numbers = records.read("bench-selection")[arm][0]["numbers"]
-    return {name: np.array(rows)[:, [1 if arm == "cpu" else 0, 2, 3]] for name, rows in numbers["passes"].items()}
+    numbers, every = records.read("bench-selection")[arm][0]["numbers"], records.protocol("bench-selection")["listing_every"]
+    found = {name: np.array(rows)[:, [1 if arm == "cpu" else 0, 2, 3]] for name, rows in numbers["passes"].items()}
+    return {name: rows * every if name.startswith("listing") else rows for name, rows in found.items()}
 
 
 def parts(found, name):
@@ -27,6 +28,7 @@ def ratios(arm="cpu"):
     worst = max(RATES, key=lambda name: cost[name].sum() / parts(found, name).sum())
     pairs = {
         "scoring over training": (cost["score"], cost["plain"]),
+        "the same, scoring in bfloat16": (cost["score, bfloat16"], cost["plain"]),
         "the same, dropout off": (cost["score"], cost["plain, no dropout"]),
         "a pass over its parts": (cost[worst], parts(found, worst)),
         "keep all over plain": (cost["keep all"], cost["plain"]),
@@ -57,8 +59,9 @@ def short():
 def selection_table():
     """Return README's table of what selection costs."""
     what = {
-        "scoring over training": "scoring one candidate, over training on one",
-        "the same, dropout off": "the same, when training has dropout off",
+        "scoring over training": "scoring one candidate, over training on one (float32)",
+        "the same, scoring in bfloat16": 'the same, with `scoring_dtype="bfloat16"`',
+        "the same, dropout off": "scoring in float32, over training with dropout off",
         "a pass over its parts": "a pass that keeps 0.25, 0.5 or 0.75, over scoring and that share of training (the worst)",
         "keep all over plain": "a pass of `constant(1)`, over plain `Trainer`",
         "memory over plain": "peak memory of the process, over plain `Trainer`'s",
@@ -78,7 +81,7 @@ def selection_table():
     rows += [
         "",
         f"{record['settings']['cpu']['slices']} x {record['settings']['cpu']['reviews']} reviews (IMDb, cut at {section['tokens']} tokens), MiniLM in float32, {record['machine']['device']}, "
-        f"processor seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; its matrix products alone would take {floor / found['score'][0, 0]:.2f} of scoring's time. "
+        f"processor seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; the matrix products of scoring alone would take {floor / found['score'][0, 0]:.2f} of its time, {floor / found['plain'][0, 0]:.2f} of training's. "
         f"Accuracy of the fast form beside the listing's after the same number of forward passes, short runs: {100 * gain.estimate:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] over {len(reached['article'])} seeds; "
         f"no lower by more than {100 * records.protocol('imdb-short')['margin']:.0f} points: {'shown' if gain.passed else 'not shown'}. "
         f"Median time until {100 * records.protocol('imdb-short')['reached']:.0f} % were right: {times}.",

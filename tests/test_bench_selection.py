@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, PrinterCallback
 
@@ -60,20 +61,22 @@ def words():
 def test_every_arm_makes_one_pass_and_counts_the_tokens_that_it_trained_on():
     rng = np.random.default_rng(0)
     rows = [{"input_ids": rng.integers(1, 12, rng.integers(2, 9)).tolist(), "label": int(rng.integers(2))} for _ in range(40)]
-    settings = {"tokens": 8, "batch_size": 4, "block": 8, "chunk": 4, "learning_rate": 1e-3, "bf16": False}
+    rows = Dataset.from_list(rows)
+    settings = {"tokens": 8, "batch_size": 4, "block": 8, "chunk": 4, "listing_every": 1, "learning_rate": 1e-3, "bf16": False}
     tokens, trained = sum(len(row["input_ids"]) for row in rows), {}
     for arm in bench_selection.ARMS:
         wall, cpu, seen, trained[arm] = bench_selection.one_pass(arm, tiny().float(), words(), rows, 1, settings)
         assert wall > 0 and cpu > 0 and seen == tokens
     whole = {"plain", "plain, no dropout", "keep all", "batches, 1", "listing, 1"}
-    assert {arm for arm, n in trained.items() if n == tokens} == whole and trained["score"] == 0
+    assert {arm for arm, n in trained.items() if n == tokens} == whole and trained["score"] == trained["score, bfloat16"] == 0
     assert all(0.3 * share < trained[f"keep {share:g}"] / tokens < 1.7 * share for share in (0.25, 0.5, 0.75))
 
 
 def test_ratios_are_those_of_the_stored_seconds(monkeypatch):
     section = records.protocol("bench-selection")
     seconds = {"plain": 10.0, "plain, no dropout": 4.0, "keep all": 10.2, "score": 1.5, "keep 0.25": 4.0, "keep 0.5": 6.6, "keep 0.75": 9.5}
-    seconds |= {"batches, 0.3": 5.0, "batches, 1": 12.0, "listing, 0.3": 20.0, "listing, 1": 24.0}
+    every = section["listing_every"]
+    seconds |= {"score, bfloat16": 2.0, "batches, 0.3": 5.0, "batches, 1": 12.0, "listing, 0.3": 20.0 / every, "listing, 1": 24.0 / every}
     share = {"keep 0.25": 25, "keep 0.5": 50, "keep 0.75": 75}
     rows = {arm: [[99.0, s, 100, share.get(arm, 0)], [99.0, 2 * s, 100, share.get(arm, 0)]] for arm, s in seconds.items()}
     memory = {arm: [500, after] for arm, after in zip(section["memory"], (1000, 1040, 1010), strict=True)}
@@ -81,6 +84,7 @@ def test_ratios_are_those_of_the_stored_seconds(monkeypatch):
     found = {what: (round(value, 4), holds) for what, (value, *_, holds) in evidence_selection.ratios().items()}
     assert found == {
         "scoring over training": (0.15, True),
+        "the same, scoring in bfloat16": (0.2, False),
         "the same, dropout off": (0.375, True),
         "a pass over its parts": (1.0556, True),  # 9.5 / (1.5 + 7.5), the worst of three
         "keep all over plain": (1.02, True),
