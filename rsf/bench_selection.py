@@ -162,12 +162,15 @@ def floor(model, rows, settings):
 
 def peak(arm, settings, seed, answer):
     """Put the peak memory (MiB) of one pass, and what was there before it, into a queue; a process of its own."""
-    gpu = torch.cuda.is_available()
+
+    def most():
+        gpu = torch.cuda.is_available()
+        return torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
     model, tokenizer, rows, *_ = prepared(settings, seed)
-    before = torch.cuda.memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = most()
     one_pass(arm, model, tokenizer, rows[0].select(range(settings["memory_reviews"])), seed, settings)
-    after = torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    answer.put([round(before), round(after)])
+    answer.put([round(before), round(most())])
 
 
 def selection(arm=None):

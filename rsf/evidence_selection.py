@@ -7,9 +7,14 @@ from rsf import checks, plots, records
 RATES, SHARES = ("keep 0.25", "keep 0.5", "keep 0.75"), (0.3, 1)
 
 
+def stored(arm="cpu"):
+    """Return the record of the benchmark."""
+    return records.read("bench-selection")[arm][0]
+
+
 def passes(arm="cpu"):
     """Return {name: array (slices, 3)} of the stored benchmark: seconds (of the processor on a CPU), tokens decided on, tokens trained on."""
-    numbers, every = records.read("bench-selection")[arm][0]["numbers"], records.protocol("bench-selection")["listing_every"]
+    numbers, every = stored(arm)["numbers"], records.protocol("bench-selection")["listing_every"]
     found = {name: np.array(rows)[:, [1 if arm == "cpu" else 0, 2, 3]] for name, rows in numbers["passes"].items()}
     return {name: rows * every if name.startswith("listing") else rows for name, rows in found.items()}
 
@@ -22,8 +27,8 @@ def parts(found, name):
 
 def ratios(arm="cpu"):
     """Return {what: (over all slices, least, most, bound, whether the bound holds)}, named as in the protocol."""
-    found, section = passes(arm), records.protocol("bench-selection")
-    memory = {name: after for name, (_, after) in records.read("bench-selection")[arm][0]["numbers"]["memory"].items()}
+    found, record, section = passes(arm), stored(arm), records.protocol("bench-selection")
+    memory = {name: after for name, (_, after) in record["numbers"]["memory"].items()}
     cost = {name: rows[:, 0] for name, rows in found.items()}
     worst = max(RATES, key=lambda name: cost[name].sum() / parts(found, name).sum())
     pairs = {
@@ -73,7 +78,7 @@ def selection_table():
         spread = f" ({least:.2f} to {most:.2f})" if most > least else ""
         sign = "at least" if name in section["least"] else "at most"
         rows.append(f"| {what[name]} | {value:.2f}{spread} | {sign} {bound:.2f} | {'held' if holds else '**missed**'} |")
-    found, record = passes(), records.read("bench-selection")["cpu"][0]
+    found, record = passes(), stored()
     plain, score = (found[name][:, 1].sum() / found[name][:, 0].sum() for name in ("plain", "score"))
     floor = record["numbers"]["floor"]["flops"] / record["numbers"]["floor"]["flops_per_second"]
     gain, reached = short()
