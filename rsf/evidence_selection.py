@@ -4,12 +4,18 @@ import numpy as np
 
 from rsf import checks, plots, records
 
+SHORT = ("imdb-short", "imdb-short-again")
 RATES, SHARES = ("keep 0.25", "keep 0.5", "keep 0.75"), (0.3, 1)
+
+
+def stored(arm="cpu"):
+    """Return the record of the benchmark."""
+    return records.read("bench-selection")[arm][0]
 
 
 def passes(arm="cpu"):
     """Return {name: array (slices, 3)} of the stored benchmark: seconds (of the processor on a CPU), tokens decided on, tokens trained on."""
-    numbers, every = records.read("bench-selection")[arm][0]["numbers"], records.protocol("bench-selection")["listing_every"]
+    numbers, every = stored(arm)["numbers"], records.protocol("bench-selection")["listing_every"]
     found = {name: np.array(rows)[:, [1 if arm == "cpu" else 0, 2, 3]] for name, rows in numbers["passes"].items()}
     return {name: rows * every if name.startswith("listing") else rows for name, rows in found.items()}
 
@@ -22,8 +28,8 @@ def parts(found, name):
 
 def ratios(arm="cpu"):
     """Return {what: (over all slices, least, most, bound, whether the bound holds)}, named as in the protocol."""
-    found, section = passes(arm), records.protocol("bench-selection")
-    memory = {name: after for name, (_, after) in records.read("bench-selection")[arm][0]["numbers"]["memory"].items()}
+    found, record, section = passes(arm), stored(arm), records.protocol("bench-selection")
+    memory = {name: after for name, (_, after) in record["numbers"]["memory"].items()}
     cost = {name: rows[:, 0] for name, rows in found.items()}
     worst = max(RATES, key=lambda name: cost[name].sum() / parts(found, name).sum())
     pairs = {
@@ -44,16 +50,19 @@ def ratios(arm="cpu"):
     return rows
 
 
-def short():
-    """Return (Verdict of article minus listing, {arm: seconds until the watched accuracy was reached, NaN where it was not})."""
+def short(experiment):
+    """Return the Verdict of article minus listing in a section of short runs: is the lower limit above minus the margin?"""
+    runs, section = records.read(experiment), records.protocol(experiment)
+    article, listing = ([runs[arm][seed]["numbers"]["accuracy"] for seed in section["seeds"]] for arm in ("article", "listing"))
+    return checks.paired_difference(article, listing, above=-section["margin"], level=section.get("level", 0.05))
+
+
+def reached():
+    """Return {arm: seconds (seeds,) until the watched accuracy was reached, NaN where it was not}."""
     runs, section = records.read("imdb-short"), records.protocol("imdb-short")
-    seeds = sorted(set(runs["listing"]) & set(runs["article"]))
-    accuracy = {arm: np.array([runs[arm][seed]["numbers"]["accuracy"] for seed in seeds]) for arm in section["arms"]}
-    reached = {
-        arm: np.array([next((t for t, value in runs[arm][s]["numbers"]["curve"] if value >= section["reached"]), np.nan) for s in seeds])
-        for arm in section["arms"]
-    }
-    return checks.paired_difference(accuracy["article"], accuracy["listing"], above=-section["margin"]), reached
+    curves = {arm: [runs[arm][seed]["numbers"]["curve"] for seed in section["seeds"]] for arm in section["arms"]}
+    first = lambda curve: next((t for t, value in curve if value >= section["reached"]), np.nan)  # noqa: E731
+    return {arm: np.array([first(curve) for curve in rows]) for arm, rows in curves.items()}
 
 
 def selection_table():
@@ -73,19 +82,24 @@ def selection_table():
         spread = f" ({least:.2f} to {most:.2f})" if most > least else ""
         sign = "at least" if name in section["least"] else "at most"
         rows.append(f"| {what[name]} | {value:.2f}{spread} | {sign} {bound:.2f} | {'held' if holds else '**missed**'} |")
-    found, record = passes(), records.read("bench-selection")["cpu"][0]
+    found, record = passes(), stored()
     plain, score = (found[name][:, 1].sum() / found[name][:, 0].sum() for name in ("plain", "score"))
     floor = record["numbers"]["floor"]["flops"] / record["numbers"]["floor"]["flops_per_second"]
-    gain, reached = short()
-    times = ", ".join(f"{arm} {np.nanmedian(t):.0f} s in {np.sum(~np.isnan(t))} of {len(t)} seeds" for arm, t in reached.items())
+    times = ", ".join(f"{arm} {np.nanmedian(t):.0f} s in {np.sum(~np.isnan(t))} of {len(t)} seeds" for arm, t in reached().items())
     rows += [
         "",
-        f"{record['settings']['cpu']['slices']} x {record['settings']['cpu']['reviews']} reviews (IMDb, cut at {section['tokens']} tokens), MiniLM in float32, {record['machine']['device']}, "
+        f"{len(found['plain'])} slices of {record['data']}, {found['plain'][:, 1].sum():,.0f} tokens, reviews cut at {section['tokens']}; MiniLM in float32, {record['machine']['device']}, "
         f"processor seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; the matrix products of scoring alone would take {floor / found['score'][0, 0]:.2f} of its time, {floor / found['plain'][0, 0]:.2f} of training's. "
-        f"Accuracy of the fast form beside the listing's after the same number of forward passes, short runs: {100 * gain.estimate:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] over {len(reached['article'])} seeds; "
-        f"no lower by more than {100 * records.protocol('imdb-short')['margin']:.0f} points: {'shown' if gain.passed else 'not shown'}. "
-        f"Median time until {100 * records.protocol('imdb-short')['reached']:.0f} % were right: {times}.",
+        f"Median time until {100 * records.protocol('imdb-short')['reached']:.0f} % were right in `imdb-short`: {times}.",
+        "",
+        "| accuracy of the fast form minus the listing's, after the same number of forward passes | seeds, test reviews | points | no lower |",
+        "| --- | --- | --- | --- |",
     ]
+    for experiment in SHORT:
+        part, gain = records.protocol(experiment), short(experiment)
+        limits = f"{100 * gain.estimate:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], {100 * (1 - part.get('level', 0.05)):g} %"
+        said = f"by {100 * part['margin']:g} points: {'shown' if gain.passed else 'not shown'}"
+        rows.append(f"| [`{experiment}`](results/{experiment}) | {len(part['seeds'])}, {part['test']:,} | {limits} | {said} |")
     return "\n".join(rows)
 
 
@@ -105,11 +119,11 @@ def selection(file):
             cost, a = found[name][:, 0] / plain, found[name][:, 2] / found[name][:, 1]
             left.plot(a, cost, "o", color=plots.KEPT)
         left.plot([1] * len(plain), found["keep all"][:, 0] / plain, "o", color=plots.KEPT)
-        left.annotate("constant(1): nothing scored", (1, 1), (4, -22), textcoords="offset points", ha="right", color=plots.KEPT)
+        left.annotate("constant(1):\nnothing scored", (1, 1), (4, -36), textcoords="offset points", ha="right", color=plots.KEPT)
         left.axhline(1, color=plots.CONTROL, linestyle="--", linewidth=1)
         left.annotate("plain fine-tuning", (0, 1), (2, 4), textcoords="offset points", color=plots.CONTROL)
         left.set(xlabel="share of the tokens trained on, a", ylabel="time of a pass / plain", xlim=(-0.03, 1.05), ylim=(0, None))
-        left.set_title(f"{len(plain)} x {records.protocol('bench-selection')['cpu']['reviews']} reviews")
+        left.set_title(f"{len(plain)} slices of reviews")
         for place, a in enumerate(SHARES):
             for shift, name, colour in ((-0.18, "listing", plots.REJECTED), (0.18, "batches", plots.KEPT)):
                 seconds = found[f"{name}, {a:g}"][:, 0] / plain

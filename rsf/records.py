@@ -47,6 +47,23 @@ def protocol_hash(experiment):
     return hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()
 
 
+def verdict(difference, smallest, *, may=False):
+    """Return what a paired difference says of the claim that something helps.
+
+    Parameters
+    ----------
+    difference : rsf.checks Verdict
+        With `estimate`, `low` and `high`, simultaneous over the declared family.
+    smallest : float
+        The smallest gain worth having, in the same unit.
+    may : bool
+        The claim is that it may help: one case cannot refute it.
+    """
+    if difference.low > 0 and difference.estimate >= smallest:
+        return "reproduced"
+    return "refuted" if difference.high < smallest and not may else "not reproduced"
+
+
 def path(experiment, arm, seed):
     """Return where the file of one run stands."""
     return RESULTS / experiment / f"{arm}-{seed}.json"

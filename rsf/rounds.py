@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, Trainer
 
+from rsf.budget import TRAIN
 from rsf.generation import SamplingReport, model_sampler, sample_and_judge
 from rsf.sampler import encode
 from rsf.store import key_of
 
-TRAIN = 3  # forward passes that training on a token costs
 TRAINING = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "optim")
 TRAINING += ("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "bf16", "fp16")  # what must stay to go on
 

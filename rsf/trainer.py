@@ -214,6 +214,7 @@ class RSFTrainer(Trainer):
     def _save_rng_state(self, output_dir):
         """Save the loader's state with those of the generators, before the file that makes a checkpoint whole, on all ranks."""
         state = {"loader": self.loader.state_dict(), "rule": self.rule.state_dict(), "random": self._random, "began": self._blocks.began}
+        state["collator"] = checkpoints.coins(self.data_collator)
         state["logged"] = hasattr(self, "_tr_loss") and [self._tr_loss.item(), self._globalstep_last_logged]  # not in early transformers 5
         checkpoints.save(state | {"setting": self._setting()}, output_dir, self.args.process_index)
         super()._save_rng_state(output_dir)
@@ -227,6 +228,7 @@ class RSFTrainer(Trainer):
         self.loader.load_state_dict(state["loader"])
         self.rule.load_state_dict(state["rule"])
         self._random, self._blocks.begin_from = state["random"], state["began"]
+        checkpoints.load_coins(self.data_collator, state["collator"])
         self.loader.on_resume = lambda: self._load_rng_state(self._resumed)  # finding the place has drawn from the global generator
 
     def _setting(self):

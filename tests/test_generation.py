@@ -500,6 +500,13 @@ def test_what_does_not_fit_is_refused_and_named(options, message):
         dice(**options)
 
 
+def test_what_a_model_has_no_positions_for_is_refused_before_anything_is_written():
+    full = model_sampler(MODEL, WORDS, max_new_tokens=44)(["abcde"], [np.random.default_rng(0)])
+    assert full["tokens"] == [44]  # 48 positions: the last token is not read again
+    with pytest.raises(ValueError, match="'abcde' has 5 tokens, with max_new_tokens=45 that is 49 positions, the model has 48"):
+        model_sampler(MODEL, WORDS, max_new_tokens=45)(["a", "abcde"], [np.random.default_rng(i) for i in range(2)])
+
+
 def test_a_prompt_without_tokens_and_probabilities_that_are_nan_are_named():
     with pytest.raises(ValueError, match="'' has no tokens"):
         model_sampler(MODEL, WORDS)(["a", ""], [np.random.default_rng(i) for i in range(2)])

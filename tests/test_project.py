@@ -57,8 +57,8 @@ MAY_IMPORT = {
     "generation": {"acceptance", "sampler", "store"},
     "word_problems": {"answers", "checks", "data", "generation", "models", "records", "rounds", "rules"},
     "__main__": {"arithmetic", "audit", "experiments", "evidence", "notebooks", "records", "rules", "word_problems"},
-    "arithmetic": {"generation", "records", "rounds", "rules"},
-    "rounds": {"generation", "sampler", "store"},
+    "arithmetic": {"budget", "generation", "records", "rounds", "rules"},
+    "rounds": {"budget", "generation", "sampler", "store"},
     "__init__": set(),
 }
 

@@ -1,18 +1,22 @@
 """Killed at any moment and resumed, a run ends as if nothing had happened: the same weights, decisions and logs, bit for bit."""
 
+import copy
 import json
 import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from test_scoring import LABELLED, PADDING, TEXTS, TOKENIZER
 from test_training import DATA, arguments, at_rate_rule, numpy_loader, same_weights, tiny_model
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling, PrinterCallback, Trainer, TrainerState
 
+from rsf import checkpoints
 from rsf.rules import clipped
 from rsf.trainer import RSFTrainer
 
@@ -28,6 +32,8 @@ def masked():
 
 
 MASKED = {"data": TEXTS, "model": masked, "data_collator": DataCollatorForLanguageModeling(TOKENIZER), "processing_class": TOKENIZER}
+SEEDED = MASKED | {"data_collator": DataCollatorForLanguageModeling(TOKENIZER)}
+SEEDED["data_collator"].generator = torch.Generator().manual_seed(3)  # as with its `seed`, which it refuses in a child process
 # what is trained how, and when it is killed (a number: at that decision)
 RUNS = {
     "between two steps": ({}, {}, "step"),
@@ -37,6 +43,7 @@ RUNS = {
     "in its last file": ({"weights": True}, {}, "state"),
     "accumulating": ({"gradient_accumulation_steps": 2}, {}, 40),
     "random masks": ({"scoring_batch_size": 6}, MASKED, "step"),
+    "a generator in the collator": ({"scoring_batch_size": 6}, SEEDED, 25),
     "grouped by length": ({"train_sampling_strategy": "group_by_length", "scoring_batch_size": 8}, PADDED, 18),
     "between two rows of the log": ({"logging_steps": 3, "max_grad_norm": 1.0}, {}, "step"),
     "with workers": ({"dataloader_num_workers": 1}, {}, "step"),
@@ -51,7 +58,7 @@ def run(folder, options, told, *, data=DATA, model=tiny_model, resume=False, **m
         train_dataset=data,
         rule=clipped(0.9) if "weights" in options else at_rate_rule(),
         on_decision=lambda block, r, kept: told((r.tolist(), kept.tolist())),
-        **more,
+        **copy.deepcopy(more),  # a collator may remember
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume)
@@ -106,6 +113,20 @@ def test_killed_and_resumed_a_run_ends_with_the_same_weights_decisions_and_logs(
 
 def logs_of(trainer):
     return [{key: value for key, value in row.items() if key not in TIMES} for row in trainer.state.log_history]
+
+
+@pytest.mark.parametrize("generator", [torch.Generator(), np.random.default_rng(4), np.random.Generator(np.random.MT19937(4))])
+def test_a_collators_own_generator_goes_on(generator):
+    draw = lambda of: torch.rand(3, generator=of).tolist() if isinstance(of, torch.Generator) else of.random(3).tolist()  # noqa: E731
+    draw(generator)
+    state = checkpoints.coins(one := SimpleNamespace(generator=generator))
+    expected = draw(generator)
+    checkpoints.load_coins(one, state)
+    assert draw(one.generator) == expected
+    if "MT19937" not in str(generator):  # and where the collator makes its generator late
+        checkpoints.load_coins(late := SimpleNamespace(generator=None), state)
+        assert draw(late.generator) == expected
+    assert checkpoints.coins(SimpleNamespace()) is None
 
 
 def test_a_loader_goes_on_from_any_place_as_if_nothing_had_happened():
