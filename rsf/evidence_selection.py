@@ -119,6 +119,8 @@ def selection(file):
             cost, a = found[name][:, 0] / plain, found[name][:, 2] / found[name][:, 1]
             left.plot(a, cost, "o", color=plots.KEPT)
         left.plot([1] * len(plain), found["keep all"][:, 0] / plain, "o", color=plots.KEPT)
+        left.plot([0] * len(plain), half := found["score, bfloat16"][:, 0] / plain, "o", color=plots.KEPT, fillstyle="none")
+        left.annotate("scoring in bfloat16", (0, half.mean()), (8, -4), textcoords="offset points", color=plots.KEPT)
         left.annotate("constant(1):\nnothing scored", (1, 1), (4, -36), textcoords="offset points", ha="right", color=plots.KEPT)
         left.axhline(1, color=plots.CONTROL, linestyle="--", linewidth=1)
         left.annotate("plain fine-tuning", (0, 1), (2, 4), textcoords="offset points", color=plots.CONTROL)
