@@ -8,7 +8,7 @@ from scipy import stats
 
 from rsf import bench, checks, data, plots, records
 from rsf.acceptance import acceptance_probability
-from rsf.evidence_generation import arithmetic_table, generation, generation_table
+from rsf.evidence_generation import arithmetic_table, generation, generation_table, judges_table
 from rsf.evidence_selection import selection, selection_table
 
 ARMS = {"plain": "plain fine-tuning", "article": "the article's rule, min(1, loss / 0.5)", "random": "random, at the rule's rate"}
@@ -26,7 +26,7 @@ def make(root=records.ROOT):
     generation(root / "figures" / "bench_generation.png")
     yield "figures/bench_generation.png"
     for name, tables in (
-        ("README.md", (setup_line, sampling_table, imdb_table, arithmetic_table, selection_table, generation_table)),
+        ("README.md", (setup_line, sampling_table, imdb_table, arithmetic_table, judges_table, selection_table, generation_table)),
         ("rsf/embedded/README.md", (corpus_table, transfer_table)),
     ):
         text = (records.ROOT / name).read_text(encoding="utf-8")

@@ -91,3 +91,22 @@ def arithmetic_table():
         cells = " | ".join(f"{value[arm].mean():.1f}" for arm in names)
         rows.append(f"| {numbers} | {cells} | {gain.estimate:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}] | {verdict} |")
     return "\n".join(rows)
+
+
+def judges_table():
+    """Return README's table of what is learned from own answers when their judge errs."""
+    names = {"rejection": "is always right", "noisy": "turns every tenth verdict round", "nines": "casts out nines"}
+    runs = records.read("arithmetic-200-judges") | {"rejection": records.read("arithmetic-200")["rejection"]}
+    right, passed = (
+        {arm: 100 * np.array([runs[arm][seed]["numbers"][key] for seed in records.protocol("arithmetic-200")["seeds"]]) for arm in names}
+        for key in ("accuracy", "nines")
+    )
+    rows = [
+        "| the judge | right, % | minus the right judge's, points, 95 % interval | right by casting out nines, % |",
+        "| --- | --- | --- | --- |",
+    ]
+    for arm, name in names.items():
+        gain = checks.paired_difference(right[arm], right["rejection"])
+        limits = f"{gain.estimate:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]" if arm != "rejection" else ""
+        rows.append(f"| {name} | {right[arm].mean():.1f} | {limits} | {passed[arm].mean():.1f} |")
+    return "\n".join(rows)
