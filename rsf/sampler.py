@@ -60,7 +60,7 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
             raise ValueError(f"the prompt {prompts[ids.index([])]!r} has no tokens: a model needs one to begin with")
         longest, apart = max(ids, key=len), model.config.is_encoder_decoder
         needed = max(len(longest), max_new_tokens) if apart else len(longest) + max_new_tokens - 1  # the last token is not read again
-        if needed > (room := getattr(model.config, "max_position_embeddings", math.inf)):
+        if needed > (room := getattr(model.config, "max_position_embeddings", None) or math.inf):
             raise ValueError(
                 f"the prompt {prompts[ids.index(longest)]!r:.80} has {len(longest)} tokens, with max_new_tokens={max_new_tokens} that is "
                 f"{needed} positions, the model has {room}: cut the prompt or write less"

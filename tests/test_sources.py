@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsf import data, models, records
+from rsf import checks, data, models, records
 
 
 def test_the_embedded_corpus_says_what_it_is():
@@ -132,6 +132,22 @@ def test_a_file_that_does_not_belong_to_the_protocol_is_refused(written, change,
     written.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=message):
         records.validate(written)
+
+
+@pytest.mark.parametrize(
+    "estimate, half, said",
+    [
+        (0.05, 0.04, "reproduced"),
+        (0.03, 0.01, "refuted"),
+        (0.04, 0.02, "not reproduced"),
+        (0.3, 0.3, "not reproduced"),
+        (-0.2, 0.1, "refuted"),
+    ],
+)
+def test_a_verdict_wants_a_gain_worth_having_and_an_interval_above_zero(estimate, half, said):
+    found = checks.Verdict("", True, estimate, estimate - half, estimate + half)
+    assert records.verdict(found, 0.05) == said
+    assert records.verdict(found, 0.05, may=True) == said.replace("refuted", "not reproduced")
 
 
 def test_a_changed_protocol_disowns_its_files(written):
