@@ -73,6 +73,11 @@ def generation_table():
     )
 
 
+def _percent(runs, arm, key="accuracy"):
+    """Return a number of each seed of the protocol, (seeds,) in percent."""
+    return 100 * np.array([runs[arm][seed]["numbers"][key] for seed in records.protocol("arithmetic-200")["seeds"]])
+
+
 def arithmetic_table():
     """Return README's table of what a small transformer learns from its own verified answers."""
     names = {"control": "the sums with answers alone", "rejection": "own answers, verified", "blind": "own answers, unfiltered"}
@@ -84,7 +89,7 @@ def arithmetic_table():
     ]
     for experiment in section["family"]:
         runs = records.read(experiment)
-        value = {arm: 100 * np.array([runs[arm][seed]["numbers"]["accuracy"] for seed in section["seeds"]]) for arm in names}
+        value = {arm: _percent(runs, arm) for arm in names}
         gain = checks.paired_difference(value["rejection"], value["control"], level=section["level"] / len(section["family"]))
         verdict = records.verdict(gain, 100 * section["smallest_gain"])
         numbers = records.protocol(experiment)["numbers"]
@@ -97,10 +102,7 @@ def judges_table():
     """Return README's table of what is learned from own answers when their judge errs."""
     names = {"rejection": "is always right", "noisy": "turns every tenth verdict round", "nines": "casts out nines"}
     runs = records.read("arithmetic-200-judges") | {"rejection": records.read("arithmetic-200")["rejection"]}
-    right, passed = (
-        {arm: 100 * np.array([runs[arm][seed]["numbers"][key] for seed in records.protocol("arithmetic-200")["seeds"]]) for arm in names}
-        for key in ("accuracy", "nines")
-    )
+    right = {arm: _percent(runs, arm) for arm in names}
     rows = [
         "| the judge | right, % | minus the right judge's, points, 95 % interval | right by casting out nines, % |",
         "| --- | --- | --- | --- |",
@@ -108,5 +110,5 @@ def judges_table():
     for arm, name in names.items():
         gain = checks.paired_difference(right[arm], right["rejection"])
         limits = f"{gain.estimate:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]" if arm != "rejection" else ""
-        rows.append(f"| {name} | {right[arm].mean():.1f} | {limits} | {passed[arm].mean():.1f} |")
+        rows.append(f"| {name} | {right[arm].mean():.1f} | {limits} | {_percent(runs, arm, 'nines').mean():.1f} |")
     return "\n".join(rows)

@@ -9,15 +9,13 @@ RATES, SHARES = ("keep 0.25", "keep 0.5", "keep 0.75"), (0.3, 1)
 
 
 def stored(arm="cpu"):
-    """Return the record of the benchmark."""
-    return records.read("bench-selection")[arm][0]
+    """Return the passes of the stored benchmark and its record.
 
-
-def passes(arm="cpu"):
-    """Return {name: array (slices, 3)} of the stored benchmark: seconds (of the processor on a CPU), tokens decided on, tokens trained on."""
-    numbers, every = stored(arm)["numbers"], records.protocol("bench-selection")["listing_every"]
-    found = {name: np.array(rows)[:, [1 if arm == "cpu" else 0, 2, 3]] for name, rows in numbers["passes"].items()}
-    return {name: rows * every if name.startswith("listing") else rows for name, rows in found.items()}
+    The passes are {name: array (slices, 3)}: seconds (of the processor on a CPU), tokens decided on, tokens trained on.
+    """
+    record, every = records.read("bench-selection")[arm][0], records.protocol("bench-selection")["listing_every"]
+    found = {name: np.array(rows)[:, [1 if arm == "cpu" else 0, 2, 3]] for name, rows in record["numbers"]["passes"].items()}
+    return {name: rows * every if name.startswith("listing") else rows for name, rows in found.items()}, record
 
 
 def parts(found, name):
@@ -28,7 +26,7 @@ def parts(found, name):
 
 def ratios(arm="cpu"):
     """Return {what: (over all slices, least, most, bound, whether the bound holds)}, named as in the protocol."""
-    found, record, section = passes(arm), stored(arm), records.protocol("bench-selection")
+    (found, record), section = stored(arm), records.protocol("bench-selection")
     memory = {name: after for name, (_, after) in record["numbers"]["memory"].items()}
     cost = {name: rows[:, 0] for name, rows in found.items()}
     worst = max(RATES, key=lambda name: cost[name].sum() / parts(found, name).sum())
@@ -82,7 +80,7 @@ def selection_table():
         spread = f" ({least:.2f} to {most:.2f})" if most > least else ""
         sign = "at least" if name in section["least"] else "at most"
         rows.append(f"| {what[name]} | {value:.2f}{spread} | {sign} {bound:.2f} | {'held' if holds else '**missed**'} |")
-    found, record = passes(), stored()
+    found, record = stored()
     plain, score = (found[name][:, 1].sum() / found[name][:, 0].sum() for name in ("plain", "score"))
     floor = record["numbers"]["floor"]["flops"] / record["numbers"]["floor"]["flops_per_second"]
     times = ", ".join(f"{arm} {np.nanmedian(t):.0f} s in {np.sum(~np.isnan(t))} of {len(t)} seeds" for arm, t in reached().items())
@@ -105,7 +103,7 @@ def selection_table():
 
 def selection(file):
     """Draw what a pass costs by acceptance rate, measured and predicted, and the listing beside the loader."""
-    found, rows = passes(), ratios()
+    (found, _), rows = stored(), ratios()
     plain = found["plain"][:, 0]
     times = rows["candidates a second over the listing, 0.3"][0]
     worst = rows["a pass over its parts"][0]

@@ -58,8 +58,8 @@ def model_sampler(model, tokenizer, *, max_new_tokens=64, temperature=1.0, warpe
         ids = [ids[text] for text in prompts]
         if not all(ids):
             raise ValueError(f"the prompt {prompts[ids.index([])]!r} has no tokens: a model needs one to begin with")
-        longest, apart = max(ids, key=len), model.config.is_encoder_decoder
-        needed = max(len(longest), max_new_tokens) if apart else len(longest) + max_new_tokens - 1  # the last token is not read again
+        longest, written = max(ids, key=len), max_new_tokens - 1  # the last token is not read again
+        needed = max(len(longest), max_new_tokens) if model.config.is_encoder_decoder else len(longest) + written
         if needed > (room := getattr(model.config, "max_position_embeddings", None) or math.inf):
             raise ValueError(
                 f"the prompt {prompts[ids.index(longest)]!r:.80} has {len(longest)} tokens, with max_new_tokens={max_new_tokens} that is "
