@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from rsf.notebooks import ENVIRONMENT
+from rsf.lab.notebooks import ENVIRONMENT
 
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)  # nbval's kernels inherit them
@@ -20,4 +20,6 @@ def pytest_collection_modifyitems(items):
         if hasattr(item, "output_timeout"):  # a cell of a notebook: nbval gives up after 5 s of silence
             item.output_timeout = 300
             if item.cell.execution_count is None:  # nbval passes a cell that never ran
-                raise pytest.UsageError(f"{item.nodeid}: the committed notebook was not executed; run: python -m rsf notebooks build")
+                raise pytest.UsageError(
+                    f"{item.nodeid}: the committed notebook was not executed; run: python -m rsf notebooks build"
+                )

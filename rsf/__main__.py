@@ -4,19 +4,26 @@ import argparse
 import logging
 import sys
 
-BENCHMARKS = {"sampling": "rsf.bench", "selection": "rsf.bench_selection", "generation": "rsf.bench_generation"}
+BENCHMARKS = {
+    "sampling": "rsf.bench",
+    "selection": "rsf.bench_selection",
+    "generation": "rsf.bench_generation",
+}
 
 
 def runner(name):
     """Return the function that makes one run of an experiment: (name, arm, seed) -> path."""
-    from rsf import arithmetic, experiments, word_problems
+    from rsf.lab.tasks import arithmetic, word_problems
+    from rsf.lab.tasks import imdb as experiments
 
-    return {"arithmetic": arithmetic.run, "gsm8k": word_problems.gsm8k}.get(name.split("-")[0], experiments.imdb)
+    return {"arithmetic": arithmetic.run, "gsm8k": word_problems.gsm8k}.get(
+        name.split("-")[0], experiments.imdb
+    )
 
 
 def experiment(name, arms=None, seeds=None):
     """Run what the protocol asks for and results/ lacks, the arms of a seed one after another."""
-    from rsf import records
+    from rsf.lab import records
 
     section, run = records.protocol(name), runner(name)
     for seed in seeds or section["seeds"]:
@@ -26,7 +33,9 @@ def experiment(name, arms=None, seeds=None):
                 records.validate(target)
                 continue
             numbers = records.validate(run(name, arm, seed))["numbers"]
-            shown = ", ".join(f"{key} {value:.7g}" for key, value in numbers.items() if isinstance(value, (int, float)))
+            shown = ", ".join(
+                f"{key} {value:.7g}" for key, value in numbers.items() if isinstance(value, (int, float))
+            )
             print(f"{name} {arm} {seed}: {shown}", flush=True)
 
 
@@ -34,19 +43,23 @@ def bench(name):
     """Run a benchmark of the protocol, alone on the machine, on one thread."""
     from importlib import import_module
 
-    from rsf import records
+    from rsf.lab import records
 
-    print(f"made {getattr(import_module(BENCHMARKS[name]), name)().relative_to(records.ROOT)}; now: python -m rsf figures")
+    print(
+        f"made {getattr(import_module(BENCHMARKS[name]), name)().relative_to(records.ROOT)}; now: python -m rsf figures"
+    )
 
 
 def notebooks(task, names):
     """Build notebooks from their text, run the committed ones into build/, or check them without running."""
     from tqdm import tqdm
 
-    from rsf import notebooks
+    from rsf.lab import notebooks
 
     if task == "check":
-        found = [f"{name}: {problem}" for name in notebooks.names(names) for problem in notebooks.problems(name)]
+        found = [
+            f"{name}: {problem}" for name in notebooks.names(names) for problem in notebooks.problems(name)
+        ]
         print("\n".join(found) or "notebooks: nothing to mend")
         return bool(found)
     bar = tqdm(total=len(notebooks.names(names)), unit="notebook", file=sys.stderr)
@@ -71,7 +84,7 @@ def notebooks(task, names):
 
 def figures():
     """Make the pictures and tables of README from results/."""
-    from rsf import evidence
+    from rsf.lab.report import overview as evidence
 
     for file in evidence.make():
         print(f"made {file}")
@@ -79,7 +92,7 @@ def figures():
 
 def validate(files):
     """Check result files against the protocol."""
-    from rsf import records
+    from rsf.lab import records
 
     for file in files:
         record = records.validate(file)
@@ -93,7 +106,9 @@ def audit(file, rule, columns, figure):
     if rule:
         name, *numbers = rule
         if name not in ("above", "tilted", "clipped", "easy", "constant"):
-            raise SystemExit(f"--rule must be above, tilted, clipped, easy or constant with its numbers, got {name}")
+            raise SystemExit(
+                f"--rule must be above, tilted, clipped, easy or constant with its numbers, got {name}"
+            )
         rule = getattr(rules, name)(*map(float, numbers), **({"clip": True} if name == "tilted" else {}))
     report = audit.audit(audit.read(file, dict(pair.split("=") for pair in columns)), rule)
     print(report)
@@ -118,8 +133,12 @@ def main(words=None):
     one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")
     one = commands.add_parser("audit", help=audit.__doc__)
     one.add_argument("file", help=".jsonl, .csv or .parquet with a row a sample: prompt, reward, kept")
-    one.add_argument("--rule", nargs="+", metavar=("NAME", "NUMBER"), help="the rule that decided, such as: tilted 0.5 3")
-    one.add_argument("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="such as: prompt=question kept=chosen")
+    one.add_argument(
+        "--rule", nargs="+", metavar=("NAME", "NUMBER"), help="the rule that decided, such as: tilted 0.5 3"
+    )
+    one.add_argument(
+        "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="such as: prompt=question kept=chosen"
+    )
     one.add_argument("--figure", default="audit.png", help="where the picture goes")
     commands.add_parser("figures", help=figures.__doc__)
     one = commands.add_parser("validate", help=validate.__doc__)

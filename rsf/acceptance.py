@@ -8,11 +8,21 @@ made in NumPy float64 on the CPU, whatever computed the densities, so one seed g
 
 import numpy as np
 
-ROUNDING = 1e-9  # log p - log q - log k may exceed 0 by this much: float64 noise, a relative error of 1e-9 in A
+ROUNDING = (
+    1e-9  # log p - log q - log k may exceed 0 by this much: float64 noise, a relative error of 1e-9 in A
+)
 
 
 class EnvelopeError(ValueError):
     """An acceptance probability above 1: k is too small, and what would be kept follows another law than p."""
+
+
+class AcceptanceStarved(RuntimeError):
+    """The budget of candidates ran out, or a pass over them kept nothing. `draws` holds what was kept until then: nothing is lost."""
+
+    def __init__(self, message, draws=None):
+        super().__init__(message)
+        self.draws = draws
 
 
 def log_acceptance(log_p, log_q, log_k):
@@ -40,7 +50,9 @@ def log_acceptance(log_p, log_q, log_k):
     for name, value in (("log_p", log_p), ("log_q", log_q)):
         bad = np.isnan(value) | (value == np.inf)
         if bad.any():
-            raise ValueError(f"{name} is {value[bad][0]} at index {first_index(bad)}: a log density must be a number below +inf")
+            raise ValueError(
+                f"{name} is {value[bad][0]} at index {first_index(bad)}: a log density must be a number below +inf"
+            )
     log_p, log_q = np.broadcast_arrays(log_p, log_q)
     with np.errstate(invalid="ignore"):  # -inf - (-inf): p = q = 0, settled by the mask
         return np.where(np.isneginf(log_p), -np.inf, log_p - log_q - log_k)
@@ -51,7 +63,7 @@ def acceptance_probability(log_p, log_q, log_k):
     return np.exp(np.minimum(log_acceptance(log_p, log_q, log_k), 0.0))
 
 
-def accept(log_probability, rng, *, with_margin=False):
+def accept(log_probability, rng, *, with_slack=False):
     """Toss one coin per candidate: True where u < A.
 
     Parameters
@@ -60,7 +72,7 @@ def accept(log_probability, rng, *, with_margin=False):
         log A, any shape; -inf never passes, 0 always does.
     rng : numpy.random.Generator
         Gives one float64 per candidate, in C order, whatever A is.
-    with_margin : bool
+    with_slack : bool
         Return also min |u - A|: how far the closest decision was from falling the other way (inf if there was none).
 
     Raises
@@ -81,7 +93,7 @@ def accept(log_probability, rng, *, with_margin=False):
         )
     a = np.exp(np.minimum(log_a, 0.0))
     u = rng.random(log_a.shape)
-    return (u < a, float(np.min(np.abs(u - a), initial=np.inf))) if with_margin else u < a
+    return (u < a, float(np.min(np.abs(u - a), initial=np.inf))) if with_slack else u < a
 
 
 def rounded_up(log_k):

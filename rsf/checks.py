@@ -35,7 +35,9 @@ def same_law(sample, cdf, *, level=LEVEL):
     """Kolmogorov-Smirnov test of a one-dimensional sample (n,) against a continuous cdf; estimate is the distance D."""
     sample = np.asarray(sample, dtype=np.float64)
     if sample.ndim != 1 or len(sample) == 0 or not np.isfinite(sample).all():
-        raise ValueError(f"same_law needs a one-dimensional, finite, non-empty sample, got shape {sample.shape}")
+        raise ValueError(
+            f"same_law needs a one-dimensional, finite, non-empty sample, got shape {sample.shape}"
+        )
     test = stats.kstest(sample, cdf)
     text = f"same law (KS): D = {test.statistic:.4f}, p = {test.pvalue:.4f}, n = {len(sample):,}, level {level:g}"
     return Verdict(text, bool(test.pvalue >= level), float(test.statistic), p_value=float(test.pvalue))
@@ -47,14 +49,25 @@ def same_counts(counts, law, *, level=LEVEL):
     One count in a cell of probability 0 is enough to fail.
     """
     counts, law = np.asarray(counts, dtype=np.float64).ravel(), np.asarray(law, dtype=np.float64).ravel()
-    if counts.shape != law.shape or (law < 0).any() or abs(law.sum() - 1) > 1e-9 or not ((counts >= 0).all() and counts.sum() >= 10):
+    if (
+        counts.shape != law.shape
+        or (law < 0).any()
+        or abs(law.sum() - 1) > 1e-9
+        or not ((counts >= 0).all() and counts.sum() >= 10)
+    ):
         raise ValueError(
             f"same_counts needs one probability per cell, summing to 1, and 10 counts or more; got {len(counts)} cells, {len(law)} probabilities summing to {law.sum()}, {counts.sum():g} counts"
         )
     n, expected = counts.sum(), counts.sum() * law
     impossible = counts[law == 0].sum()
-    order = np.argsort(expected, kind="stable")  # the smallest cells are pooled until they and all others expect 5
-    pooled = max((expected < 5).sum(), np.searchsorted(np.cumsum(expected[order]), 5.0) + 1) if (expected < 5).any() else 1
+    order = np.argsort(
+        expected, kind="stable"
+    )  # the smallest cells are pooled until they and all others expect 5
+    pooled = (
+        max((expected < 5).sum(), np.searchsorted(np.cumsum(expected[order]), 5.0) + 1)
+        if (expected < 5).any()
+        else 1
+    )
     groups = np.maximum(np.arange(len(law)) - pooled + 1, 0)
     observed, expected = np.bincount(groups, counts[order]), np.bincount(groups, expected[order])
     chi2, freedom = float(np.sum((observed - expected) ** 2 / expected)), len(expected) - 1
@@ -98,7 +111,9 @@ def paired_difference(a, b, *, above=None, level=0.05):
     text = f"paired difference {mean:z.4f}, {100 * (1 - level):g} % interval [{mean - half:z.4f}, {mean + half:z.4f}], n = {len(a)}"
     if above is not None:
         text += f", above {above:g}"
-    return Verdict(text, bool(above is None or mean - half > above), float(mean), float(mean - half), float(mean + half))
+    return Verdict(
+        text, bool(above is None or mean - half > above), float(mean), float(mean - half), float(mean + half)
+    )
 
 
 def must_fail(verdict):
@@ -110,4 +125,6 @@ def _inside(what, estimate, low, high, expected, n, level):
     text = f"{what}, {100 * (1 - level):g} % interval [{low:.4f}, {high:.4f}], {n}"
     if expected is not None:
         text += f", expected {expected:.4f}"
-    return Verdict(text, bool(expected is None or low <= expected <= high), float(estimate), float(low), float(high))
+    return Verdict(
+        text, bool(expected is None or low <= expected <= high), float(estimate), float(low), float(high)
+    )

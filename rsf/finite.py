@@ -28,7 +28,9 @@ def tilted_law(q, reward, beta):
         raise ValueError(f"beta must be positive, got {beta}")
     q = _law(q)
     r = _rewards(reward, q)
-    weight = q * np.exp(np.minimum(r - r[q > 0].max(), 0.0) / beta)  # where q = 0 a larger reward changes nothing
+    weight = q * np.exp(
+        np.minimum(r - r[q > 0].max(), 0.0) / beta
+    )  # where q = 0 a larger reward changes nothing
     return weight / weight.sum()
 
 
@@ -64,7 +66,10 @@ def joint_law(prompts, completions, acceptance, *, until_accepted=False):
             f"need a row of completions and of acceptances for each prompt, got {len(rho)} prompts, {len(completions)} and {len(a)} rows"
         )
     nothing = np.zeros(a.shape[1]), 0.0
-    rows = [nothing if (_law(q) * row == 0).all() else accepted_law(q, row) for q, row in zip(completions, a, strict=True)]
+    rows = [
+        nothing if (_law(q) * row == 0).all() else accepted_law(q, row)
+        for q, row in zip(completions, a, strict=True)
+    ]
     conditional, rates = np.array([law for law, _ in rows]), np.array([rate for _, rate in rows])
     if until_accepted:
         if (rates[rho > 0] == 0).any():
@@ -111,7 +116,9 @@ def all_batches(q, size):
     """Return all batches of `size` examples drawn from q, order ignored: members (m, size) as indices, and their law (m,)."""
     q = _law(q)
     if size < 1 or size != int(size) or math.comb(len(q) + size - 1, size) > 10**6:
-        raise ValueError(f"cannot list all batches of {size} of {len(q)} examples: there must be 1 to 10**6 of them")
+        raise ValueError(
+            f"cannot list all batches of {size} of {len(q)} examples: there must be 1 to 10**6 of them"
+        )
     members = np.array(list(itertools.combinations_with_replacement(range(len(q)), size)))
     times = (members[:, :, None] == np.arange(len(q))).sum(axis=1)  # (m, n)
     orders = np.array([math.factorial(size) / math.prod(map(math.factorial, row)) for row in times.tolist()])
@@ -134,7 +141,11 @@ def weighted_gradient(q, acceptance, gradients, size, divide_by="candidates"):
     q, a, g = _law(q), _acceptance(acceptance, q), np.asarray(gradients, dtype=np.float64)
     members, probability = all_batches(np.append(q * a, q @ (1 - a)), size)  # outcome n: rejected
     w = np.append(np.divide(1.0, a, out=np.zeros_like(a), where=a > 0), 0.0)
-    divisors = {"candidates": np.full(len(members), size), "kept": (members < len(q)).sum(axis=1), "weights": w[members].sum(axis=1)}
+    divisors = {
+        "candidates": np.full(len(members), size),
+        "kept": (members < len(q)).sum(axis=1),
+        "weights": w[members].sum(axis=1),
+    }
     if divide_by not in divisors:
         raise ValueError(f"divide_by must be one of {sorted(divisors)}, got {divide_by!r}")
     total = (w[:, None] * np.vstack([g, np.zeros(g.shape[1])]))[members].sum(axis=1)  # (m, d)
@@ -171,7 +182,9 @@ def clip_level(q, losses, rate):
     mean_a = np.array([q @ np.minimum(1.0, losses / k) for k in levels])  # falls as k rises
     reached = levels[mean_a >= 1 - rate - 1e-15]
     if not 0 <= rate < 1 or not len(reached):
-        raise ValueError(f"no k rejects {rate} of these losses: at the most {mean_a.max(initial=0.0)} can be kept")
+        raise ValueError(
+            f"no k rejects {rate} of these losses: at the most {mean_a.max(initial=0.0)} can be kept"
+        )
     below = losses <= reached[-1]
     return float(q[below] @ losses[below] / (1 - rate - q[~below].sum()))
 
@@ -213,7 +226,9 @@ class TablePolicy:
         rows, m = self.logits.shape if self.logits.ndim == 2 else (0, 0)
         length = next((n for n in range(1, rows + 1) if sum(m**t for t in range(n)) >= rows), 0)
         if m < 2 or not rows or sum(m**t for t in range(length)) != rows:
-            raise ValueError(f"a table needs 1, 1 + m, 1 + m + m^2, ... rows of m >= 2 logits, got shape {self.logits.shape}")
+            raise ValueError(
+                f"a table needs 1, 1 + m, 1 + m + m^2, ... rows of m >= 2 logits, got shape {self.logits.shape}"
+            )
         if not (self.logits < np.inf).all() or np.isneginf(self.logits).all(axis=1).any():
             raise ValueError("logits must be numbers below +inf, not all -inf in a row")
         self.strings = np.indices((m,) * length).reshape(length, -1).T
@@ -249,7 +264,9 @@ class TablePolicy:
         """Return the policy with the largest sum of weights * log_law, weights (m^length,) >= 0; rows that no weight reaches stay."""
         w, counts = np.asarray(weights, dtype=np.float64), np.zeros_like(self.logits)
         if w.shape != (len(self.strings),) or not (w >= 0).all() or not 0 < w.sum() < np.inf:
-            raise ValueError(f"need {len(self.strings)} finite weights >= 0, not all 0, got shape {w.shape}, sum {w.sum()}")
+            raise ValueError(
+                f"need {len(self.strings)} finite weights >= 0, not all 0, got shape {w.shape}, sum {w.sum()}"
+            )
         np.add.at(counts, (self._rows, self.strings), w[:, None])
         with np.errstate(divide="ignore"):  # log 0 = -inf: never drawn
             return TablePolicy(np.where(counts.sum(axis=1, keepdims=True) > 0, np.log(counts), self.logits))
@@ -258,7 +275,9 @@ class TablePolicy:
         return self.logits - np.logaddexp.reduce(self.logits, axis=1, keepdims=True)
 
     def _next(self, row, symbol):
-        return self.logits.shape[1] * row + 1 + symbol  # the row of a prefix extended by a symbol, as in a heap
+        return (
+            self.logits.shape[1] * row + 1 + symbol
+        )  # the row of a prefix extended by a symbol, as in a heap
 
 
 def _law(q):
@@ -271,7 +290,9 @@ def _law(q):
 def _acceptance(acceptance, q):
     a = np.asarray(acceptance, dtype=np.float64)
     if a.shape != np.shape(q) or not ((a >= 0) & (a <= 1)).all():
-        raise ValueError(f"acceptance must be {np.shape(q)} probabilities in [0, 1], got shape {a.shape}, range [{a.min()}, {a.max()}]")
+        raise ValueError(
+            f"acceptance must be {np.shape(q)} probabilities in [0, 1], got shape {a.shape}, range [{a.min()}, {a.max()}]"
+        )
     return a
 
 

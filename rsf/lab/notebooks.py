@@ -1,0 +1,202 @@
+"""Notebooks from their text, in one direction: text -> notebook -> executed, with outputs that are the same everywhere.
+
+`notebooks/text/NN_name.md` (MyST) is what one edits; `notebooks/NN_name.ipynb` is built from it, executed, and compared by
+`pytest --nbval`. Needs a checkout and the extra `docs`.
+"""
+
+import base64
+import json
+import os
+import re
+import statistics
+import time
+import tomllib
+
+from rsf.lab.records import ROOT
+
+TEXT, NOTEBOOKS, BUILD = ROOT / "notebooks" / "text", ROOT / "notebooks", ROOT / "build"
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+# where outputs are stored or compared: the embedded source, no Hub, no GPU
+ENVIRONMENT = {**QUIET, "RSF_SOURCE": "embedded", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+SECONDS = 600  # most for one cell
+
+
+def names(wanted=()):
+    """Return the names of all notebooks in order, or of those that begin with the words given (`07`, `07_fine`)."""
+    there = sorted(file.stem for file in TEXT.glob("*.md"))
+    if unknown := [word for word in wanted if not any(name.startswith(word) for name in there)]:
+        raise ValueError(f"no notebook begins with {unknown[0]!r}; there are {', '.join(there)}")
+    return [name for name in there if not wanted or name.startswith(tuple(wanted))]
+
+
+def from_text(name):
+    """Return a notebook, not executed, as its text says, with the project's address and version filled in."""
+    import jupytext
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    address = project["urls"]["Repository"]
+    places = {
+        "repository": address,
+        "version": project["version"],
+        "colab": f"{address.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/notebooks/{name}.ipynb",
+    }
+    text = re.sub(
+        r"\{\{ (\w+) \}\}", lambda match: places[match[1]], (TEXT / f"{name}.md").read_text(encoding="utf-8")
+    )
+    notebook = jupytext.reads(text, fmt="md:myst")
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        **({"accelerator": "GPU", "colab": {"gpuType": "T4"}} if notebook.metadata.get("gpu") else {}),
+    }
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{name[:2]}-{number:03d}"
+    return notebook
+
+
+def execute(notebook, environment):
+    """Execute a notebook in place; an error in a cell is raised after the outputs so far were stored."""
+    from nbclient import NotebookClient
+
+    where = {"metadata": {"path": str(NOTEBOOKS)}}
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        resources=where,
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=40"],
+    )
+    try:
+        client.execute(env={**os.environ, **environment})
+    finally:
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+
+
+def build(wanted=()):
+    """Build notebooks from their text, execute them, and store them with their outputs; yields (name, seconds)."""
+    import nbformat
+
+    for name in names(wanted):
+        started, notebook = time.perf_counter(), from_text(name)
+        metadata = notebook.metadata.copy()
+        execute(notebook, ENVIRONMENT)
+        notebook.metadata = metadata  # the kernel's own version is no part of it
+        nbformat.write(notebook, NOTEBOOKS / f"{name}.ipynb")
+        yield name, time.perf_counter() - started
+
+
+def run(wanted=()):
+    """Execute the committed notebooks with the best source there is, into build/; yields a dict for each, whether it failed or not."""
+    import nbformat
+
+    for folder in ("notebooks", "figures"):
+        (BUILD / folder).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in names(wanted):
+        started, notebook, verdict = (
+            time.perf_counter(),
+            nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4),
+            "passed",
+        )
+        try:
+            execute(notebook, QUIET)
+        except (
+            Exception
+        ) as error:  # whatever a cell or its kernel died of: say it, and go on with the next notebook
+            verdict = f"FAILED: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+        nbformat.write(notebook, BUILD / "notebooks" / f"{name}.ipynb")
+        printed = "\n".join(output.text for output in _outputs(notebook) if output.output_type == "stream")
+        passed, failed = (len(re.findall(rf": {word}$", printed, re.MULTILINE)) for word in ("PASS", "FAIL"))
+        if failed and verdict == "passed":
+            verdict = f"FAILED: {failed} checks"
+        for number, png in enumerate(_pictures(notebook), 1):
+            (BUILD / "figures" / f"{name}-{number}.png").write_bytes(png)
+        rows.append(
+            {
+                "notebook": name,
+                "seconds": round(time.perf_counter() - started, 1),
+                "checks": f"{passed} of {passed + failed}",
+                "verdict": verdict,
+            }
+        )
+        (BUILD / "run.json").write_text(json.dumps(rows, indent=1))
+        yield rows[-1]
+
+
+def problems(name):
+    """Return what is wrong with a committed notebook, as a list of lines; what nbval does not see."""
+    import nbformat
+
+    file = NOTEBOOKS / f"{name}.ipynb"
+    if not file.is_file():
+        return ["it was never built: python -m rsf notebooks build"]
+    notebook, wanted, found = nbformat.read(file, 4), from_text(name), []
+    raw = file.read_text(encoding="utf-8")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if [(cell.cell_type, cell.id, cell.source, cell.metadata) for cell in notebook.cells] != [
+        (cell.cell_type, cell.id, cell.source, cell.metadata) for cell in wanted.cells
+    ] or notebook.metadata != wanted.metadata:
+        found.append("it differs from its text: python -m rsf notebooks build")
+    if (notebook.nbformat, notebook.nbformat_minor) != (4, 5):
+        found.append("its format is not 4.5")
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        found.append("its cells were not executed once each, in order")
+    if not all(cell.source.strip() for cell in notebook.cells):
+        found.append("it has an empty cell")
+    lengths = [
+        sum(1 for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+        for cell in code[1:]
+    ]
+    if lengths and (max(lengths) > 20 or statistics.median(lengths) > 6):
+        found.append(
+            f"its code cells have {max(lengths)} lines at most and {statistics.median(lengths)} in the median: 20 and 6 are the limits"
+        )
+    words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
+    if (name[:2] <= "06" or name[:2] == "09") and words < 8 * sum(lengths):
+        found.append(f"{words} words to {sum(lengths)} lines of code: fewer than 8 to 1")
+    for cell in code:
+        if re.search(r";\s*$", cell.source, re.MULTILINE):
+            found.append(f"{cell.id} has a trailing semicolon, which nbval ignores badly")
+        if re.search(r"\b(In|Out)\[\d|%%?time|NBVAL_", cell.source) or any(
+            "nbval" in tag for tag in cell.metadata.get("tags", [])
+        ):
+            found.append(f"{cell.id} uses history, timing or an nbval marker")
+    for output in _outputs(notebook):
+        text = output.get("text", "") + json.dumps(output.get("data", {}).get("text/plain", ""))
+        if output.output_type == "error" or output.get("name") == "stderr":
+            found.append(f"a stored error or stderr: {text[:60]!r}")
+        if re.search(r"0x[0-9a-f]{6,}|(?<![\w.])/(home|tmp|work|usr|root)/|[A-Z]:\\", text):
+            found.append(f"an address or an absolute path in an output: {text[:60]!r}")
+        if set(output.get("data", {})) - {"text/plain", "image/png"}:
+            found.append(f"an output that is neither text nor PNG: {sorted(output['data'])}")
+        if re.search(r": FAIL$", text, re.MULTILINE):
+            found.append("a stored check that fails")
+    if '"execution": {' in raw or "iopub" in raw:
+        found.append("it has timing metadata")
+    return found
+
+
+def _outputs(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def _pictures(notebook):
+    return [
+        base64.b64decode(output.data["image/png"])
+        for output in _outputs(notebook)
+        if "image/png" in output.get("data", {})
+    ]

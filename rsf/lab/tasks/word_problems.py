@@ -1,0 +1,235 @@
+"""A chat model learns from its own verified answers, beside its controls: the sections gsm8k-* of the protocol, one run at a time.
+
+    verified        rounds of k samples a question, kept if the reward is 1
+    blind           the same sampling, each sample kept by a coin, as many as `verified` kept: what the judge is worth
+    supervised      the data set's own answers, at the compute of `verified`; supervised-3: three passes, whatever they cost
+    zero-shot, few-shot    the model as it came
+
+python -m rsf experiment gsm8k-chat          every arm and seed, a result file each; goes on where it stopped
+"""
+
+import copy
+import tempfile
+import time
+from functools import partial
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import TrainingArguments
+from transformers.generation import TopKLogitsWarper
+
+from rsf import checks
+from rsf.accounts import TRAIN
+from rsf.generation import model_sampler, rsf_rounds, sample_and_judge
+from rsf.lab import data, models, records
+from rsf.lab.tasks import answers
+from rsf.rules import above, constant
+
+
+def ask(rows, tokenizer, shots=()):
+    """Return problems as a Dataset of prompt and answer: what `sample_and_judge` and `rsf_rounds` take with `answers.verify`."""
+    return Dataset.from_dict(
+        {
+            "prompt": [answers.prompt(one, tokenizer, shots) for one in rows["question"]],
+            "answer": list(rows["answer"]),
+        }
+    )
+
+
+def fitting(rows, checkpoint, tokens, shots=()):
+    """Return the problems whose prompt, with these shots, leaves the model room for `tokens` more."""
+    prompts, room = (
+        ask(rows, checkpoint.tokenizer, shots)["prompt"],
+        checkpoint.model.config.max_position_embeddings - tokens,
+    )
+    return rows.select(
+        [i for i, ids in enumerate(checkpoint.tokenizer(list(prompts))["input_ids"]) if len(ids) <= room]
+    )
+
+
+def score(model, tokenizer, problems, reward, settings, rng):
+    """Return the rewards (problems, samples) of fresh answers; of a single one if that is asked for, then the likeliest, token by token."""
+    number = settings["test_samples"]
+    warpers = [TopKLogitsWarper(1)] if number == 1 else []
+    sample = model_sampler(
+        model,
+        tokenizer,
+        max_new_tokens=settings["tokens"],
+        warpers=warpers,
+        batch_size=settings["sampling_batch_size"],
+    )
+    _, judged, _ = sample_and_judge(sample, problems, reward, constant(1), rng, samples_per_prompt=number)
+    return np.array(judged["reward"]).reshape(len(problems), number)
+
+
+def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learning_rate, seed, verified=None):
+    """Train a model in place by one arm and return (reports, forward passes of one token that it spent).
+
+    Parameters
+    ----------
+    train : datasets.Dataset with prompt and answer
+    settings : see results/protocol.toml
+    verified : numbers of the arm "verified", from which blind takes its rate and supervised its budget
+    """
+    write = {
+        "max_new_tokens": settings["tokens"],
+        "temperature": settings["temperature"],
+        "batch_size": settings["sampling_batch_size"],
+    }
+    how = {
+        "rule": above(1),
+        "dedupe": str,
+        "cap": settings["cap"],
+        "sampler": partial(model_sampler, **write),
+    }
+    how |= {"rounds": settings["rounds"], "samples_per_prompt": settings["samples"]}
+    passes, read = settings["passes"], 0
+    if arm == "blind":
+        how |= {"rule": constant(verified["kept"] / verified["samples"]), "dedupe": None, "cap": None}
+    elif arm != "verified":  # one round in which each "sample" is the data set's own answer
+        own = dict(zip(train["prompt"], map(answers.rationale, train["answer"]), strict=True))
+        how = {
+            "rule": constant(1),
+            "rounds": 1,
+            "samples_per_prompt": 1,
+            "sampler": lambda *_: lambda prompts, rngs: [own[x] for x in prompts],
+        }
+        texts = [*train["prompt"], *(own[x] for x in train["prompt"])]
+        read = sum(map(len, tokenizer(texts)["input_ids"]))
+        passes = float(
+            arm.partition("-")[2] or verified["forward_passes"] / (TRAIN * (read + len(train)))
+        )  # one more: its end
+    args = TrainingArguments(
+        output_dir=folder,
+        seed=seed,
+        num_train_epochs=passes,
+        per_device_train_batch_size=settings["batch_size"],
+        learning_rate=learning_rate,
+        lr_scheduler_type=settings["schedule"],
+        optim=settings["optimizer"],
+        bf16=settings["bf16"],
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    reports = rsf_rounds(model, tokenizer, train, reward, how.pop("rule"), args, rng, **how)
+    return reports, reports[-1].spent - read  # nothing was decoded to read the data set's own answers
+
+
+def run(arm, checkpoint, problems, reward, settings, seed, verified=None):
+    """Run one arm with one seed and return its numbers; the learning rate is the one of the grid that does best on a part of train.
+
+    Parameters
+    ----------
+    checkpoint, problems : from `models.load("chat", ...)` and `data.load("gsm8k")`
+    reward : callable, as for `rsf.generation.sample_and_judge`
+    """
+    started, order = time.perf_counter(), np.random.default_rng(seed).permutation(len(problems.train))
+    parts = np.split(order, np.cumsum([settings["shots"], settings["validation"], settings["questions"]]))[:3]
+    shots, *others = (problems.train.select(part) for part in parts)
+    shots, tokens = list(zip(shots["question"], shots["answer"], strict=True)), settings["tokens"]
+    validation, train = (ask(fitting(rows, checkpoint, tokens), checkpoint.tokenizer) for rows in others)
+    test = fitting(
+        problems.test.select(range(min(settings["test"], len(problems.test)))), checkpoint, tokens, shots
+    )  # in every arm
+    test = ask(test, checkpoint.tokenizer, shots if arm == "few-shot" else ())
+    device, tuned, best = "cuda" if torch.cuda.is_available() else "cpu", {}, None
+    for rate in settings["learning_rates"] if not arm.endswith("-shot") else (0.0,):
+        model = copy.deepcopy(checkpoint.model).to(device, getattr(torch, settings["dtype"]))
+        reports, spent = [], 0
+        if rate:
+            model = models.with_lora(model, settings["rank"], np.random.default_rng([seed, 1]))
+            with tempfile.TemporaryDirectory() as folder:
+                reports, spent = learn(
+                    model, checkpoint.tokenizer, train, reward, arm, settings, np.random.default_rng([seed, 2]), folder,
+                    learning_rate=rate, seed=seed, verified=verified,
+                )  # fmt: skip
+            tuned[str(rate)] = float(
+                score(
+                    model,
+                    checkpoint.tokenizer,
+                    validation,
+                    reward,
+                    settings,
+                    np.random.default_rng([seed, 3]),
+                ).mean()
+            )
+        if best is None or tuned[str(rate)] > tuned[str(best[0])]:
+            best = rate, model, reports, spent
+    rate, model, reports, spent = best
+    right = score(model, checkpoint.tokenizer, test, reward, settings, np.random.default_rng([seed, 4])).mean(
+        axis=1
+    )
+    samples, kept = (sum(getattr(one.sampling, name) for one in reports) for name in ("samples", "kept"))
+    return {
+        "accuracy": float(right.mean()),
+        "acceptance_rate": sum(one.sampling.accepted for one in reports) / samples if samples else 0.0,
+        "forward_passes": spent,
+        "samples": samples,
+        "kept": kept,
+        "learning_rate": rate,
+        "validation": tuned,
+        "rounds": [
+            [one.sampling.acceptance_rate, one.reward, one.examples, one.steps, one.spent] for one in reports
+        ],
+        "right": [round(float(value), 4) for value in right],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def gsm8k(experiment, arm, seed):
+    """Run one arm with one seed of a gsm8k section of the protocol and write its file; returns the path."""
+    settings = records.protocol(experiment)
+    problems = data.load("gsm8k", source="hub,local")  # published numbers come from real data
+    checkpoint = models.load("chat", None, np.random.default_rng(seed), source=settings["model"])
+    needed = records.path(experiment, "verified", seed) if arm in ("blind", "supervised") else None
+    verified = records.validate(needed)["numbers"] if needed else None
+    return store(
+        experiment,
+        arm,
+        seed,
+        checkpoint,
+        problems,
+        run(arm, checkpoint, problems, answers.verify, settings, seed, verified),
+    )
+
+
+def store(experiment, arm, seed, checkpoint, problems, numbers):
+    """Write the file of one run and return its path."""
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return records.write(
+        experiment, arm, seed, data=problems.source, model=checkpoint.source, device=device, numbers=numbers
+    )
+
+
+def compare(runs):
+    """Return a line for each arm: its mean reward on the test questions, and what `verified` has more, with 95 % t intervals.
+
+    runs : {arm: {seed: record}}, as `records.read` gives them
+        The unit is the seed; where all arms share only one of them, it is the question, which says nothing about other seeds.
+    """
+    seeds = sorted(set.intersection(*(set(of_seed) for of_seed in runs.values())))
+    right = {
+        arm: np.array([of_seed[seed]["numbers"]["right"] for seed in seeds]) for arm, of_seed in runs.items()
+    }  # (seeds, questions)
+    unit = {arm: values.mean(axis=1) if len(seeds) > 1 else values[0] for arm, values in right.items()}
+    lines = []
+    for arm, values in unit.items():
+        own, more = (
+            checks.paired_difference(*pair) for pair in ((values, 0 * values), (unit["verified"], values))
+        )
+        line = f"{arm:12} {own.estimate:.4f} [{own.low:z.4f}, {own.high:.4f}]"
+        passes = np.mean([runs[arm][seed]["numbers"]["forward_passes"] for seed in seeds])
+        line += f", {passes:11,.0f} forward passes"
+        lines.append(
+            line
+            + f"; verified minus it {more.estimate:z.4f} [{more.low:z.4f}, {more.high:z.4f}]"
+            * (arm != "verified")
+        )
+    return lines

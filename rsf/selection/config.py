@@ -1,0 +1,67 @@
+"""What `RSFTrainer` can be told beyond transformers.TrainingArguments: scalars only, so that they become JSON with the others."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+def _option(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class RSFConfig(TrainingArguments):
+    """TrainingArguments and what rejection needs.
+
+    unit : "example" or "batch" (the published listing: one coin per batch, by its mean criterion)
+    block_size : candidates that a process decides upon at once, by the same weights; 0: `scoring_batch_size`, or else the training
+        batch size. Larger blocks score faster (their chunks are sorted by length) by weights that are a few steps older.
+    scoring_batch_size : candidates in one forward pass of scoring, the longest first; 0: the block
+    scoring_dropout : score in train mode, as the listing does; default is eval mode
+    scoring_dtype : "bfloat16" or "float16": score under autocast; default: as training does
+    weighting : "none"; "acceptance", the twin: train on every example with weight A, without coins (no gradient through A): the same
+        expected gradient, nothing skipped; or "inverse": give what is kept the weight 1 / A, which undoes the selection without bias,
+        at the price of variance
+    compute_budget : forward passes of one example to spend in training, by all processes together; 0: what plain fine-tuning for
+        `max_steps` steps, or else for `num_train_epochs` epochs, would spend. A positive `max_steps` stays an upper bound.
+
+    A schedule counts in steps of plain fine-tuning (`warmup_steps`, `lr_scheduler_kwargs`), however many are taken. For batches of
+    kept examples of like length take train_sampling_strategy="group_by_length", as in plain fine-tuning.
+    """
+
+    unit: str = _option("example", 'what one coin decides on: "example" or "batch"')
+    block_size: int = _option(
+        0, "candidates decided upon at once; 0: scoring_batch_size or else the training batch size"
+    )
+    scoring_batch_size: int = _option(0, "candidates in one forward pass of scoring; 0: the block")
+    scoring_dropout: bool = _option(False, "score in train mode (the published listing) instead of eval mode")
+    scoring_dtype: str = _option(
+        "", 'score under autocast in "bfloat16" or "float16"; empty: as training does'
+    )
+    weighting: str = _option(
+        "none", 'weight "acceptance" (A, on every example: the twin) or "inverse" (1 / A, on what is kept)'
+    )
+    compute_budget: int = _option(0, "forward passes of one example; 0: those of plain fine-tuning")
+
+    def __post_init__(self):
+        super().__post_init__()
+        choices = {
+            "unit": ("example", "batch"),
+            "weighting": ("none", "acceptance", "inverse"),
+            "scoring_dtype": ("", "bfloat16", "float16"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        for name in ("block_size", "scoring_batch_size", "compute_budget"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("block_size", "scoring_batch_size"):
+            if self.unit == "batch" and getattr(self, name) not in (0, self.train_batch_size):
+                raise ValueError(
+                    f'with unit="batch" a block is a batch: {name} must be 0 or {self.train_batch_size}, got {getattr(self, name)}'
+                )
+        if self.weighting != "none" and self.label_smoothing_factor:
+            raise ValueError(
+                f"weighting weighs the model's own loss, label_smoothing_factor must be 0, got {self.label_smoothing_factor}"
+            )

@@ -1,0 +1,321 @@
+"""The loop of rounds, on models small enough to train in a second: what is trained, from where, when it stops, and that it goes on after a kill."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from helpers import letters_tokenizer, tiny_gpt2
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, TrainingArguments
+
+from rsf.generation import model_sampler, rounds, rsf_rounds, sample_and_judge
+from rsf.generation.encoding import encode
+from rsf.rules import above, constant, random_like
+
+WORDS = letters_tokenizer("abc", eos_token="<end>")
+PROMPTS = ["a", "bc", "cab"] * 8
+tiny_model = partial(tiny_gpt2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+SAMPLER = partial(model_sampler, max_new_tokens=4, batch_size=64)
+
+
+def share_of_a(prompts, completions, **_):
+    return [text.count("a") / 4 for text in completions]
+
+
+def arguments(folder, **options):
+    quiet = {
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "seed": 3,
+    }
+    settings = {"learning_rate": 0.02, "per_device_train_batch_size": 16, "num_train_epochs": 2}
+    return TrainingArguments(output_dir=str(folder), **quiet | settings | options)
+
+
+def loop(folder, model=None, rule=None, *, reward=share_of_a, seed=4, args=None, **options):
+    """Run rounds and return (model, reports)."""
+    model = model or tiny_model(4, seed=5)
+    options = {"rounds": 2, "samples_per_prompt": 4, "sampler": SAMPLER} | options
+    rng = np.random.default_rng(seed)
+    return model, rsf_rounds(
+        model, WORDS, PROMPTS, reward, rule or above(0.5), arguments(folder, **args or {}), rng, **options
+    )
+
+
+def weights(model):
+    return torch.cat([value.detach().flatten() for value in model.parameters()])
+
+
+ONE_STEP = {
+    "optim": "sgd",
+    "max_steps": 1,
+    "per_device_train_batch_size": 4096,
+    "max_grad_norm": 0.0,
+    "learning_rate": 0.5,
+}
+
+
+def one_step_by_hand(model, rows):
+    """Descend the mean loss of a completion's tokens once, written out (the library computes its loss in float32)."""
+    model.zero_grad()
+    losses = []
+    for row in rows:
+        prompt, completion = WORDS(row["prompt"])["input_ids"], WORDS(row["completion"])["input_ids"]
+        drawn = completion + [3] * (row["tokens"] is None or row["tokens"] > len(completion))
+        log_q = model(torch.tensor([prompt + drawn])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        losses.append(-log_q.gather(1, torch.tensor(drawn)[:, None])[:, 0])
+    torch.cat(losses).mean().backward()
+    with torch.no_grad():
+        for value in model.parameters():
+            value -= ONE_STEP["learning_rate"] * value.grad
+    return model
+
+
+def kept_of(folder, r, model, rule=None):
+    """What round r kept: the same coins, drawn again."""
+    coins = np.random.default_rng(4).spawn(r)[-1]
+    return sample_and_judge(
+        SAMPLER(model, WORDS), PROMPTS, share_of_a, rule or above(0.5), coins, samples_per_prompt=4
+    )[0]
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_each_round_trains_on_what_the_model_before_it_wrote_from_where_it_should(tmp_path, restart):
+    model, reports = loop(tmp_path, args=ONE_STEP, restart=restart)
+    base = tiny_model(4, seed=5)
+    first = one_step_by_hand(tiny_model(4, seed=5), kept_of(tmp_path, 1, base))
+    rows = kept_of(tmp_path, 2, first)
+    second = one_step_by_hand(tiny_model(4, seed=5) if restart else first, rows)
+    torch.testing.assert_close(weights(model), weights(second), rtol=0, atol=1e-6)
+    assert (weights(model) - weights(base)).abs().max() > 1e-3
+    assert [report.examples for report in reports] == [reports[0].sampling.kept, len(rows)] and reports[
+        1
+    ].stopped == "2 rounds are done"
+
+
+def test_supervised_rows_are_mixed_in_and_learn_their_end(tmp_path):
+    gold = Dataset.from_dict({"prompt": ["a", "b"], "completion": ["ccc", "cc"]})
+    model, reports = loop(tmp_path, args=ONE_STEP, rounds=1, supervised=gold)
+    kept = list(kept_of(tmp_path, 1, tiny_model(4, seed=5)))
+    mixed = kept + [row | {"tokens": None} for row in gold]
+    torch.testing.assert_close(
+        weights(model), weights(one_step_by_hand(tiny_model(4, seed=5), mixed)), rtol=0, atol=1e-6
+    )
+    assert reports[0].examples == len(kept) + 2
+
+
+def test_a_model_learns_what_is_rewarded_and_a_blind_control_does_not(tmp_path):
+    options = {
+        "rounds": 4,
+        "samples_per_prompt": 16,
+        "args": {"num_train_epochs": 2, "learning_rate": 0.01},
+        "restart": False,
+    }
+    _, judged = loop(tmp_path / "judged", **options)
+    _, blind = loop(tmp_path / "blind", rule=constant(0.3), **options)
+    assert (
+        judged[-1].reward > judged[0].reward + 0.3
+        and judged[-1].sampling.acceptance_rate > 0.8 > judged[0].sampling.acceptance_rate + 0.2
+    )
+    assert abs(blind[-1].reward - blind[0].reward) < 0.2
+
+
+def test_forward_passes_are_counted_by_token_the_rejected_included(tmp_path):
+    _, reports = loop(tmp_path, rounds=1, args={"num_train_epochs": 3})
+    _, judged, _ = sample_and_judge(SAMPLER(tiny_model(4, seed=5), WORDS), PROMPTS, share_of_a, above(0.5), np.random.default_rng(4).spawn(1)[0], samples_per_prompt=4)  # fmt: skip
+    tokens = [(len(row["prompt"]) + row["tokens"], row["kept"]) for row in judged]
+    assert reports[0].spent == sum(n for n, _ in tokens) + 3 * 3 * sum(n for n, kept in tokens if kept)
+
+
+STOPS = {
+    "rounds": ({}, 2, "2 rounds are done"),
+    "target": ({"target_reward": 0.0}, 1, "the mean reward reached 0"),
+    "saturation": ({"saturation": 1.0}, 2, "the acceptance rate rose by less than 1, from"),
+    "budget": ({"budget": 10}, 1, "the budget of 10 forward passes is spent"),
+    "nothing": ({"rule": above(9)}, 1, "nothing was kept"),
+}
+
+
+@pytest.mark.parametrize("options, number, why", STOPS.values(), ids=STOPS)
+def test_every_stop_condition_stops_and_says_so(tmp_path, options, number, why):
+    told = []
+    model, reports = loop(tmp_path, on_round=told.append, **options)
+    assert (
+        len(reports) == number
+        and why in reports[-1].stopped
+        and [report.stopped for report in reports[:-1]] == [None] * (number - 1)
+    )
+    assert why in str(reports[-1]) and told == [report for report in reports if report.steps]
+    if "target" in why or "nothing" in why:
+        assert torch.equal(weights(model), weights(tiny_model(4, seed=5)))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("moment", ["sampling", "training"])
+def test_killed_and_called_again_it_ends_with_the_same_weights_and_reports(
+    tmp_path, monkeypatch, restart, moment
+):
+    options = {"rounds": 3, "restart": restart, "rule": random_like(above(0.5), window=20)}
+    model, reports = loop(tmp_path / "whole", **options)
+    calls = []
+
+    def breaks(*given, **more):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+        return original(*given, **more)
+
+    where, name = {
+        "sampling": ("rsf.generation.rounds", "sample_and_judge"),
+        "training": ("rsf.generation.rounds", "_train"),
+    }[moment]
+    original = getattr(__import__(where, fromlist=[name]), name)
+    monkeypatch.setattr(f"{where}.{name}", breaks)
+    with pytest.raises(Killed):
+        loop(tmp_path / "cut", **options | {"rule": random_like(above(0.5), window=20)})
+    resumed, again = loop(tmp_path / "cut", **options | {"rule": random_like(above(0.5), window=20)})
+    assert again == reports and torch.equal(weights(resumed), weights(model))
+    assert len(calls) == 2 + 2  # round 1 was done; rounds 2 and 3 remained
+    once_more, same = loop(tmp_path / "cut", **options | {"rule": random_like(above(0.5), window=20)})
+    assert same == reports and torch.equal(weights(once_more), weights(model)) and len(calls) == 4
+
+
+def test_killed_between_the_weights_and_the_report_a_round_is_done_again(tmp_path, monkeypatch):
+    model, reports = loop(tmp_path / "whole", restart=False)
+    write = rounds._write
+
+    def breaks(file, record):
+        if file.parent.name == "round-02":
+            raise Killed
+        write(file, record)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(rounds, "_write", breaks)
+        loop(tmp_path / "cut", restart=False)
+    resumed, again = loop(tmp_path / "cut", restart=False)
+    assert again == reports and torch.equal(weights(resumed), weights(model))
+
+
+@pytest.mark.parametrize("options, message", [({"rounds": 0}, "at least 1, got 0"), ({"budget": 0}, None)])
+def test_no_rounds_are_an_error_and_no_budget_is_one_round(tmp_path, options, message):
+    if message:
+        with pytest.raises(ValueError, match=message):
+            loop(tmp_path, **options)
+    else:
+        assert len(loop(tmp_path, **options)[1]) == 1
+
+
+def test_more_rounds_go_on_from_the_last_and_fewer_are_refused(tmp_path):
+    loop(tmp_path, rounds=2)
+    model, reports = loop(tmp_path, rounds=3)
+    fresh, all_three = loop(tmp_path / "fresh", rounds=3)
+    assert reports == all_three and torch.equal(weights(model), weights(fresh))
+    with pytest.raises(ValueError, match="holds more than 2 rounds"):
+        loop(tmp_path, rounds=2)
+
+
+def test_the_folder_of_another_run_is_refused_and_each_rounds_model_can_be_loaded(tmp_path):
+    model, _ = loop(tmp_path)
+    assert torch.equal(
+        weights(type(model).from_pretrained(tmp_path / "round-02", dtype=torch.float64)), weights(model)
+    )
+    for options, what in (({"rule": above(0.25)}, "rule"), ({"seed": 5}, "coins"), ({"model": tiny_model(4, seed=6)}, "weights"), ({"samples_per_prompt": 2}, "samples"), ({"args": {"learning_rate": 0.01}}, "training"), ({"sampler": model_sampler}, "sampler"), ({"supervised": Dataset.from_dict({"prompt": ["a"], "completion": ["c"]})}, "supervised")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"another run, which differs in {what}"):
+            loop(tmp_path, **options)
+
+
+def test_only_what_is_trainable_changes_and_restarts(tmp_path):
+    model = tiny_model(4, seed=5)
+    for value in model.transformer.parameters():
+        value.requires_grad = False
+    for value in model.transformer.h[1].parameters():
+        value.requires_grad = True
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    loop(tmp_path, model)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("transformer.h.1.") for name in changed)
+
+
+def test_lora_adapters_train_round_by_round(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        tiny_model(4, seed=5),
+        peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"),
+    )
+    _, reports = loop(tmp_path, model, args={"learning_rate": 0.1})
+    assert len(reports) == 2 and (tmp_path / "round-02" / "adapter_model.safetensors").exists()
+    assert torch.equal(model.base_model.model.lm_head.weight, tiny_model(4, seed=5).lm_head.weight)
+    assert reports[1].reward != reports[0].reward and any(
+        "lora_B" in name and value.abs().sum() > 0 for name, value in model.named_parameters()
+    )
+
+
+def test_the_end_is_learned_where_it_was_drawn():
+    row = {"prompt": "ab", "completion": "ca"}
+    assert (
+        encode(row, WORDS)
+        == {"input_ids": [0, 1, 2, 0, 3], "labels": [-100, -100, 2, 0, 3]}
+        == encode(row | {"ended": True}, WORDS)
+    )
+    assert encode(row | {"ended": False}, WORDS) == {
+        "input_ids": [0, 1, 2, 0],
+        "labels": [-100, -100, 2, 0],
+    }  # cut off
+    assert encode(row, WORDS, seq2seq=True) == {"input_ids": [0, 1], "labels": [2, 0, 3]}
+
+
+def test_a_completion_that_begins_with_a_space_is_trained_on_as_it_was_written():
+    words = Tokenizer(
+        models.BPE({"\u2581": 0, "a": 1, "b": 2, "\u2581b": 3}, [("\u2581", "b")])
+    )  # as Llama's
+    words.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    words.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    words = PreTrainedTokenizerFast(tokenizer_object=words)
+    sample, coins = (
+        model_sampler(tiny_model(4, seed=5), words, max_new_tokens=1),
+        [np.random.default_rng(i) for i in range(400)],
+    )
+    texts = set(sample(["a"] * 400, coins)["completion"])
+    assert " b" in texts and encode({"prompt": "a", "completion": " b"}, words) == {
+        "input_ids": [0, 1, 3],
+        "labels": [-100, -100, 3],
+    }
+
+
+def test_encoder_decoders_are_sampled_from_and_trained_the_same_way(tmp_path):
+    torch.manual_seed(2)
+    config = T5Config(vocab_size=4, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, dropout_rate=0.0, decoder_start_token_id=3, eos_token_id=3, pad_token_id=0)  # fmt: skip
+    model = T5ForConditionalGeneration(config).double().eval()
+    tables = [
+        sample_and_judge(model_sampler(model, WORDS, max_new_tokens=4, batch_size=n), PROMPTS, share_of_a, above(0.5), np.random.default_rng(1), samples_per_prompt=2)[1]
+        for n in (1, 64)
+    ]  # fmt: skip
+    assert tables[0]["completion"] == tables[1]["completion"]
+    for row in tables[0].select(range(6)):
+        labels = WORDS(row["completion"])["input_ids"] + [3] * (row["tokens"] > len(row["completion"]))
+        with torch.no_grad():
+            loss = model(
+                input_ids=torch.tensor([WORDS(row["prompt"])["input_ids"]]), labels=torch.tensor([labels])
+            ).loss
+        assert row["log_probability"] == pytest.approx(-float(loss) * len(labels), abs=1e-5)
+    _, reports = loop(tmp_path, model, rounds=4, restart=False)
+    assert reports[-1].reward > reports[0].reward + 0.1
+
+
+def test_more_than_one_device_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
+    with pytest.raises(NotImplementedError, match="found 2"):
+        loop(tmp_path)

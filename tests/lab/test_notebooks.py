@@ -1,0 +1,123 @@
+"""Notebooks: built from their text, without what nbval does not see, and with exercises whose solutions run."""
+
+import re
+
+import jupytext
+import matplotlib
+import nbformat
+import pytest
+
+from rsf.lab import notebooks
+
+matplotlib.use("Agg")
+NAMES = notebooks.names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_committed_notebook_has_no_problems(name):
+    assert notebooks.problems(name) == []
+
+
+def broken(change):
+    """Return the problems of notebook 00 after a change to what is stored."""
+
+    def store(tmp_path, monkeypatch):
+        notebook = nbformat.read(notebooks.NOTEBOOKS / "00_start_here.ipynb", 4)
+        change(notebook, [cell for cell in notebook.cells if cell.cell_type == "code"])
+        nbformat.write(notebook, tmp_path / "00_start_here.ipynb")
+        monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+        return notebooks.problems("00_start_here")
+
+    return store
+
+
+BREAKS = {
+    "differs from its text": lambda notebook, code: code[2].update(source=code[2].source + "\nprint(1)"),
+    "not executed": lambda notebook, code: code[3].update(execution_count=None),
+    "address or an absolute path": lambda notebook, code: (
+        code[1].outputs[0].update(text="<object at 0x7f0000000000>")
+    ),
+    "stored check that fails": lambda notebook, code: code[1].outputs[0].update(text="law: FAIL\n"),
+    "stored error or stderr": lambda notebook, code: code[1].outputs[0].update(name="stderr"),
+    "semicolon": lambda notebook, code: code[2].update(source=code[2].source + ";"),
+    "neither text nor PNG": lambda notebook, code: code[1].outputs.append(
+        nbformat.v4.new_output("display_data", {"image/svg+xml": "<svg/>"})
+    ),
+    "format": lambda notebook, code: notebook.update(nbformat_minor=4),
+}
+
+
+@pytest.mark.parametrize("words", BREAKS)
+def test_the_static_check_sees_what_nbval_does_not(words, tmp_path, monkeypatch):
+    assert any(words in problem for problem in broken(BREAKS[words])(tmp_path, monkeypatch))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_solutions_of_the_exercises_run(name, monkeypatch):
+    notebook = notebooks.from_text(name)
+    solutions = re.findall(
+        r"<summary>Solution</summary>\s*```python\n(.*?)```",
+        "\n".join(cell.source for cell in notebook.cells),
+        re.DOTALL,
+    )
+    assert len(solutions) == 3
+    monkeypatch.chdir(notebooks.NOTEBOOKS)
+    names = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "slow" not in cell.metadata.get("tags", []):
+            exec(cell.source, names)
+    matplotlib.pyplot.close("all")
+    for solution in solutions:
+        assert "assert" in solution
+        exec(solution, names)
+
+
+def test_text_is_what_one_edits_and_has_the_house_skeleton():
+    for name in NAMES:
+        text = (notebooks.TEXT / f"{name}.md").read_text(encoding="utf-8")
+        assert (
+            text.count("**Predict.**") >= 3
+            and text.count("**Check.**") >= 3
+            and text.count("**What happened.**") >= 3
+        )
+        for heading in (
+            "## What you'll be able to do",
+            "## In practice",
+            "## Exercises",
+            "## What you should remember",
+            "## Further reading",
+        ):
+            assert heading in text, (name, heading)
+        assert jupytext.reads(text, fmt="md:myst").cells
+
+
+def test_a_name_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match="99"):
+        notebooks.names(["99"])
+
+
+def test_running_reports_a_failing_notebook_and_goes_on(tmp_path, monkeypatch):
+    for name, source in (
+        ("00_bad", "raise RuntimeError('broken on purpose')"),
+        ("01_false", "print('law: FAIL')"),
+        ("02_good", "print('law: PASS')"),
+    ):
+        (tmp_path / "text").mkdir(exist_ok=True)
+        (tmp_path / "text" / f"{name}.md").write_text("x")
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb"
+        )
+    monkeypatch.setattr(notebooks, "TEXT", tmp_path / "text")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(notebooks, "BUILD", tmp_path / "build")
+    bad, false, good = notebooks.run()
+    assert (
+        "broken on purpose" in bad["verdict"]
+        and false["verdict"] == "FAILED: 1 checks"
+        and good["verdict"] == "passed"
+    )
+    assert (
+        good["checks"] == "1 of 1"
+        and (tmp_path / "build" / "run.json").is_file()
+        and (tmp_path / "build" / "notebooks" / "02_good.ipynb").is_file()
+    )

@@ -1,0 +1,280 @@
+"""Bounds on p / q, and the strip hat: exact draws, certain bounds, promises that are audited."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import interpolate, stats
+
+from rsf.acceptance import EnvelopeError
+from rsf.checks import same_counts, same_law
+from rsf.sampling import StripEnvelope, log_k_bound, rejection_sample
+from rsf.sampling.strips import GROUP
+
+REALS = (-np.inf, np.inf)
+
+
+def two_bumps(x):
+    return 0.3 * stats.norm.pdf(x, -3, 0.5) + 0.7 * stats.norm.pdf(x, 2, 1)
+
+
+def two_bumps_cdf(x):
+    return 0.3 * stats.norm.cdf(x, -3, 0.5) + 0.7 * stats.norm.cdf(x, 2, 1)
+
+
+CASES = {
+    "normal": (stats.norm(), None, stats.norm.cdf),
+    "gamma": (stats.gamma(2.5), None, stats.gamma(2.5).cdf),
+    "beta": (stats.beta(2, 5), None, stats.beta(2, 5).cdf),
+    "half-Cauchy": (stats.halfcauchy(), None, stats.halfcauchy.cdf),
+    "Cauchy, no constant": (lambda x: 7 / (1 + x * x), REALS, stats.cauchy.cdf),
+    "two bumps": (two_bumps, REALS, two_bumps_cdf),
+    "kink": (stats.laplace(3, 2), None, stats.laplace(3, 2).cdf),
+    "jump": (stats.uniform(5, 2), (0, 10), stats.uniform(5, 2).cdf),
+    "touches zero": (
+        lambda x: np.sin(x) ** 2,
+        (0, 2 * np.pi),
+        lambda x: (x - np.sin(2 * x) / 2) / (2 * np.pi),
+    ),
+    "far from zero": (stats.norm(1e6, 1), None, stats.norm(1e6, 1).cdf),
+    "increasing": (lambda x: x**2, (0, 1), lambda x: x**3),
+    "plateau": (lambda x: np.clip(2 - np.abs(x), 0, 1), (-5, 5), stats.trapezoid(0.25, 0.75, -2, 4).cdf),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_draws_follow_the_law_within_certain_bounds_of_acceptance(name):
+    pdf, support, cdf = CASES[name]
+    hat = StripEnvelope(pdf, support)
+    sample = hat.rvs(100_000, np.random.default_rng(9))
+    assert same_law(sample, cdf) and not same_law(sample + 0.05 * stats.iqr(sample), cdf)
+    low, high = hat.acceptance_bounds
+    slack = 5 * np.sqrt(high * (1 - high) / hat.proposed) + 1e-4
+    assert low - slack <= hat.acceptance_rate <= high + slack and low > 0.98
+    assert hat.accepted == 100_000
+
+
+def test_a_million_normal_draws_fit_400_cells_with_their_tails():
+    edges = np.concatenate([[-np.inf], np.linspace(-5, 5, 399), [np.inf]])
+    counts = np.histogram(StripEnvelope(stats.norm()).rvs(10**6, np.random.default_rng(1)), edges)[0]
+    assert same_counts(counts, np.diff(stats.norm.cdf(edges)))
+    assert not same_counts(counts, np.diff(stats.norm.cdf(edges, scale=1.01)))
+
+
+@pytest.mark.parametrize("strips", [64, 4096, 16384])
+def test_places_within_one_strip_are_uniform_and_independent_of_which_strip(strips):
+    x = StripEnvelope(stats.uniform(), strips=strips).rvs(400_000, np.random.default_rng(2)) * strips
+    strip, place = (np.floor(x) % 8).astype(int), np.floor(x % 1 * 8).astype(int)
+    assert same_counts(np.bincount(8 * strip + place, minlength=64), np.full(64, 1 / 64))
+
+
+def test_coarse_strips_evaluate_often_and_stay_exact_and_refining_helps():
+    hat = StripEnvelope(stats.norm(), strips=64)
+    rng, bounds, start = np.random.default_rng(3), hat.acceptance_bounds, hat.evaluations
+    sample = hat.rvs(200_000, rng)
+    assert same_law(sample, stats.norm.cdf)
+    # a coin above the squeeze costs an evaluation: 1 - squeeze / hat of all candidates
+    assert hat.evaluations - start == pytest.approx((1 - bounds[0]) * hat.proposed, rel=0.05)
+    hat.refine()
+    assert hat.acceptance_bounds[0] > bounds[0] and same_law(hat.rvs(200_000, rng), stats.norm.cdf)
+
+
+def test_the_same_seed_draws_the_same_in_each_calling_habit_and_shape():
+    hat = StripEnvelope(stats.norm())
+    first = hat.rvs((2, 3), np.random.default_rng(5))
+    assert (first == hat.rvs(size=(2, 3), random_state=5)).all() and first.shape == (2, 3)
+    assert hat.rvs(0, np.random.default_rng(5)).shape == (0,)
+    with pytest.raises(TypeError, match="Generator"):
+        hat.rvs(3)
+
+
+@pytest.mark.parametrize("bits", [np.random.MT19937, np.random.Philox])
+def test_bit_generators_of_32_bits_do_as_well(bits):
+    assert same_law(
+        StripEnvelope(stats.gamma(2.5)).rvs(100_000, np.random.Generator(bits(6))), stats.gamma(2.5).cdf
+    )
+
+
+def test_it_is_a_proposal_for_rejection_sampling_with_a_normalised_density():
+    hat = StripEnvelope(lambda x: 3 * np.exp(-np.abs(x)), REALS)
+    x = np.linspace(-30, 30, 101)
+    assert np.allclose(hat.logpdf(x), stats.laplace.logpdf(x), rtol=0, atol=1e-8)
+    assert np.isneginf(StripEnvelope(stats.beta(2, 5)).logpdf(np.array([-0.1, 1.1]))).all()
+    log_k = log_k_bound(stats.norm(), hat, REALS)
+    assert same_law(
+        rejection_sample(stats.norm(), hat, log_k, 20_000, np.random.default_rng(7)).samples, stats.norm.cdf
+    )
+
+
+def test_extra_memory_stays_bounded_at_any_size():
+    hat, rng = StripEnvelope(stats.norm()), np.random.default_rng(8)
+    hat.rvs(GROUP, rng)
+    tracemalloc.start()
+    hat.rvs(3_000_000, rng)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - 8 * 3_000_000 < 16 * 2**20
+
+
+def spiked(place, width, height):
+    return lambda x: np.exp(-0.5 * x * x) + height * np.exp(-0.5 * ((x - place) / width) ** 2)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.floats(-8, 8), st.floats(-9, -3), st.floats(1, 5))
+def test_a_narrow_spike_whose_extremum_is_stated_gets_its_share(place, log_width, log_height):
+    width, height = 10**log_width, 10**log_height
+    x = StripEnvelope(spiked(place, width, height), REALS, extrema=(0, place)).rvs(
+        20_000, np.random.default_rng(0)
+    )
+    near = np.abs(x - place) < 6 * width
+    beside = stats.norm.cdf(place + 6 * width) - stats.norm.cdf(place - 6 * width)
+    share = (height * width + beside) / (1 + height * width)
+    assert stats.binomtest(int(near.sum()), len(x), min(share, 1.0)).pvalue > 1e-5
+
+
+def test_a_spike_that_an_evaluation_shows_is_refused_and_one_unseen_is_caught_while_drawing():
+    class Late:
+        """A density that shows a spike only once it is looked at while drawing, as a spike between all points tried would."""
+
+        drawing = False
+
+        def __call__(self, x):
+            return np.exp(-0.5 * x * x) + 9.0 * (self.drawing & (np.abs(x - 1.0) < 0.2))
+
+    density = Late()
+    hat = StripEnvelope(density, REALS)
+    density.drawing = True
+    with pytest.raises(EnvelopeError, match="an extremum is missing") as caught:
+        hat.rvs(10**6, np.random.default_rng(0))
+    assert 0.8 < float(str(caught.value).split("x = ")[1].split()[0]) < 1.2
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.floats(-290, 290), st.floats(-290, 290), st.floats(-3, 3))
+def test_any_scale_of_place_and_of_height(log_scale, log_height, shift):
+    scale, height = 10**log_scale, 10**log_height
+    hat = StripEnvelope(
+        lambda x: height * np.exp(-0.5 * (x / scale - shift) ** 2), REALS, extrema=(shift * scale,)
+    )
+    assert same_law(hat.rvs(5_000, np.random.default_rng(0)) / scale - shift, stats.norm.cdf, level=1e-4)
+    assert hat.acceptance_bounds[0] > 0.98
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.floats(-1e12, 1e12), st.floats(0.5, 100))
+def test_supports_far_from_zero(start, width):
+    hat = StripEnvelope(lambda x: np.exp(-(x - start)), (start, start + width))
+    x = hat.rvs(5_000, np.random.default_rng(0))
+    assert (x >= start).all() and (x <= start + width).all()
+    assert same_law(x, lambda x: np.expm1(start - x) / np.expm1(-width), level=1e-4) or np.spacing(
+        abs(start)
+    ) > 1e-4 * min(width, 1)
+
+
+@pytest.mark.parametrize("place", [0.0, 1.0])
+@pytest.mark.parametrize("power", [0.1, 0.5, 0.9])
+def test_a_pole_at_the_border_is_refused_whatever_the_border_itself_says(place, power):
+    def pole(x):
+        away = np.abs(x - place)
+        return np.where(away > 0, np.maximum(away, 1e-320) ** -power, 0.0)
+
+    with pytest.raises(EnvelopeError, match="unbounded"):
+        StripEnvelope(pole, (0, 1))
+    with pytest.raises(EnvelopeError, match="infinite at x"):
+        StripEnvelope(stats.beta(0.5, 0.5))
+
+
+@pytest.mark.parametrize("power", [1.1, 1.5, 1.9])
+def test_a_tail_heavier_than_a_cauchys_is_refused(power):
+    with pytest.raises(EnvelopeError, match="heavier"):
+        StripEnvelope(lambda x: 1 / (1 + np.abs(x) ** power), REALS)
+
+
+@pytest.mark.parametrize(
+    ("pdf", "support", "message"),
+    [
+        (lambda x: x, (-1, 1), "-1 at x = -1"),
+        (np.sqrt, (-1, 1), "NaN at x = -1"),
+        (lambda x: 1.0, (0, 1), "vectorised"),
+        (lambda x: 0 * x, (0, 1), "is 0 at all"),
+        (lambda x: 1 + 0.1 * np.sin(1e6 * x), (0, 1), "local extrema were found"),
+        (np.exp, (1, 0), "low < high"),
+        (np.exp, None, "low < high"),
+        (np.exp, (0, np.inf), r"grows|infinite"),
+        (lambda x: 1 + 0 * x, REALS, r"heavier|no mode"),
+    ],
+)
+def test_bad_densities_are_refused_with_the_reason(pdf, support, message):
+    with pytest.raises(ValueError, match=message):
+        StripEnvelope(pdf, support)
+
+
+def test_rounding_at_a_zero_of_the_density_is_no_violation():
+    knots = interpolate.PchipInterpolator(np.arange(11), [0.0, 1, 3, 2, 2.5, 4, 1, 0.5, 0.7, 0.1, 0])
+    area = knots.antiderivative()
+    sample = StripEnvelope(lambda x: np.maximum(knots(x), 0), (0, 10)).rvs(100_000, np.random.default_rng(4))
+    assert same_law(sample, lambda x: area(x) / area(10))
+
+
+def test_bad_options_are_refused():
+    with pytest.raises(ValueError, match="power of two"):
+        StripEnvelope(stats.norm(), strips=100)
+    with pytest.raises(ValueError, match="extrema must lie in the support"):
+        StripEnvelope(np.exp, (0, 1), extrema=(2,))
+
+
+@pytest.mark.parametrize(
+    ("target", "proposal", "support", "k"),
+    [
+        (stats.norm(), stats.cauchy(), REALS, np.sqrt(2 * np.pi / np.e)),
+        (stats.beta(2, 5), stats.uniform(), (0, 1), stats.beta(2, 5).pdf(0.2)),
+        (stats.norm(), stats.norm(0, 2), REALS, 2.0),
+        (stats.cauchy(0, 2), stats.cauchy(), REALS, 2.0),  # reached only at infinity
+        (
+            stats.laplace(),
+            stats.t(3),
+            REALS,
+            stats.laplace.pdf(1) / stats.t(3).pdf(1),
+        ),  # at a kink or a stationary point
+    ],
+)
+def test_log_k_bound_is_never_below_the_supremum_and_at_most_one_percent_above(target, proposal, support, k):
+    exact = max(
+        k,
+        np.max(
+            target.pdf(x := np.linspace(-20, 20, 400_001))
+            / np.maximum(proposal.pdf(x), 1e-300)
+            * (proposal.pdf(x) > 0)
+        ),
+    )
+    assert np.log(exact) <= log_k_bound(target, proposal, support) <= np.log(1.01 * exact)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.floats(-9, 9), st.floats(-9, -2))
+def test_log_k_bound_of_a_stated_spike_is_right(place, log_width):
+    width = 10**log_width
+    log_target = lambda x: np.log(spiked(place, width, 100.0)(x) + 1e-300)  # noqa: E731
+    exact = np.log(100.0 + np.exp(-0.5 * place * place))
+    assert (
+        exact
+        <= log_k_bound(log_target, stats.uniform(-10, 20), (-10, 10), extrema=(place,)) - np.log(20)
+        <= exact + 0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "proposal", "support"),
+    [
+        (stats.cauchy(), stats.norm(), REALS),
+        (stats.t(1.1), stats.t(1.2), REALS),
+        (stats.beta(0.5, 2), stats.uniform(), (0, 1)),
+        (stats.uniform(0, 2), stats.uniform(), (0, 2)),
+    ],
+)
+def test_an_unbounded_ratio_is_refused(target, proposal, support):
+    with pytest.raises(EnvelopeError, match=r"infinite|unbounded"):
+        log_k_bound(target, proposal, support)

@@ -1,0 +1,420 @@
+"""What a Trainer can do keeps working: each option against the Trainer itself, then with a rule that rejects."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import DATA, LOSS, arguments, no_dropout, numpy_loader, same_weights, tensors, tiny_bert, train
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.utils import notebook
+
+from rsf.rules import above, at_rate, clipped, constant
+from rsf.selection import RSFConfig, RSFTrainer, per_example_loss
+from rsf.selection.loader import IDLE
+
+
+def lora():
+    torch.manual_seed(3)
+    return get_peft_model(
+        tiny_bert(), LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    )
+
+
+OPTIONS = {
+    "accumulation and clipping": {"gradient_accumulation_steps": 2, "max_grad_norm": 0.1},
+    "bf16": {"bf16": True},
+    "gradient checkpointing": {"activation_checkpointing": True},
+    "label smoothing": {"label_smoothing_factor": 0.3},
+    "compile": {"torch_compile": True, "torch_compile_backend": "eager"},
+    "adapters": {},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_does_what_the_trainer_does_and_rejection_goes_with_it(tmp_path, name):
+    make = lora if name == "adapters" else tiny_bert
+    options = {"max_steps": 8, "logging_steps": 1} | OPTIONS[name]
+    plain, ours = train(tmp_path, make(), Trainer, options=options), train(tmp_path, make(), options=options)
+    assert same_weights(ours.model, plain.model)
+    if name != "adapters":
+        assert (
+            not same_weights(train(tmp_path, make(), options={"max_steps": 8}).model, plain.model)
+            or name in NO_OTHER_NUMBERS
+        )
+    told, model = [], make()
+
+    def again(rows, criterion, kept):
+        training = model.training
+        with torch.no_grad():
+            inputs = tensors(rows)
+            expected = per_example_loss(model.eval(), inputs, model(**inputs)).double().numpy()
+        model.train(training)
+        told.append(np.abs(criterion - expected).max())
+
+    picky = train(tmp_path, model, options=options, rule=clipped(0.9), on_decision=again)
+    assert 0 < picky.loader.report.kept < picky.loader.report.candidates and max(told) < 1e-3
+    assert picky.state.global_step > 2 and all(
+        math.isfinite(row["loss"]) for row in picky.state.log_history if "loss" in row
+    )
+
+
+NO_OTHER_NUMBERS = ("gradient checkpointing", "compile")  # these change the work, not its result
+
+
+def test_adapters_are_all_that_is_trained(tmp_path):
+    before, after = (
+        lora().state_dict(),
+        train(tmp_path, lora(), rule=clipped(0.9), options={"max_steps": 8}).model.state_dict(),
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("lora" in name or "modules_to_save" in name for name in changed)
+
+
+class Told(TrainerCallback):
+    def __init__(self):
+        self.passes, self.evaluated, self.logged = 0, [], []
+
+    def on_epoch_end(self, args, state, control, **_):
+        self.passes += 1
+
+    def on_evaluate(self, args, state, control, metrics, **_):
+        self.evaluated.append(metrics["eval_right"])
+
+    def on_log(self, args, state, control, logs, **_):
+        self.logged.append(logs)
+
+
+def test_evaluation_logging_and_callbacks_once_a_pass(tmp_path):
+    right = lambda predicted: {
+        "right": float((predicted.predictions.argmax(1) == predicted.label_ids).mean())
+    }  # noqa: E731
+    each = dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "epoch")
+    options = each | {
+        "max_steps": -1,
+        "num_train_epochs": 3,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "right",
+    }
+    trainer = train(
+        tmp_path,
+        rule=clipped(0.9),
+        options=options,
+        callback=(told := Told()),
+        eval_dataset=DATA[:8],
+        compute_metrics=right,
+    )
+    report = trainer.loader.report
+    passes = math.ceil(report.candidates / 32)
+    assert (
+        told.passes == len(told.evaluated) == passes >= 3
+        and len(list(tmp_path.glob("checkpoint-*"))) == passes
+    )
+    logged = [logs for logs in told.logged if "loss" in logs]
+    assert [logs["candidates"] for logs in logged][:2] == [32, 64] and [logs["epoch"] for logs in logged][
+        :2
+    ] == [1, 2]
+    names = {
+        "acceptance_rate",
+        "candidates",
+        "kept",
+        "effective_sample_size",
+        "forward_passes",
+        "learning_rate",
+        "grad_norm",
+    }
+    assert all(names <= set(logs) for logs in logged) and logged[-1]["forward_passes"] == trainer.spent
+    assert trainer.evaluate()["eval_right"] == max(told.evaluated)
+
+
+def test_at_the_end_of_the_budget_it_saves_and_evaluates_as_the_trainer_does_at_its_last_step(tmp_path):
+    each = {"save_strategy": "steps", "save_steps": 500, "eval_strategy": "steps", "eval_steps": 500}
+    trainer = train(
+        tmp_path,
+        rule=clipped(0.9),
+        options=each | {"compute_budget": 120, "max_steps": -1},
+        eval_dataset=DATA[:8],
+    )
+    last = trainer.state.global_step
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [
+        f"checkpoint-{last}"
+    ] and last < trainer.state.max_steps
+    assert [row["step"] for row in trainer.state.log_history if "eval_loss" in row] == [last]
+
+
+def test_callbacks_are_told_passes_over_the_candidates(tmp_path):
+    class Look(TrainerCallback):
+        def on_save(self, args, state, control, **_):
+            seen.append((state.epoch, state.num_train_epochs, trainer.loader.report.candidates))
+
+    seen, options = [], {"save_strategy": "steps", "save_steps": 1, "max_steps": -1, "num_train_epochs": 2}
+    trainer = RSFTrainer(
+        tiny_bert(), arguments(tmp_path, **options), train_dataset=DATA, rule=clipped(0.9), callbacks=[Look()]
+    )
+    trainer.train()
+    assert (
+        len(seen) > 5
+        and all(epoch == candidates / 32 and passes == 2 for epoch, passes, candidates in seen)
+        and seen[-1][0] > 1
+    )
+
+
+def test_in_a_notebook_the_bar_shows_the_rate(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        notebook.disp,
+        "display",
+        lambda html, display_id: SimpleNamespace(update=lambda html: drawn.append(html.data)),
+    )
+    trainer = RSFTrainer(tiny_bert(), arguments(tmp_path, max_steps=3), train_dataset=DATA, rule=constant(1))
+    trainer.remove_callback(PrinterCallback)
+    trainer.callback_handler.callbacks.insert(
+        1, notebook.NotebookProgressCallback()
+    )  # where the Trainer has it
+    trainer.train()
+    shown = [text for text in drawn if "kept=" in text]
+    assert (
+        len(shown) == 2
+        and "Epoch 0.25/1, kept=100.0%, candidates/s=" in shown[1]
+        and "Epoch 0/1]" in drawn[-1]
+    )
+
+
+def test_the_bar_shows_the_rate(tmp_path, capsys):
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            bars = [
+                callback.training_bar
+                for callback in trainer.callback_handler.callbacks
+                if isinstance(callback, ProgressCallback)
+            ]
+            seen.append(getattr(bars[0], "postfix", None))
+
+    trainer = RSFTrainer(
+        tiny_bert(),
+        arguments(tmp_path, disable_tqdm=False, max_steps=3),
+        train_dataset=DATA,
+        callbacks=[Look()],
+    )
+    trainer.train()
+    assert (
+        seen[0] is None
+        and all("kept=100.0%" in text and "candidates/s=" in text for text in seen[1:])
+        and len(seen) == 3
+    )
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_twin_weighs_tokens_as_the_model_does(tmp_path, accumulation):
+    lengths = np.random.default_rng(29).integers(2, 7, 32)
+    texts = [
+        row | {"labels": [t if i < n else -100 for i, t in enumerate(row["input_ids"])]}
+        for row, n in zip(DATA, lengths, strict=True)
+    ]
+
+    def gpt():
+        torch.manual_seed(7)
+        size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 50, "n_positions": 8}
+        return GPT2LMHeadModel(GPT2Config(**size, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+
+    options = {
+        "gradient_accumulation_steps": accumulation,
+        "optim": "sgd",
+        "learning_rate": 0.5,
+        "max_steps": 6,
+    }
+    plain = train(tmp_path, gpt(), Trainer, data=texts, options=options)
+    for rule, same in ((above(-1), True), (clipped(9), False)):
+        twin = train(tmp_path, gpt(), data=texts, options=options | {"weighting": "acceptance"}, rule=rule)
+        close = [
+            torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+            for a, b in zip(plain.model.parameters(), twin.model.parameters(), strict=True)
+        ]
+        assert all(close) is same
+
+
+def test_the_twins_rule_sees_what_it_weighed(tmp_path):
+    class Noting(at_rate):
+        def __call__(self, criterion):
+            decided.append(len(seen))  # from what came before, not from the batch itself
+            return super().__call__(criterion)
+
+    seen, decided, rule = [], [], Noting(clipped, 0.4, window=24)
+    observe, rule.observe = rule.observe, lambda r: seen.extend(r) or observe(r)
+    trainer = train(
+        tmp_path, rule=rule, options={"weighting": "acceptance", "logging_steps": 4, "max_steps": 12}
+    )
+    assert decided[::2] == list(range(0, 48, 4))  # every second call is made by `observe`
+    assert len(seen) == trainer.loader.report.trained == 48 and 0.3 < min(seen) < max(seen) < 2
+    assert len({row["k"] for row in trainer.state.log_history if "k" in row}) > 1
+
+
+GAIN = LOSS**2  # what is averaged, not unlike what it is kept by
+
+
+def undone(scale, size=3, blocks=8000):
+    """Return z of the mean over batches of mean(weight x GAIN) against the mean of GAIN over all candidates."""
+    order = np.random.default_rng(31).integers(0, 40, (blocks, 5)).tolist()
+    loader = numpy_loader(clipped(2.0), blocks=order, size=size, weighting="inverse")
+    loader.collate = lambda rows: {"rows": rows}
+    last, means = 0, []
+    for batch in loader:
+        taken, last = loader._place.last - last, loader._place.last
+        means.append(np.mean(batch["weight"] * scale(size, taken) * GAIN[batch["rows"]]))
+    return (np.mean(means) - GAIN.mean()) / (np.std(means) / np.sqrt(len(means)))
+
+
+def test_weights_undo_the_selection_without_bias_divided_by_the_candidates():
+    assert abs(undone(lambda kept, taken: 1.0)) < 3.29
+    by_the_kept = undone(lambda kept, taken: (taken - 1) / (kept - 1))
+    by_all_taken = undone(lambda kept, taken: kept / taken * (taken - 1) / (kept - 1))
+    assert by_the_kept > 10 and abs(by_all_taken) > 5  # the counter-checks
+
+
+def test_weights_weigh_the_loss_of_each_example(tmp_path):
+    told, options = (
+        [],
+        {
+            "weighting": "inverse",
+            "optim": "sgd",
+            "learning_rate": 0.2,
+            "lr_scheduler_type": "constant",
+            "max_steps": 5,
+        },
+    )
+    ours = train(
+        *(tmp_path, no_dropout()),
+        options=options | {"compute_budget": 10_000},
+        rule=clipped(0.9),
+        on_decision=lambda rows, r, kept: told.extend(zip(rows, r, kept, strict=True)),
+    )
+    kept = [(i, row, max(1, 0.9 / r)) for i, (row, r, keep) in enumerate(told) if keep][:20]
+    model, last = no_dropout().train(), -1
+    for start in range(0, 20, 4):
+        numbers, rows, weights = zip(*kept[start : start + 4], strict=True)
+        taken, last = numbers[-1] - last, numbers[-1]
+        inputs = tensors(rows)
+        loss = torch.nn.functional.cross_entropy(model(**inputs).logits, inputs["labels"], reduction="none")
+        gradients = torch.autograd.grad(
+            (torch.tensor(weights) * loss).mean() * 3 / (taken - 1), list(model.parameters())
+        )
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.2 * gradient
+    for a, b in zip(ours.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_column_named_weight_that_the_model_takes_is_its_own(tmp_path):
+    seen = []
+
+    class Weighing(type(tiny_bert())):
+        def forward(self, input_ids, attention_mask, labels, weight):
+            seen.append(weight.tolist())
+            return super().forward(input_ids, attention_mask, labels=labels)
+
+    collate = lambda rows: (
+        tensors(rows) | {"weight": torch.tensor([float(sum(row["input_ids"])) for row in rows])}
+    )  # noqa: E731
+    trainer = train(
+        tmp_path,
+        Weighing(tiny_bert().config),
+        data_collator=collate,
+        rule=clipped(0.9),
+        options={"max_steps": 3},
+    )
+    assert trainer.loader.report.scored and all(len(weights) == 4 and min(weights) > 5 for weights in seen)
+
+
+def test_a_model_may_return_a_dict(tmp_path):
+    class Plain(type(tiny_bert())):
+        def forward(self, input_ids, attention_mask, labels):
+            return dict(super().forward(input_ids, attention_mask, labels=labels))
+
+    for more in (
+        {"rule": clipped(0.9)},
+        {"rule": clipped(0.9), "options": {"weighting": "acceptance", "max_steps": 3}},
+    ):
+        assert train(tmp_path, Plain(tiny_bert().config), **more).state.global_step >= 3
+
+
+def test_a_rule_that_rejects_nothing_is_reported_with_the_reason(caplog):
+    for rule, warned in ((clipped(LOSS.min() / 2), True), (clipped(0.6), False), (constant(1), False)):
+        caplog.clear()
+        loader = numpy_loader(rule, stop=lambda: loader.report.candidates > 2 * IDLE)  # noqa: B023
+        while list(loader):
+            pass
+        words = [record.getMessage() for record in caplog.records]
+        assert len(words) == warned and all(
+            "rejects nothing: the last" in text and "is k below every loss?" in text for text in words
+        )
+
+
+class Tiring(type(clipped(1))):
+    """Keeps what comes until it has seen forty, then nothing."""
+
+    seen = 0
+
+    def observe(self, criterion):
+        Tiring.seen += len(criterion)
+
+
+def test_where_a_rule_starves_the_reason_is_told_and_the_checkpoint_goes_on_with_another(tmp_path):
+    rule, options = (
+        Tiring("tiring", lambda r: np.full(r.shape, 0.0 if Tiring.seen < 40 else -np.inf), None),
+        {"save_strategy": "steps"},
+    )
+    tired = train(tmp_path, rule=rule, options=options)
+    assert "tiring kept none of 32 candidates" in tired.stopped and tired.state.global_step == 10
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
+    fresh = RSFTrainer(tiny_bert(), arguments(tmp_path, **options), train_dataset=DATA, rule=constant(1))
+    fresh.train(resume_from_checkpoint=True)
+    assert fresh.stopped is None and fresh.spent >= fresh.budget and fresh.state.global_step > 10
+
+
+BAD = {
+    "an unknown weighting": (lambda folder: arguments(folder, weighting="both"), "weighting must be one of"),
+    "smoothed twin": (
+        lambda folder: arguments(folder, weighting="acceptance", label_smoothing_factor=0.1),
+        "label_smoothing_factor must be 0, got 0.1",
+    ),
+    "precision": (lambda folder: arguments(folder, scoring_dtype="int8"), "'int8'"),
+    "weights of a batch": (
+        lambda folder: train(folder, options={"weighting": "inverse", "unit": "batch"}),
+        'weighting="inverse" needs unit="example"',
+    ),
+    "a threshold undone": (
+        lambda folder: train(folder, options={"weighting": "inverse"}, rule=above(0.7)),
+        "no weight brings back",
+    ),
+    "a loss of one's own": (
+        lambda folder: train(
+            folder,
+            options={"weighting": "acceptance"},
+            compute_loss_func=lambda outputs, labels, **_: outputs.logits.sum(),
+        ),
+        "compute_loss_func",
+    ),
+}
+
+
+@pytest.mark.parametrize("make, message", BAD.values(), ids=BAD)
+def test_what_does_not_go_together_is_refused(tmp_path, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path)
+
+
+def test_the_settings_are_scalars_that_become_json(tmp_path):
+    assert json.loads(arguments(tmp_path, RSFConfig).to_json_string())["scoring_batch_size"] == 0

@@ -1,0 +1,231 @@
+"""Killed at any moment and resumed, a run ends as if nothing had happened: the same weights, decisions and logs, bit for bit."""
+
+import copy
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    DATA,
+    LABELLED,
+    PADDING,
+    TEXTS,
+    TOKENIZER,
+    arguments,
+    at_rate_rule,
+    numpy_loader,
+    same_weights,
+    tiny_bert,
+)
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PrinterCallback,
+    Trainer,
+    TrainerState,
+)
+
+from rsf.rules import clipped
+from rsf.selection import RSFTrainer, checkpoints
+
+OFTEN = {
+    "max_steps": -1,
+    "compute_budget": 500,
+    "save_strategy": "steps",
+    "save_steps": 5,
+    "logging_steps": 5,
+}
+TIMES = {
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+    "train_loss",
+}  # of the call that ended, says the Trainer
+PADDED = {"data": LABELLED, "data_collator": PADDING, "processing_class": TOKENIZER}
+
+
+def masked():
+    torch.manual_seed(5)
+    size = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    return BertForMaskedLM(BertConfig(**size, max_position_embeddings=16))
+
+
+MASKED = {
+    "data": TEXTS,
+    "model": masked,
+    "data_collator": DataCollatorForLanguageModeling(TOKENIZER),
+    "processing_class": TOKENIZER,
+}
+SEEDED = MASKED | {"data_collator": DataCollatorForLanguageModeling(TOKENIZER)}
+SEEDED["data_collator"].generator = torch.Generator().manual_seed(
+    3
+)  # as with its `seed`, which it refuses in a child process
+# what is trained how, and when it is killed (a number: at that decision)
+RUNS = {
+    "between two steps": ({}, {}, "step"),
+    "while scoring": ({"unit": "batch", "scoring_dropout": True}, {}, 30),
+    "full batches wait": ({"block_size": 16, "scoring_batch_size": 7}, PADDED, "step"),
+    "in mid-checkpoint": ({"weighting": "acceptance"}, {}, "save"),
+    "in its last file": ({"weighting": "inverse"}, {}, "state"),
+    "accumulating": ({"gradient_accumulation_steps": 2}, {}, 40),
+    "random masks": ({"scoring_batch_size": 6}, MASKED, "step"),
+    "a generator in the collator": ({"scoring_batch_size": 6}, SEEDED, 25),
+    "grouped by length": (
+        {"train_sampling_strategy": "group_by_length", "scoring_batch_size": 8},
+        PADDED,
+        18,
+    ),
+    "between two rows of the log": ({"logging_steps": 3, "max_grad_norm": 1.0}, {}, "step"),
+    "with workers": ({"dataloader_num_workers": 1}, {}, "step"),
+}
+
+
+def run(folder, options, told, *, data=DATA, model=tiny_bert, resume=False, **more):
+    """Train and note each decision."""
+    trainer = RSFTrainer(
+        model(),
+        arguments(folder, **OFTEN | options),
+        train_dataset=data,
+        rule=clipped(0.9) if options.get("weighting") == "inverse" else at_rate_rule(),
+        on_decision=lambda block, r, kept: told((r.tolist(), kept.tolist())),
+        **copy.deepcopy(more),  # a collator may remember
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def die_on_call(owner, name, number, before=lambda *_: None):
+    """Kill this process by the signal that cannot be caught, at the given call of a function."""
+    calls, function = [], getattr(owner, name)
+
+    def counted(*words, **more):
+        calls.append(1)
+        if len(calls) == number:
+            before(*words)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*words, **more)
+
+    setattr(owner, name, counted)
+
+
+def killed(folder, options, more, moment):
+    """Run, and die at a moment after the first checkpoints, before the end."""
+    decisions = iter(range(moment if isinstance(moment, int) else 10**6))
+    told = lambda _: next(decisions, None) is None and os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    half = lambda state, path: Path(path).write_text(json.dumps(vars(state), default=str)[:200])  # noqa: E731
+    if moment == "step":
+        die_on_call(Trainer, "training_step", 13)
+    if moment == "save":
+        die_on_call(torch, "save", 6)  # a checkpoint has four
+    if moment == "state":
+        die_on_call(TrainerState, "save_to_json", 2, half)
+    run(folder, options, told, **more)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_and_resumed_a_run_ends_with_the_same_weights_decisions_and_logs(tmp_path, name):
+    options, more, moment = RUNS[name]
+    child = multiprocessing.get_context("fork").Process(
+        target=killed, args=(tmp_path / "killed", options, more, moment)
+    )
+    child.start()
+    until = time.monotonic() + 60
+    while (
+        child.exitcode is None and time.monotonic() < until
+    ):  # `join` would wait for its workers, which outlive it by seconds
+        time.sleep(0.02)
+    assert child.exitcode == -signal.SIGKILL
+    whole, rest = [], []
+    straight = run(tmp_path / "straight", options, whole.append, **more)
+    resumed = run(tmp_path / "killed", options, rest.append, resume=True, **more)
+    assert straight.state.global_step == resumed.state.global_step > 5
+    assert same_weights(straight.model, resumed.model) and logs_of(straight) == logs_of(resumed)
+    assert 0 < len(rest) < len(whole) and whole[-len(rest) :] == rest
+    assert (
+        vars(straight.loader.report) == vars(resumed.loader.report)
+        and straight.rule.state_dict() == resumed.rule.state_dict()
+    )
+
+
+def logs_of(trainer):
+    return [
+        {key: value for key, value in row.items() if key not in TIMES} for row in trainer.state.log_history
+    ]
+
+
+@pytest.mark.parametrize(
+    "generator", [torch.Generator(), np.random.default_rng(4), np.random.Generator(np.random.MT19937(4))]
+)
+def test_a_collators_own_generator_goes_on(generator):
+    draw = lambda of: (
+        torch.rand(3, generator=of).tolist() if isinstance(of, torch.Generator) else of.random(3).tolist()
+    )  # noqa: E731
+    draw(generator)
+    state = checkpoints.coins(one := SimpleNamespace(generator=generator))
+    expected = draw(generator)
+    checkpoints.load_coins(one, state)
+    assert draw(one.generator) == expected
+    if "MT19937" not in str(generator):  # and where the collator makes its generator late
+        checkpoints.load_coins(late := SimpleNamespace(generator=None), state)
+        assert draw(late.generator) == expected
+    assert checkpoints.coins(SimpleNamespace()) is None
+
+
+def test_a_loader_goes_on_from_any_place_as_if_nothing_had_happened():
+    straight = numpy_loader(at_rate_rule(), size=5)
+    batches = [batch for _ in range(3) for batch in straight]
+    for stop in range(1, len(batches)):
+        broken, got = numpy_loader(at_rate_rule(), size=5), []
+        while len(got) < stop:
+            for batch in broken:
+                got.append(batch)
+                if len(got) == stop:
+                    state = json.loads(json.dumps(broken.state_dict()))
+                    break
+        again = numpy_loader(at_rate_rule(), size=5)
+        again.load_state_dict(state)
+        while len(got) < len(batches):
+            got += list(again)
+        assert got == batches and vars(again.report) == vars(straight.report), stop
+
+
+def test_there_must_be_a_whole_checkpoint_to_resume_from(tmp_path):
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "rejection_0.pt").write_bytes(b"")  # killed while it was written
+    with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
+        RSFTrainer(tiny_bert(), arguments(tmp_path), train_dataset=DATA).train(resume_from_checkpoint=True)
+    with pytest.raises(FileNotFoundError, match="not written by RSFTrainer"):
+        RSFTrainer(tiny_bert(), arguments(tmp_path), train_dataset=DATA).train(
+            resume_from_checkpoint=str(tmp_path)
+        )
+
+
+def test_other_settings_than_the_checkpoints_are_refused_by_name(tmp_path):
+    run(tmp_path, {"compute_budget": 150}, str)
+    for changed, name in (
+        ({"seed": 1}, "'seed'"),
+        ({"scoring_batch_size": 8}, "'block'"),
+        ({"unit": "batch"}, "'unit'"),
+    ):
+        with pytest.raises(ValueError, match=f"resume with the settings.*{name}"):
+            run(tmp_path, changed, str, resume=True)
+    with pytest.raises(ValueError, match=r"'candidates': \(32, 30\)"):
+        run(tmp_path, {}, str, data=DATA[:30], resume=True)
+    assert (
+        run(tmp_path, {"compute_budget": 200}, str, resume=True).spent >= 200
+    )  # a larger budget is another matter
