@@ -47,6 +47,15 @@ def unpack(text: str, size: int) -> np.ndarray:
     return bits[:size]
 
 
+def significant(values: np.ndarray, digits: int = 6) -> list[float]:
+    """Return values (n,) rounded to significant digits, so that none but 0 becomes 0.
+
+    >>> significant([0.00001234567, -2.3456789])
+    [1.23457e-05, -2.34568]
+    """
+    return [float(f"{value:.{digits}g}") for value in values]
+
+
 def by_parts(counts: list[int]) -> list[int]:
     """Return the sums of counts (n,) in 20 parts of equal length, by `numpy.array_split`.
 
