@@ -141,6 +141,8 @@ def _margins(record: dict, section: dict) -> list[str]:
     label = np.array(numbers["test_label"])
     if not np.array_equal(index, _rows(section)):
         raise ValueError(f"its {len(index)} test rows are not those of the protocol")
+    if len(margin) != len(index):
+        raise ValueError(f"{len(margin)} margins of {len(index)} test rows")
     if not np.array_equal(label, index >= 12_500):  # as IMDb is published: negative ones first
         raise ValueError("its test labels are not those of IMDb's test set")
     right = int(((margin > 0) == label)[margin != 0].sum())
