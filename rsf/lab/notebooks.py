@@ -167,7 +167,10 @@ def open_lab(word, *, port=None, browser=True):
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")  # Jupyter refuses the root of a container otherwise
     command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
-    return subprocess.run(command, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"}).returncode
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    if os.name == "nt":
+        return subprocess.run(command, env=environment).returncode
+    return os.execve(command[0], command, environment)  # the server takes this process's place, and its signals
 
 
 def _digest(file):
