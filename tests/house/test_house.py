@@ -55,7 +55,10 @@ def imports_of(file):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative imports hide where they lead"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module"
+        ):
             text = node.args[0]
             literal = text.values[0] if isinstance(text, ast.JoinedStr) else text
             found.add(literal.value if isinstance(literal, ast.Constant) else "rsf." + part_of(file))
@@ -72,7 +75,9 @@ def test_the_house_is_seen_whole():
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_arrows_point_down_and_rooms_do_not_know_one_another(file):
     own = part_of(file)
-    others = {name.split(".")[1] if "." in name else "" for name in imports_of(file) if name.split(".")[0] == "rsf"}
+    others = {
+        name.split(".")[1] if "." in name else "" for name in imports_of(file) if name.split(".")[0] == "rsf"
+    }
     assert others - {own} <= MAY_IMPORT[own], f"{own} may not import {others - {own} - MAY_IMPORT[own]}"
 
 
@@ -80,12 +85,16 @@ def test_arrows_point_down_and_rooms_do_not_know_one_another(file):
 def test_inside_a_room_imports_run_in_one_direction(room):
     prefix = f"rsf.{room}."
     arrows = {
-        file.stem: {name.removeprefix(prefix).split(".")[0] for name in imports_of(file) if name.startswith(prefix)}
+        file.stem: {
+            name.removeprefix(prefix).split(".")[0] for name in imports_of(file) if name.startswith(prefix)
+        }
         for file in (PACKAGE / room).glob("*.py")
         if file.stem != "__init__"
     }
     done = set()
-    while free := {name for name, needs in arrows.items() if name not in done and needs & arrows.keys() <= done}:
+    while free := {
+        name for name, needs in arrows.items() if name not in done and needs & arrows.keys() <= done
+    }:
         done |= free
     assert done == set(arrows), f"a circle in {room}: {set(arrows) - done}"
 
@@ -100,7 +109,9 @@ def without_docstrings(tree):
 def statements(file):
     tree = ast.parse(file.read_text(encoding="utf-8"))
     docstrings, _ = without_docstrings(tree)
-    return sum(isinstance(node, (ast.stmt, ast.excepthandler)) and node not in docstrings for node in ast.walk(tree))
+    return sum(
+        isinstance(node, (ast.stmt, ast.excepthandler)) and node not in docstrings for node in ast.walk(tree)
+    )
 
 
 def code_lines(node, tree, text):
@@ -109,7 +120,10 @@ def code_lines(node, tree, text):
     lines = enumerate(text.splitlines(), 1)
     first, last = getattr(node, "lineno", 1), getattr(node, "end_lineno", 10**9)
     return sum(
-        first <= number <= last and number not in told and bool(line.strip()) and not line.lstrip().startswith("#")
+        first <= number <= last
+        and number not in told
+        and bool(line.strip())
+        and not line.lstrip().startswith("#")
         for number, line in lines
     )
 
@@ -196,7 +210,9 @@ def test_what_is_imported_is_declared_for_its_room(file):
 
 def test_each_direct_dependency_says_what_it_is_for():
     lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
-    named = [line for line in lines if re.match(r'\s+"[A-Za-z]', line) and not line.lstrip().startswith('"rsf[')]
+    named = [
+        line for line in lines if re.match(r'\s+"[A-Za-z]', line) and not line.lstrip().startswith('"rsf[')
+    ]
     named = [line for line in named if not line.lstrip().startswith('"notebooks/')]
     assert len(named) >= 20 and [line for line in named if "#" not in line] == []
 
@@ -211,7 +227,9 @@ def test_a_learners_environment_takes_at_most_2_2_gib():
 
 
 def in_git(*folders):
-    listed = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
 
 
@@ -240,7 +258,16 @@ def test_the_wheel_serves_each_room_with_its_extra_in_an_empty_environment(wheel
     python = next((tmp_path / "empty").glob("*/python*"))
     for extra, code in ROOM_BY_EXTRA.items():
         what = f"rsf[{extra}] @ file://{wheel}"
-        pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt"), what]
+        pip = [
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "-c",
+            str(ROOT / "constraints.txt"),
+            what,
+        ]
         installed = subprocess.run([python, *pip], capture_output=True, text=True)
         if installed.returncode and "CI" not in os.environ:
             pytest.skip(f"pip could not install: {installed.stderr[-300:]}")
@@ -251,7 +278,13 @@ def test_the_wheel_serves_each_room_with_its_extra_in_an_empty_environment(wheel
     )
     assert where.returncode == 2 and where.stderr.count("\n") == 1 and "needs a checkout" in where.stderr
     command = "from rsf.lab import records; print(records.status('imdb-small'), records.commit())"
-    there = subprocess.run([python, "-c", command], cwd=ROOT, env={**os.environ, "PYTHONSAFEPATH": "1"}, capture_output=True, text=True)
+    there = subprocess.run(
+        [python, "-c", command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert there.stdout == "imdb-small: 15 of 15 runs unknown\n", there.stderr
 
 
@@ -259,7 +292,9 @@ def test_the_wheel_serves_each_room_with_its_extra_in_an_empty_environment(wheel
 
 
 def test_run_py_has_at_most_eight_words():
-    shown = subprocess.run([sys.executable, "-m", "rsf", "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    shown = subprocess.run(
+        [sys.executable, "-m", "rsf", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     words = set(re.search(r"\{([a-z,]+)\}", shown.stdout)[1].split(",")) | {"test"}
     assert {"lab", "notebooks", "figures", "test"} <= words and len(words) <= 9  # "test" is run.py's own
 
@@ -268,10 +303,19 @@ def test_jupyterlab_opens_on_copies_and_the_checkout_stays_clean(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    before = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    before = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     command = [sys.executable, "-m", "rsf", "lab", "07", "--no-browser", "--port", str(port)]
-    environment = {**os.environ, "JUPYTER_TOKEN": "open", "JUPYTER_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {
+        **os.environ,
+        "JUPYTER_TOKEN": "open",
+        "JUPYTER_RUNTIME_DIR": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     name = next((ROOT / "notebooks").glob("07_*.ipynb")).name
     address = f"http://127.0.0.1:{port}"
     try:
@@ -290,5 +334,7 @@ def test_jupyterlab_opens_on_copies_and_the_checkout_stays_clean(tmp_path):
     finally:
         server.terminate()
         server.wait(30)
-    after = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    after = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert after == before and (ROOT / "build" / "lab" / name).is_file()

@@ -17,6 +17,7 @@ from rsf.lab.data import EMBEDDED
 from rsf.lab.records import ROOT
 from rsf.lab import report
 
+
 def test_nothing_in_the_package_prints_or_uses_global_randomness():
     for file in (ROOT / "rsf").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
