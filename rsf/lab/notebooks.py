@@ -1,18 +1,23 @@
 """Notebooks from their text, in one direction: text -> notebook -> executed, with outputs that are the same everywhere.
 
 `notebooks/text/NN_name.md` (MyST) is what one edits; `notebooks/NN_name.ipynb` is built from it, executed, and compared by
-`pytest --nbval`. Needs a checkout and the extra `docs`.
+`pytest --nbval`. Needs a checkout and the extra `lab`.
 """
 
 import base64
+import hashlib
 import json
 import os
 import re
+import shutil
 import statistics
+import subprocess
+import sys
 import time
 import tomllib
 
-from rsf.lab.records import ROOT
+from rsf.accounts import write_json
+from rsf.lab.records import ROOT, checkout
 
 TEXT, NOTEBOOKS, BUILD = ROOT / "notebooks" / "text", ROOT / "notebooks", ROOT / "build"
 QUIET = {
@@ -31,6 +36,7 @@ SECONDS = 600  # most for one cell
 
 def names(wanted=()):
     """Return the names of all notebooks in order, or of those that begin with the words given (`07`, `07_fine`)."""
+    checkout()
     there = sorted(file.stem for file in TEXT.glob("*.md"))
     if unknown := [word for word in wanted if not any(name.startswith(word) for name in there)]:
         raise ValueError(f"no notebook begins with {unknown[0]!r}; there are {', '.join(there)}")
@@ -135,6 +141,37 @@ def run(wanted=()):
         )
         (BUILD / "run.json").write_text(json.dumps(rows, indent=1))
         yield rows[-1]
+
+
+def open_lab(word, *, port=None, browser=True):
+    """Open JupyterLab at a notebook, on copies in build/lab/, until it is stopped; return its exit code.
+
+    A copy that its reader has changed is kept as it is; one that was only read follows the committed notebook.
+    """
+    wanted = names([word])[0]
+    folder = BUILD / "lab"
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / ".copied.json"
+    copied = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    for source in sorted(NOTEBOOKS.glob("*.ipynb")):
+        copy = folder / source.name
+        if not copy.exists() or _digest(copy) == copied.get(source.name):
+            shutil.copyfile(source, copy)
+            copied[source.name] = _digest(copy)
+    write_json(record, copied)
+    options = [f"--ServerApp.root_dir={folder}"]
+    if port:
+        options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    if not browser:
+        options.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        options.append("--allow-root")  # Jupyter refuses the root of a container otherwise
+    command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
+    return subprocess.run(command, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"}).returncode
+
+
+def _digest(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def problems(name):

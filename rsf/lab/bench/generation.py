@@ -198,8 +198,8 @@ def write_and_weigh(number):
     sys.stdout.write(f"\n{json.dumps(round(peak / 1024, 1))}\n")
 
 
-def generation():
-    """Run section bench-generation of the protocol and write its file; returns the path."""
+def run():
+    """Run section bench-generation of the protocol: return the arm and its run."""
     settings, threads = records.protocol("bench-generation"), torch.get_num_threads()
     torch.set_num_threads(1)
     numbers = {}
@@ -216,6 +216,4 @@ def generation():
     }
     torch.set_num_threads(threads)
     model = "tiny GPT-2, stories260K" if len(numbers) == len(CASES) + 2 else "tiny GPT-2"
-    return records.write(
-        "bench-generation", "cpu", 0, data="none", model=model, device="CPU, 1 thread", numbers=numbers
-    )
+    return "cpu", records.Run("none", model, "CPU, 1 thread", numbers)

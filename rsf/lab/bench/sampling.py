@@ -215,8 +215,8 @@ def extra_memory(size, rng):
     return (peak - 8 * size) / 2**20
 
 
-def sampling():
-    """Run section bench-sampling of the protocol and write its file; returns the path."""
+def run():
+    """Run section bench-sampling of the protocol: return the arm and its run."""
     settings = records.protocol("bench-sampling")
     rng = np.random.default_rng(settings["seeds"][0])
     numbers = {
@@ -226,9 +226,7 @@ def sampling():
         "exactness": exactness(settings["exactness"], rng),
         "extra_mib": round(extra_memory(max(settings["sizes"]), rng), 2),
     }
-    return records.write(
-        "bench-sampling", "cpu", 0, data="none", model="none", device="CPU, 1 thread", numbers=numbers
-    )
+    return "cpu", records.Run("none", "none", "CPU, 1 thread", numbers)
 
 
 def fastest(rows, size):

@@ -23,8 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from rsf.lab import data, models, records
-from rsf.lab.tasks import imdb as experiments
+from rsf.lab import arms, data, models, records
 from rsf.rules import Rule, constant
 from rsf.selection import RSFConfig, RSFTrainer
 
@@ -107,7 +106,7 @@ def one_pass(arm, model, tokenizer, rows, seed, settings):
             return {**padded, "labels": torch.tensor([row["label"] for row in block])}
 
         begun = clock()
-        experiments.listing(
+        arms.listing(
             model,
             rows,
             seed,
@@ -225,8 +224,8 @@ def peak(arm, settings, seed, answer):
     answer.put([round(before), round(most())])
 
 
-def selection(arm=None):
-    """Run section bench-selection of the protocol (arm "cpu", or "gpu" where there is one) and write its file; returns the path."""
+def run(arm=None):
+    """Run section bench-selection of the protocol (arm "cpu", or "gpu" where there is one): return the arm and its run."""
     gpu = torch.cuda.is_available()
     arm, settings = arm or ("gpu" if gpu else "cpu"), records.protocol("bench-selection")
     settings, seed = settings | settings[arm], settings["seeds"][0]
@@ -248,6 +247,4 @@ def selection(arm=None):
             numbers["passes"][name].append([round(value, 3) for value in taken])
     numbers["floor"] = floor(model, slices[0], settings)
     device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} thread"
-    return records.write(
-        "bench-selection", arm, seed, data=reviews, model=checkpoint, device=device, numbers=numbers
-    )
+    return arm, records.Run(reviews, checkpoint, device, numbers)

@@ -328,18 +328,10 @@ def measure(experiment, arm, seed):
     }
 
 
-def run(experiment, arm, seed):
-    """Run one arm with one seed of an arithmetic section of the protocol and write its file; returns the path."""
+def run(experiment: str, arm: str, seed: int) -> records.Run:
+    """Run one arm with one seed of an arithmetic section of the protocol."""
     torch.set_num_threads(1)
     numbers = (tune if experiment.endswith("tuning") else measure)(experiment, arm, seed)
     settings = records.protocol(experiment)
     data = f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000"
-    return records.write(
-        experiment,
-        arm,
-        seed,
-        data=data,
-        model="GPT-2, 1 layer of width 64, random weights",
-        device="CPU, 1 thread",
-        numbers=numbers,
-    )
+    return records.Run(data, "GPT-2, 1 layer of width 64, random weights", "CPU, 1 thread", numbers)

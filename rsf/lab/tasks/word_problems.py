@@ -22,7 +22,7 @@ from transformers.generation import TopKLogitsWarper
 from rsf import checks
 from rsf.accounts import TRAIN
 from rsf.generation import model_sampler, rsf_rounds, sample_and_judge
-from rsf.lab import data, models, records
+from rsf.lab import arms, data, models, records
 from rsf.lab.tasks import answers
 from rsf.rules import above, constant
 
@@ -118,7 +118,7 @@ def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learni
     return reports, reports[-1].spent - read  # nothing was decoded to read the data set's own answers
 
 
-def run(arm, checkpoint, problems, reward, settings, seed, verified=None):
+def measure(arm, checkpoint, problems, reward, settings, seed, verified=None):
     """Run one arm with one seed and return its numbers; the learning rate is the one of the grid that does best on a part of train.
 
     Parameters
@@ -179,33 +179,16 @@ def run(arm, checkpoint, problems, reward, settings, seed, verified=None):
     }
 
 
-def gsm8k(experiment, arm, seed):
-    """Run one arm with one seed of a gsm8k section of the protocol and write its file; returns the path."""
+def run(experiment: str, arm: str, seed: int) -> records.Run:
+    """Run one arm with one seed of a gsm8k section of the protocol."""
     settings = records.protocol(experiment)
     problems = data.load("gsm8k", source="hub,local")  # published numbers come from real data
     checkpoint = models.load("chat", None, np.random.default_rng(seed), source=settings["model"])
-    needed = records.path(experiment, "verified", seed) if arm in ("blind", "supervised") else None
-    verified = records.validate(needed)["numbers"] if needed else None
-    return store(
-        experiment,
-        arm,
-        seed,
-        checkpoint,
-        problems,
-        run(arm, checkpoint, problems, answers.verify, settings, seed, verified),
-    )
-
-
-def store(experiment, arm, seed, checkpoint, problems, numbers):
-    """Write the file of one run and return its path."""
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    return records.write(
-        experiment, arm, seed, data=problems.source, model=checkpoint.source, device=device, numbers=numbers
-    )
+    verified = None
+    if arm in ("blind", "supervised"):
+        verified = records.validate(records.path(experiment, "verified", seed))["numbers"]
+    numbers = measure(arm, checkpoint, problems, answers.verify, settings, seed, verified)
+    return records.Run(problems.source, checkpoint.source, arms.device_name(), numbers)
 
 
 def compare(runs):
