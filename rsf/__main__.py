@@ -130,7 +130,7 @@ def figures():
 
 
 def verify(files):
-    """Make the numbers of result files, by default of all in results/, again from what they hold, and print the verdicts."""
+    """Make the numbers of result files, by default all of results/, again, and print the verdicts."""
     from rsf.lab import records, verdicts
     from rsf.lab import verify as verifier
 

@@ -1,9 +1,10 @@
-"""What the records say of a claim: the contrasts that the protocol declares, their limits, and a verdict by rule.
+"""What the records say of a claim: the contrasts that the protocol declares, their limits, verdicts by rule.
 
-A section declares a contrast in its list `contrasts`, or in the words "A minus B" of its `primary` beside a
-`smallest_gain`. Limits hold together over its `family`: `level` divided by the number of contrasts that the family
-declares (Bonferroni). The rule is `rsf.checks.verdict`; the sections written first keep the one in their `primary`.
-A verdict is open until every declared seed is in.
+A section declares one contrast: by its keys `contrast` (an arm and the one it is held against), `measure` and
+`sign`, or by the words "A minus B" of its `primary`; beside them a `smallest_gain`. Limits hold together over
+its `family`: `level` divided by the number of contrasts that the family declares (Bonferroni). The rule is
+`rsf.checks.verdict`; the sections written first keep the one in their `primary`. A verdict is open until
+every declared seed is in.
 """
 
 from typing import NamedTuple
@@ -22,14 +23,15 @@ class Contrast(NamedTuple):
     experiment: str
     arm: str
     against: str
-    smallest_gain: float | None = None
     measure: str = "accuracy"
-    direction: str = "more"  # or "less" (less is better), "harm"; as in `checks.verdict`
-    quantifier: str = "general"  # or "may"
-    interval: str = "mean"  # or "median", where runs can collapse
+    smallest_gain: float | None = None
+    margin: float | None = None  # in its place: the claim is that `arm` is no lower by more than this
+    sign: int = 1  # -1: the claim is a harm, or less is better
+    quantifier: str = "general"  # over the sections with this claim; "case": of this section; "may"
+    interval: str = "crossed"  # over seeds and examples; "t", over seeds; "median", where runs can collapse
     level: float = 0.05  # of this contrast, the family's divided by the number of its contrasts
     claim: str = ""
-    margin: float | None = None  # the claim is that `arm` is no lower by more than this
+    scope: str = ""
 
     @property
     def unit(self) -> str:
@@ -38,7 +40,7 @@ class Contrast(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What the records say of a contrast: the difference with its limits, the sign-flip p and the judgement."""
+    """What the records say of a contrast: the difference, its limits, the sign-flip p and the judgement."""
 
     contrast: Contrast
     judgement: checks.Judgement
@@ -57,32 +59,41 @@ class Finding(NamedTuple):
             text += f" {numbers}{contrast.unit} at {100 * (1 - contrast.level):.4g} %, {self.seeds} seeds"
             text += f", sign-flip p {self.p_value:.4f}"
             text += f", {self.collapsed} runs collapsed" if contrast.interval == "median" else ""
-        return f"{text}: {self.judgement}"
+        return f"{text}: {self.judgement}" + (f"; scope: {contrast.scope}" if contrast.scope else "")
 
 
 def contrasts(experiment: str) -> list[Contrast]:
-    """Return the contrasts that a section of the protocol declares, each with its share of the family's level."""
+    """Return the contrast that a section declares, with its share of the family's level, or none."""
+    declared = _declared(experiment)
+    if declared is None:
+        return []
     section = records.protocol(experiment)
     family = section.get("family", [experiment])
-    number = sum(len(_declared(name)) for name in family) if experiment in family else 1
-    level = section.get("level", 0.05) / max(number, 1)
-    return [Contrast(experiment, level=level, **one) for one in _declared(experiment)]
+    number = sum(_declared(name) is not None for name in family) if experiment in family else 1
+    same = {name: section[name] for name in Contrast._fields if name in section and name != "interval"}
+    same |= {"level": section.get("level", 0.05) / number, "interval": _interval(section)}
+    return [Contrast(experiment, *declared, **same)]
 
 
-def _declared(experiment: str) -> list[dict]:
-    """Return the contrasts of a section as the protocol has them, none for tuning and for superseded sections."""
+def _declared(experiment: str) -> tuple[str, str] | None:
+    """Return the two arms of the contrast of a section, None of a tuning, superseded or descriptive one."""
     section = records.protocol(experiment)
-    if records.has_rates(section) or records.superseded(experiment):
-        return []
-    claim = {"claim": section.get("claim", "")}
-    if "contrasts" in section:
-        found = [claim | one for one in section["contrasts"]]
-        return [one for one in found if {one["arm"], one["against"]} <= set(section["arms"])]
-    worth = {name: section[name] for name in ("smallest_gain", "margin") if name in section}
-    pairs = [
-        (a, b) for a in section["arms"] for b in section["arms"] if f"{a} minus {b}" in section["primary"]
-    ]
-    return [claim | worth | {"arm": a, "against": b} for a, b in pairs if worth]
+    told = records.has_rates(section) or records.superseded(experiment)
+    if told or not {"smallest_gain", "margin"} & section.keys():
+        return None
+    arms = section["arms"]
+    pairs = [(a, b) for a in arms for b in arms if f"{a} minus {b}" in section["primary"]]
+    if "contrast" in section:
+        pairs = [tuple(section["contrast"])] if set(section["contrast"]) <= set(arms) else []
+    return pairs[0] if pairs else None
+
+
+def _interval(section: dict) -> str:
+    """Return the kind of interval that a section's words ask for; those written first have t alone."""
+    words = section.get("interval", section["primary"])
+    if "order statistics" in words:
+        return "median"
+    return "crossed" if "crossed" in words else "t"
 
 
 def judged(contrast: Contrast) -> Finding:
@@ -94,9 +105,9 @@ def judged(contrast: Contrast) -> Finding:
         return Finding(
             contrast, checks.Judgement("open", f"open ({missing} of the declared seeds are missing)")
         )
-    found = difference(*arms, measure=contrast.measure, interval=_interval(contrast), level=contrast.level)
+    found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
     values = [measured(runs, contrast.measure) for runs in arms]
-    fallen = sum(checks.collapsed(one) for one in values)
+    fallen = sum(checks.collapsed(one, 50.0 if contrast.unit else 0.0) for one in values)
     p_value = checks.sign_flip(*values)
     return Finding(contrast, _judgement(contrast, found), found, p_value, len(section["seeds"]), fallen)
 
@@ -116,16 +127,17 @@ def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:
         found.low,
         found.high,
         delta,
-        quantifier=contrast.quantifier,
-        direction=contrast.direction,
+        quantifier="may" if contrast.quantifier == "may" else "general",
+        direction=_direction(contrast),
         unit=contrast.unit,
     )
 
 
-def _interval(contrast: Contrast) -> str:
-    """Return the interval of a contrast: t alone where its section says so, as those written first do."""
-    crossed = "crossed" in records.protocol(contrast.experiment)["primary"] or contrast.interval == "median"
-    return contrast.interval if crossed else "t"
+def _direction(contrast: Contrast) -> str:
+    """Return what is claimed, as `checks.verdict` says it: of accuracy, a sign of -1 is a harm."""
+    if contrast.sign > 0:
+        return "more"
+    return "harm" if contrast.measure == "accuracy" else "less"
 
 
 def of_arm(experiment: str, arm: str) -> dict[int, dict]:
@@ -145,41 +157,42 @@ def difference(
     others: dict[int, dict],
     *,
     measure: str = "accuracy",
-    interval: str = "mean",
+    interval: str = "crossed",
     level: float = 0.05,
 ) -> checks.Verdict:
-    """Return the paired difference of two arms, in points where it is of accuracy, over the seeds that both have.
+    """Return the paired difference of two arms over the seeds that both have, of accuracy in points.
 
     Parameters
     ----------
     runs, others : {seed: record}
     measure : name of a number
-    interval : "mean" | "median" | "t"
-        mean: crossed over seeds and test examples where right or wrong of each is stored, or t over the seeds
-        where that is wider; t: over the seeds alone; median: order statistics.
+    interval : "crossed" | "t" | "median"
+        crossed: for other seeds and other test examples, where the measure of each example is stored, or t
+        where that is wider or it is not; t: over the seeds alone; median: order statistics.
     level : float
     """
     both = [seed for seed in runs if seed in others]
     one, other = ({seed: arm[seed] for seed in both} for arm in (runs, others))
-    if interval == "mean" and measure == "accuracy" and all(_has_bits(run) for run in (one | other).values()):
-        return checks.crossed_difference(
-            *({seed: 100.0 * right(arm[seed]) for seed in both} for arm in (one, other)), level=level
-        )
+    if interval == "crossed":
+        examples = [{seed: of_each(run, measure) for seed, run in arm.items()} for arm in (one, other)]
+        if all(each is not None for arm in examples for each in arm.values()):
+            return checks.crossed_difference(*examples, level=level)
     compare = checks.median_difference if interval == "median" else checks.paired_difference
     return compare(measured(one, measure), measured(other, measure), level=level)
 
 
-def _has_bits(record: dict) -> bool:
-    return isinstance(record["numbers"].get("right"), str)
-
-
-def right(record: dict) -> np.ndarray:
-    """Return right or wrong of each test example of a record in the compact form."""
-    return compact.unpack(record["numbers"]["right"], records.protocol(record["experiment"])["test"])
+def of_each(record: dict, measure: str) -> np.ndarray | None:
+    """Return a measure of each test example, accuracy in percent, or None where it is not stored."""
+    numbers = record["numbers"]
+    if measure == "accuracy" and isinstance(numbers.get("right"), str):
+        return 100.0 * compact.unpack(numbers["right"], records.protocol(record["experiment"])["test"])
+    if measure == "nll" and "nll_each" in numbers:
+        return compact.unpack_values(numbers["nll_each"])
+    return None
 
 
 def overall(experiments: list[str]) -> dict[str, checks.Judgement]:
-    """Return the judgement in general of each claim that one of the sections is a case of, over all its cases."""
+    """Return the judgement in general of each claim that the sections are cases of, over all its cases."""
     every = [contrast for name in records.sections() for contrast in contrasts(name) if contrast.claim]
     claims = dict.fromkeys(contrast.claim for contrast in every if contrast.experiment in experiments)
     found = {}
@@ -195,10 +208,11 @@ def overall(experiments: list[str]) -> dict[str, checks.Judgement]:
 
 
 def tuned(experiment: str, arm: str) -> list[float]:
-    """Return the rates, or settings, that did best on the validation examples, by the mean over the tuning seeds.
+    """Return the rates, or settings, that did best on the validation examples, on the mean of the seeds.
 
-    Several where they are equal, none where the section's `tuning` has not been run. An arm that was not tuned takes
-    the setting of the one that it is matched to: twin and random the article's, other judges rejection's.
+    Several where they are equal, none where the section's `tuning` has not been run. An arm that was not
+    tuned takes the setting of the one that it is matched to: twin and random the article's, other judges
+    rejection's.
     """
     section = records.protocol(experiment)
     for name in section.get("tuning", []):

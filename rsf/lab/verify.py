@@ -1,8 +1,9 @@
-"""Are a record's numbers what its other numbers make? Each is made again and compared, whoever sent the record.
+"""Are a record's numbers what its other numbers make? Each is made again and compared, whoever sent it.
 
-Accuracy is made from the bits or margins, what was spent from what was scored and trained, the acceptance rate from the
-counts; test rows, model and data are the protocol's, the learning rate is the one that tuning found. What can only be
-believed: that the run was made as the record says, and that a seed was not repeated until it pleased.
+Accuracy is made from the bits or margins, what was spent from what was scored and trained, the acceptance
+rate from the counts; test rows, model and data are the protocol's, the learning rate is the one that tuning
+found. What can only be believed: that the run was made as the record says, and that a seed was not repeated
+until it pleased.
 """
 
 import math
@@ -39,7 +40,8 @@ def section(experiment: str) -> list[str]:
     Raises
     ------
     ValueError
-        A record does not hold, arms of a seed ran on different devices, or an arm took another rate than tuning found.
+        A record does not hold, arms of a seed ran on different devices, or an arm took another rate than
+        tuning found.
     """
     notes = []
     devices = {}
@@ -186,7 +188,7 @@ def _compact(record: dict, section: dict) -> list[str]:
     if {"scored", "trained", "forward_passes"} <= numbers.keys():
         spent = FORWARD * numbers["scored"] + TRAIN * numbers["trained"]
         _equal("forward_passes", numbers["forward_passes"], spent)
-    if "budget" in numbers:
+    if "budget" in numbers and record["arm"] not in section.get("budget_of", {}):
         _budget(numbers, section)
     if not 0 <= numbers["accuracy"] <= 1:
         raise ValueError(f"accuracy is {numbers['accuracy']}, not between 0 and 1")
@@ -199,6 +201,10 @@ def _compact(record: dict, section: dict) -> list[str]:
     _right(numbers, section)
     if "candidates_by_twentieth" in numbers:
         _decisions(numbers, section, record["arm"])
+    if "nll_each" in numbers:
+        values = compact.unpack_values(numbers["nll_each"])
+        _equal("the number of nll_each", len(values), section["test"])
+        _equal("nll", numbers["nll"], values.mean(), tolerance=1e-3 * values.mean() + 1e-6)
     return []
 
 
@@ -225,7 +231,8 @@ def _decisions(numbers: dict, section: dict, arm: str) -> None:
     if len(candidates) != compact.PARTS or len(kept) != compact.PARTS or (kept > candidates).any():
         raise ValueError("its counts by twentieth are not 20 pairs of candidates and fewer kept")
     _equal("acceptance_rate", numbers["acceptance_rate"], kept.sum() / candidates.sum())
-    size = section["batch_size"] if section["unit"] == "batch" else 1
+    by_example = section["unit"] == "example" or re.fullmatch(r"(at_rate|easy|random)-[\d.]+", arm)
+    size = 1 if by_example else section["batch_size"]
     least, most = _scored(arm, int(candidates.sum()))
     cut = size * (1 + least * size // section["train"])  # the last batch of each pass may be smaller
     if not size * least - cut <= numbers["scored"] <= size * most:

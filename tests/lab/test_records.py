@@ -250,6 +250,24 @@ def test_decisions_are_counted_by_twentieth():
     assert found["candidates_by_twentieth"] == [32] * 19 + [29] and found["kept_by_twentieth"] == [16] * 20
 
 
+def test_the_nll_of_each_example_is_stored_to_three_digits_and_held_against_the_mean():
+    rng = np.random.default_rng(3)
+    logits, labels = 3 * rng.normal(size=(1000, 2)), rng.integers(2, size=1000)
+    found = compact.outcomes(logits, labels, each=True)
+    each = compact.unpack_values(found["nll_each"])
+    assert np.allclose(
+        each, np.logaddexp(0, -(logits[range(1000), labels] - logits[range(1000), 1 - labels])), rtol=1e-3
+    )
+    assert abs(each.mean() - found["nll"]) < 1e-3 * found["nll"]
+    record = copy.deepcopy(records.find("imdb-whole-model", "article", 300))
+    more = rng.exponential(record["numbers"]["nll"], 25_000)
+    record["numbers"]["nll_each"] = compact.pack_values(more / more.mean() * record["numbers"]["nll"])
+    assert verify.recompute(record) == []
+    record["numbers"]["nll"] *= 1.01
+    with pytest.raises(ValueError, match=r"nll is 0\.2.*, and made again"):
+        verify.recompute(record)
+
+
 def test_no_margin_but_zero_rounds_to_zero():
     values = np.array([1e-9, -3e-5, 0.0, 2.5])
     assert compact.significant(values) == values.tolist()
@@ -410,6 +428,11 @@ def test_sections_that_have_results_stand_as_they_were_written():
     assert {name: records.protocol_hash(name) for name in ran} == {name: HASHES[name] for name in ran}
 
 
+def test_every_section_names_the_task_that_runs_it_but_benchmarks_and_what_was_run_elsewhere():
+    without = {name for name in records.sections() if not records.protocol(name).get("task")}
+    assert all(name.startswith(("bench-", "imdb-whole-model")) for name in without)
+
+
 def test_what_became_of_a_section_is_not_hashed_and_no_state_is_written(folder):
     before = records.protocol_hash("mini-reviews")
     text = (folder / "protocol.toml").read_text()
@@ -527,20 +550,27 @@ SWEEP = """
 [sweep]
 like = "imdb-small"
 claim = "it helps"
+scope = "a toy"
+contrast = ["article", "plain"]
 arms = ["plain", "article", "twin"]
 seeds = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 test = 1000
-primary = "crossed"
-family = ["sweep", "sweep-twin"]
-contrasts = [
-  { arm = "article", against = "plain", smallest_gain = 0.005 },
-  { arm = "article", against = "plain", smallest_gain = 0.05, measure = "nll", direction = "less" },
-]
+smallest_gain = 0.005
+interval = "the wider of t and crossed"
+family = ["sweep", "sweep-nll", "sweep-twin"]
+
+[sweep-nll]
+like = "sweep"
+measure = "nll"
+sign = -1
+smallest_gain = 0.05
 
 [sweep-twin]
 like = "sweep"
-arms = ["plain", "twin"]
-contrasts = [{ arm = "twin", against = "plain", smallest_gain = 0.01, interval = "median", quantifier = "may" }]
+contrast = ["twin", "plain"]
+smallest_gain = 0.01
+quantifier = "may"
+interval = "order statistics of the paired median"
 """
 
 
@@ -551,29 +581,43 @@ def put(experiment, arm, seed, right, **numbers):
 
 def test_a_verdict_is_open_until_every_declared_seed_is_in_and_shares_the_level_of_its_family(folder):
     add_section(folder, SWEEP)
-    accuracy, nll = verdicts.contrasts("sweep")
-    assert accuracy.level == nll.level == 0.05 / 3 and verdicts.contrasts("sweep-twin")[0].level == 0.05 / 3
+    (contrast,) = verdicts.contrasts("sweep")
+    assert contrast.level == 0.05 / 3
     base = np.random.default_rng(0).random((10, 1000)) < 0.8
     better = base | (np.random.default_rng(1).random((10, 1000)) < 0.2)
     for seed in range(10):
-        put("sweep", "plain", seed, base[seed], nll=0.5 + seed / 100)
-        assert verdicts.judged(accuracy).judgement.word == "open"
-        assert "(10 of" if seed == 0 else f"({10 - seed} of" in str(verdicts.judged(accuracy))
-        put("sweep", "article", seed, better[seed], nll=0.4 + seed / 90)
-    found = verdicts.judged(accuracy)
+        put("sweep", "plain", seed, base[seed])
+        found = verdicts.judged(contrast)
+        assert found.judgement.word == "open" and f"({10 - seed} of the declared seeds" in str(found)
+        put("sweep", "article", seed, better[seed])
+    found = verdicts.judged(contrast)
     expected = checks.crossed_difference(100.0 * better, 100.0 * base, level=0.05 / 3)
     assert (found.difference.low, found.difference.high) == (expected.low, expected.high)
     assert found.judgement.word == "reproduced" and "10 seeds, sign-flip p 0.0020" in str(found)
-    less = verdicts.judged(nll)
-    assert less.judgement.word == "reproduced" and less.difference.estimate < -0.05
-    assert "nll -0.0" in str(less) and "points" not in str(less)
+    assert str(found).endswith("in this scope); scope: a toy")
+
+
+@pytest.mark.parametrize("each", [True, False])
+def test_less_is_better_where_the_sign_says_so_and_reviews_count_where_each_is_stored(folder, each):
+    add_section(folder, SWEEP)
+    right = np.arange(1000) < 800
+    rng = np.random.default_rng(2)
+    nll = {arm: rng.gamma(2, mean / 2, (10, 1000)) for arm, mean in (("plain", 0.6), ("article", 0.4))}
+    for arm, values in nll.items():
+        for seed, row in enumerate(values):
+            more = {"nll_each": compact.pack_values(row)} if each else {}
+            put("sweep-nll", arm, seed, right, nll=float(row.mean()), **more)
+    found = verdicts.judged(*verdicts.contrasts("sweep-nll"))
+    assert found.judgement.word == "reproduced" and -0.22 < found.difference.estimate < -0.18
+    assert "nll -0.2" in str(found) and "points" not in str(found)
+    assert found.difference.text.startswith("crossed difference" if each else "paired difference")
 
 
 def test_the_median_is_taken_where_runs_can_collapse_and_collapsed_runs_are_counted(folder):
     add_section(folder, SWEEP.replace("0, 1, 2, 3, 4, 5, 6, 7, 8, 9", ", ".join(map(str, range(20)))))
     for seed in range(20):
         put("sweep-twin", "plain", seed, np.arange(1000) < 700 + seed)
-        put("sweep-twin", "twin", seed, np.arange(1000) < (100 if seed == 3 else 700 + 3 * seed))
+        put("sweep-twin", "twin", seed, np.arange(1000) < (550 if seed == 3 else 700 + 3 * seed))
     found = verdicts.judged(*verdicts.contrasts("sweep-twin"))
     assert found.collapsed == 1 and "1 runs collapsed" in str(found)
     assert found.difference.text.startswith("paired median") and found.judgement.word == "reproduced"
