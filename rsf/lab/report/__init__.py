@@ -1,4 +1,4 @@
-"""README's pictures and tables, and the corpus card's, made from results/ by one command: python -m rsf figures."""
+"""README's pictures and tables, and the corpus card's, made from results/: python -m rsf figures."""
 
 import re
 from collections.abc import Iterator
