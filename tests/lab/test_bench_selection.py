@@ -10,10 +10,9 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, PrinterCallback
 
-from rsf.lab import records
+from rsf.lab import arms, records
 from rsf.lab.bench import selection as bench_selection
 from rsf.lab.report import selection as evidence_selection
-from rsf.lab.tasks import imdb as experiments
 from rsf.rules import clipped
 from rsf.selection import RSFConfig, RSFTrainer
 
@@ -52,7 +51,7 @@ def test_the_listing_and_the_trainer_meet_the_same_coins_and_end_with_the_same_w
     model, told = tiny(), []
     other = copy.deepcopy(model)
     remember = lambda block, criterion, kept: told.append(bool(kept.all()))  # noqa: E731
-    counted = experiments.listing(model, rows, 5, settings, collate, lambda seen, _: seen >= 48, remember)
+    counted = arms.listing(model, rows, 5, settings, collate, lambda seen, _: seen >= 48, remember)
     first = told.copy()
     told.clear()
     args = {

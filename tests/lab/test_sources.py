@@ -124,9 +124,8 @@ def test_the_two_parts_of_a_split_model_make_the_whole():
 def written(tmp_path, monkeypatch):
     shutil.copy(records.RESULTS / "protocol.toml", tmp_path)
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    return records.write(
-        "imdb-small", "plain", 0, data="d", model="m", device="CPU", numbers={"accuracy": 0.5, "list": [1, 2]}
-    )
+    run = records.Run("d", "m", "CPU", {"accuracy": 0.5, "list": [1, 2]})
+    return records.write("imdb-small", "plain", 0, run)
 
 
 def test_a_record_comes_back_as_it_was_written(written):

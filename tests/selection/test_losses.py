@@ -241,13 +241,13 @@ def test_errors_are_those_of_the_predictions():
     best = lambda outputs, _: outputs.logits.argmax(-1)  # noqa: E731
     first_wrong = lambda outputs, _: torch.cat(
         [1 - outputs.logits.argmax(-1)[:1].clamp(max=1), outputs.logits.argmax(-1)[1:]]
-    )  # noqa: E731
+    )
     for name in ("sequence", "image", "choice", "tokens", "masked", "sequence to sequence"):
         assert error(name, labels=best).tolist() == [0] * N
     assert error("sequence", labels=first_wrong).tolist() == [1] + [0] * (N - 1)
     next_token = lambda outputs, _: torch.cat(
         [torch.zeros(N, 1, dtype=torch.long), outputs.logits.argmax(-1)[:, :-1]], 1
-    )  # noqa: E731
+    )
     assert error("causal", labels=next_token).tolist() == [0] * N and error("causal", labels=best).sum() > 0
     assert (
         error("several labels", labels=lambda outputs, _: (outputs.logits > 0).double()).tolist() == [0] * N

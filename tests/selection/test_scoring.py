@@ -107,7 +107,7 @@ def test_scoring_may_have_a_precision_of_its_own(tmp_path):
     seen = []
     criterion = lambda model, inputs, outputs: (
         seen.append(outputs.logits.dtype) or outputs.logits[:, 0].float() + 9
-    )  # noqa: E731
+    )
     train(
         tmp_path, options={"scoring_dtype": "bfloat16", "max_steps": 3}, rule=clipped(9), criterion=criterion
     )

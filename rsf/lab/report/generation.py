@@ -1,4 +1,4 @@
-"""README's picture and table of the benchmark of generation; and its table of the sums; made by `rsf.evidence`."""
+"""README's picture and table of the benchmark of generation; and its table of the sums; made by `rsf.lab.report`."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def _span(values, places):
     return low if low == high else f"{low} to {high}"
 
 
-def generation(file):
+def generation_figure(file):
     """Draw samples a second in each way of writing, and our share of the floor."""
     cases, _ = benched()
     times = _span([rows["loop"]["ratio"] for rows in cases.values()], 0)

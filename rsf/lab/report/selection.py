@@ -133,7 +133,7 @@ def selection_table():
     return "\n".join(rows)
 
 
-def selection(file):
+def selection_figure(file):
     """Draw what a pass costs by acceptance rate, measured and predicted, and the listing beside the loader."""
     (found, _), rows = stored(), ratios()
     plain = found["plain"][:, 0]
