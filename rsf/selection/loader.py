@@ -1,11 +1,9 @@
 """Candidates in, full batches of kept examples out: rejected work never reaches the optimiser.
 
-    for each block of candidates:  score r -> A = rule(r) -> one coin each -> what is kept fills the next
-    batch
+    for each block of candidates:  score r -> A = rule(r) -> one coin each -> the kept fill the next batch
 
 With unit="batch" (the published listing) one coin decides for a whole block, by the mean of its criterion.
-The two are different algorithms: the first descends the mean of Phi(loss), the second that of Phi(mean loss
-of a batch).
+These are two algorithms: the first descends the mean of Phi(loss), the second that of Phi(mean loss of a batch).
 """
 
 import logging
@@ -55,8 +53,7 @@ class LoaderReport:
 
     @property
     def effective_sample_size(self) -> float:
-        """(sum w)^2 / sum w^2 with w = 1 / A over the kept: what undoing the selection would leave of
-        them."""
+        """(sum w)^2 / sum w^2 with w = 1 / A over the kept: what would be left of them, undoing the selection."""
         return self.weights**2 / self.squares if self.squares else 0.0
 
     def __str__(self) -> str:
@@ -198,13 +195,11 @@ class RejectionLoader:
                 yield self._next_batch()
 
     def close(self) -> None:
-        """Let go of the pass that was begun, and of its workers; iterating again goes on behind its last
-        block."""
+        """Let go of the open pass and its workers; iterating again goes on behind its last block."""
         self._blocks = None
 
     def state_dict(self) -> dict[str, object]:
-        """Return all that the next batches hang on: the place, what waits, coins, the rule's memory,
-        totals."""
+        """Return what the next batches hang on: totals, what waits, the place, coins, the rule's memory."""
         return {
             "report": vars(self.report).copy(),
             "total": vars(self.total).copy(),
@@ -215,8 +210,7 @@ class RejectionLoader:
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from a state: the candidates must come in the same order as then (same data, seed and block
-        size)."""
+        """Go on from a state; the candidates must come as they did then (same data, seed and block size)."""
         self.report, self.total = LoaderReport(**state["report"]), LoaderReport(**state["total"])
         self.pending = 0
         self._waiting = [tuple(waiting) for waiting in state["ready"]]
@@ -240,9 +234,8 @@ class RejectionLoader:
             if self._size():
                 return READY
             if self.stop is not None and self.stop():
-                return (
-                    NOT_YET if self.pending else END
-                )  # what the others do not know of may change their answer
+                # As long as the others do not know of its latest work, it asks once more when they do.
+                return NOT_YET if self.pending else END
             block = next(self._blocks, None)
             if block is None:
                 self.close()
@@ -316,7 +309,7 @@ class RejectionLoader:
         if self.weighting == "inverse" and never.size:
             raise ValueError(
                 f'weighting="inverse" cannot undo {self.rule}, for A = 0 at {criterion[never[0]]:.4g}, '
-                "and no weight brings back what is never kept: take a rule with A > 0 there (as tilted or easy), "
+                "and no weight brings back what is never kept: take a rule with A > 0 there (tilted, easy), "
                 f'or weighting="none" ({self._named(block, never[0])})'
             )
         try:

@@ -64,8 +64,7 @@ def per_example_loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], outpu
 
 
 def per_example_error(model: torch.nn.Module, inputs: Mapping[str, Tensor], outputs: object) -> Tensor:
-    """Return 1 where any labelled part of an example is predicted wrongly, else 0, shape (batch,), in
-    float32.
+    """Return 1.0 where a labelled part of an example is predicted wrongly, else 0.0, shape (batch,).
 
     Arguments as for `per_example_loss`.
     """
@@ -120,8 +119,11 @@ def check_against_own(
         return False
     loss = loss.detach()
     ours = float(as_the_model_does(model, inputs, loss))
-    tolerance = 0.02 * abs(own) + 0.002
-    if abs(own - ours) > tolerance:
+
+    def differs(other):
+        return abs(other - ours) > 0.02 * abs(other) + 0.002
+
+    if differs(own):
         raise ValueError(
             f"{type(model).__name__} reports the loss {own:.4g} where that of its examples is {ours:.4g}: "
             "its loss is not the usual one of such a head, so say what the loss of an example is: "
@@ -132,10 +134,8 @@ def check_against_own(
     one_each = labels.ndim == 1 and not labels.is_floating_point()
     heavy = labels == labels[loss.argmax()] if one_each else loss > loss.mean()
     weight = 1 + heavy.to(loss.dtype)
-    weight = (
-        weight / as_the_model_does(model, inputs, weight) * as_the_model_does(model, inputs, weight / weight)
-    )
-    return abs(float(as_the_model_does(model, inputs, weight * loss)) - ours) > tolerance
+    total, weighted, count = (as_the_model_does(model, inputs, x) for x in (weight, weight * loss, loss**0))
+    return differs(float(weighted / total * count))
 
 
 def is_unlabelled(model: torch.nn.Module, inputs: Mapping[str, object]) -> bool:
@@ -148,20 +148,18 @@ def is_unlabelled(model: torch.nn.Module, inputs: Mapping[str, object]) -> bool:
 
 
 def refuse_virtual_tokens(model: torch.nn.Module) -> None:
-    """Raise ValueError for prompt tuning, p-tuning and their kin: PEFT puts tokens before each text in the
-    model.
+    """Raise ValueError for prompt tuning, p-tuning and their kin, where PEFT puts tokens before each text.
 
-    The logits are then longer than the labels, and what stands between these tokens and the text (padding,
-    on the left) depends on the batch. Prefix tuning, which adds keys and values only, is not meant.
+    The logits are then longer than the labels, and a model that finds its padding by the token no longer does.
+    Prefix tuning, which adds keys and values only, is not meant.
     """
     config = getattr(model, "active_peft_config", None)
-    if not getattr(config, "is_prompt_learning", False):
-        return
-    if config.peft_type.name not in ("PREFIX_TUNING", "CARTRIDGE"):
+    prompted = getattr(config, "is_prompt_learning", False)
+    if prompted and config.peft_type.name not in ("PREFIX_TUNING", "CARTRIDGE"):
         raise ValueError(
             f"{config.peft_type.name} of PEFT puts {config.num_virtual_tokens} virtual tokens before each "
             "text, which labels and padding know nothing of, so the loss of one example cannot be told: "
-            "take LoRA or prefix tuning instead"
+            "take LoRA or prefix tuning, or say it: criterion=callable(model, inputs, outputs)"
         )
 
 

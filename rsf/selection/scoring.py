@@ -2,9 +2,8 @@
 
     chunks of like length, no gradient, one transfer to the host  ->  criterion (n,)
 
-A random collator (masks, crops, noise) runs once for each candidate, alone; what is kept is later only
-padded. Drawn a second time it would be another example: the one that is trained on would not be the one that
-was decided upon.
+A random collator (masks, crops, noise) runs once for each candidate, alone; what is kept is later only padded.
+Drawn a second time it would be another example, not the one that was decided upon.
 """
 
 import contextlib
@@ -86,8 +85,7 @@ def is_random(collate: Callable[[list], Mapping], block: Sequence) -> bool:
     It does if it moves torch's generator, or if 20 batches of the same examples, at most 8, are not all
     alike. A collator that draws elsewhere and changes an example with probability p is missed with
     probability (p^20 + (1 - p)^20)^n of n examples: 2e-6 for p = 1/2 and one example, but 0.12 for p = 1/10.
-    What is drawn for some examples only (a crop of long ones) is missed where the first block has none of
-    them.
+    What is drawn for some examples only (a crop of long ones) is missed if these have none of them.
     """
     few = block[:8]
     with torch.random.fork_rng(devices=[]):
@@ -100,10 +98,9 @@ def is_random(collate: Callable[[list], Mapping], block: Sequence) -> bool:
 
 def _same(one, two):
     """Return whether two batches hold the same tensors, NaN like NaN."""
-    tensors = [(value, two.get(name)) for name, value in one.items() if torch.is_tensor(value)]
-    return all(
-        torch.is_tensor(b) and a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-        for a, b in tensors
+    pairs = [(value, two.get(name)) for name, value in one.items() if torch.is_tensor(value)]
+    return one.keys() == two.keys() and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs
     )
 
 
