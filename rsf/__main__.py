@@ -149,7 +149,7 @@ def verify(files):
         notes = verifier.section(name)
         found = [str(verdicts.judged(contrast)) for contrast in verdicts.contrasts(name)]
         said = "" if found or records.superseded(name) else ", decides nothing"
-        print("\n  ".join([records.status(name) + said, *notes, *found]))
+        print("\n  ".join([records.status(name) + said, *verdicts.means(name), *notes, *found]))
     for claim, judgement in verdicts.overall(wanted).items():
         print(f"{claim}:\n  {judgement}")
 

@@ -6,6 +6,7 @@ says which.
 an error, never a fallback.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -75,11 +76,11 @@ def load(name, *, source=None):
 
     def local(_):
         folder = local_folder("RSF_DATA", name)
-        if missing := [file for file in ("train.parquet", "test.parquet") if not (folder / file).is_file()]:
+        files = [folder / "train.parquet", folder / "test.parquet"]
+        if missing := [file.name for file in files if not file.is_file()]:
             raise SourceUnavailable(f"{folder} lacks {missing[0]}")
-        return *(
-            datasets.Dataset.from_parquet(str(folder / f"{split}.parquet")) for split in ("train", "test")
-        ), f"local copy of {title}"
+        train, test = (datasets.Dataset.from_parquet(str(file)) for file in files)
+        return train, test, f"local copy of {title}, SHA-256 {digest(files)[:16]}"
 
     def embedded(_):
         with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
@@ -96,6 +97,16 @@ def load(name, *, source=None):
     data = Data(train, test, f"{name}: {where} ({len(train):,} train, {len(test):,} test)")
     logger.info(data.source)
     return data
+
+
+def digest(files):
+    """Return the SHA-256 of some files, one after the other: what a record says of local data."""
+    found = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(2**20):
+                found.update(block)
+    return found.hexdigest()
 
 
 def first_available(loaders, what, source=None):
