@@ -226,15 +226,21 @@ def lower_outputs(lower, tokenizer, texts, labels, tokens, batch_size=16):
     """
     encoded = tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"]
     rows = [None] * len(encoded)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = tokenizer.pad({"input_ids": [encoded[i] for i in chosen]}, return_tensors="pt")
-            hidden = lower(**batch).last_hidden_state  # (batch, tokens, hidden)
-            for row, i in zip(hidden, chosen, strict=True):
-                rows[i] = {"hidden": row[: len(encoded[i])].clone(), "label": int(labels[i]), "index": i}
+    for i, hidden in frozen_outputs(lower, tokenizer, encoded, batch_size):
+        rows[i] = {"hidden": hidden.clone(), "label": int(labels[i]), "index": i}
     return rows
+
+
+def frozen_outputs(lower, tokenizer, encoded, batch_size=16):
+    """Yield (i, hidden states (tokens, hidden)) for each of some token lists, in order of length, so that little is padded."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = tokenizer.pad({"input_ids": [encoded[i] for i in chosen]}, return_tensors="pt")
+        with torch.no_grad():
+            hidden = lower(**batch).last_hidden_state  # (batch, tokens, hidden)
+        for row, i in zip(hidden, chosen, strict=True):
+            yield i, row[: len(encoded[i])]
 
 
 def pad_hidden(rows):
