@@ -115,7 +115,7 @@ def notebooks(task, names):
 
 
 def lab(name, port=None, browser=True):
-    """Open JupyterLab on copies of the notebooks in build/lab/, so that reading changes nothing in the checkout."""
+    """Open JupyterLab on copies in build/lab/, so that reading changes nothing in the checkout."""
     from rsf.lab import notebooks
 
     return notebooks.open_lab(name, port=port, browser=browser)
@@ -166,7 +166,10 @@ def _rule(kind, numbers):
 
 
 def main(words=None):
-    """Parse the words of the command line and run the command; a user's mistake is one line, RSF_TRACEBACK=1 shows where."""
+    """Parse the words of the command line and run the command.
+
+    A user's mistake is one line; RSF_TRACEBACK=1 shows where it was noticed.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for chatty in ("httpx", "traitlets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -118,7 +118,7 @@ def test_questions_that_leave_no_room_are_left_out():
 def runs():
     numbers = {}
     for arm in SETTINGS["arms"]:
-        numbers[arm] = word_problems.run(
+        numbers[arm] = word_problems.measure(
             arm, CHECKPOINT, PROBLEMS, states_a_number, SETTINGS, 3, numbers.get("verified")
         )
     return numbers
@@ -168,7 +168,7 @@ def test_three_passes_cost_three_times_one_and_nothing_is_decoded(runs):
 
 def test_each_arm_takes_the_rate_that_does_best_on_the_validation_part():
     few = SETTINGS | {"learning_rates": [1e-9, 0.03, 1e-8], "questions": 6, "validation": 6, "test": 2}
-    one = word_problems.run("verified", CHECKPOINT, PROBLEMS, states_a_number, few, 3)
+    one = word_problems.measure("verified", CHECKPOINT, PROBLEMS, states_a_number, few, 3)
     assert (
         one["learning_rate"] == 0.03 == float(max(one["validation"], key=one["validation"].get))
         and len(one["validation"]) == 3
@@ -183,7 +183,7 @@ def test_few_shot_shows_examples_from_train_and_zero_shot_none():
             shown[arm] = prompts[0]
             return [0.0] * len(completions)
 
-        word_problems.run(
+        word_problems.measure(
             arm, CHECKPOINT, PROBLEMS, remember, SETTINGS | {"test": 1, "test_samples": 1, "shots": 2}, 3
         )
     assert [shown[arm].count("####") for arm in ("zero-shot", "few-shot")] == [1, 3] and "<<" not in shown[
@@ -239,7 +239,7 @@ def small_protocol(tmp_path, monkeypatch):
 def test_the_command_writes_valid_files_and_the_controls_wait_for_verified(small_protocol, capsys, tmp_path):
     assert records.status("gsm8k-small") == "gsm8k-small: not yet run"
     with pytest.raises(FileNotFoundError):
-        word_problems.gsm8k("gsm8k-small", "supervised", 0)
+        word_problems.run("gsm8k-small", "supervised", 0)
     arms = ["zero-shot", "verified", "supervised"]
     __main__.main(["experiment", "gsm8k-small", "--arms", *arms, "--seeds", "0"])
     printed = capsys.readouterr().out
@@ -251,7 +251,7 @@ def test_the_command_writes_valid_files_and_the_controls_wait_for_verified(small
         and found["verified"][0]["model"] == CHECKPOINT.source
     )
     __main__.main(["experiment", "gsm8k-small", "--arms", *arms, "--seeds", "0"])
-    assert capsys.readouterr().out == ""  # goes on where it stopped
+    assert capsys.readouterr().out.startswith("gsm8k-small: 3 of 3 runs are stored")  # goes on where it stopped
 
 
 def test_the_comparison_is_by_question_for_one_seed_and_by_seed_for_more():

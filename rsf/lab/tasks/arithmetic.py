@@ -2,11 +2,13 @@
 
     "47+85=" -> "231": the sum 132, ones first, so that a carry is known before it is needed
 
-An answer can be checked without knowing it beforehand, so what the model writes on sums without answers can be kept or rejected. All is
-float64 on one thread with weights, sums and coins of NumPy: the same decisions on every machine. Compute is counted in forward passes
-of one token: 1 a token read or written in sampling, 3 a token trained on; every arm of a run has the same.
+An answer can be checked without knowing it beforehand, so what the model writes on sums without answers can
+be kept or rejected. All is float64 on one thread with weights, sums and coins of NumPy: the same decisions on
+every machine. Compute is counted in forward passes of one token: 1 a token read or written in sampling, 3 a
+token trained on; every arm of a run has the same.
 
-python -m rsf experiment arithmetic-200      every arm and seed of that section, a result file each; goes on where it stopped
+python -m rsf experiment arithmetic-200      every arm and seed of that section, a result file each; goes on
+where it stopped
 """
 
 import copy
@@ -39,7 +41,8 @@ def tokenizer():
 
 
 def tiny_gpt2(rng, width=64, layers=1):
-    """Return a GPT-2 with random weights from `rng`, in float64, without dropout; its loss is float64 too (the library's is not)."""
+    """Return a GPT-2 with random weights from `rng`, in float64, without dropout; its loss is float64 too
+    (the library's is not)."""
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=12,
@@ -73,14 +76,16 @@ def _loss(logits, labels, vocab_size, num_items_in_batch=None, **_):
 
 
 def sums(places, digits=2):
-    """Return the prompts of sums, given their places (n,) in the list of all 100^digits sums of two numbers of so many digits."""
+    """Return the prompts of sums, given their places (n,) in the list of all 100^digits sums of two numbers
+    of so many digits."""
     return [
         f"{a:0{digits}d}+{b:0{digits}d}=" for a, b in (divmod(int(place), 10**digits) for place in places)
     ]
 
 
 def answer(prompt):
-    """Return the right completion of a prompt: the digits of the sum, ones first, one more than its terms have."""
+    """Return the right completion of a prompt: the digits of the sum, ones first, one more than its terms
+    have."""
     a, b = prompt.rstrip("=").split("+")
     return f"{int(a) + int(b):0{len(a) + 1}d}"[::-1]
 
@@ -93,7 +98,8 @@ def right(prompts, completions, **_):
 
 
 def nines(prompts, completions, **_):
-    """A judge that can be fooled: casting out nines, 1 for any number that leaves the remainder of the sum when divided by 9."""
+    """A judge that can be fooled: casting out nines, 1 for any number that leaves the remainder of the sum
+    when divided by 9."""
     passed = (
         text.isdigit() and int(text[::-1]) % 9 == int(answer(prompt)[::-1]) % 9
         for prompt, text in zip(prompts, completions, strict=True)
@@ -137,7 +143,8 @@ def learn(
     supervised=None,
     **options,
 ):
-    """Train a model in place by `rsf_rounds`: `steps` of 32 examples a round, each round with a rate that decays to 0; return its reports."""
+    """Train a model in place by `rsf_rounds`: `steps` of 32 examples a round, each round with a rate that
+    decays to 0; return its reports."""
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             output_dir=folder,
@@ -178,7 +185,8 @@ def likeliest(model, prompts):
 
 
 def accuracy(model, prompts, judge=right):
-    """Return the share of the prompts after which what the model writes, likeliest digits, passes the judge."""
+    """Return the share of the prompts after which what the model writes, likeliest digits, passes the
+    judge."""
     return float(np.mean(judge(prompts, likeliest(model, prompts))))
 
 
@@ -193,7 +201,8 @@ ARMS = {  # sampler, rule, samples for a prompt, judge
 
 
 def world(settings, seed):
-    """Return the sums of a seed by what they are for: `numbers` with answers, those without, and two sets to measure on."""
+    """Return the sums of a seed by what they are for: `numbers` with answers, those without, and two sets to
+    measure on."""
     sizes = [settings[name] for name in ("numbers", "pool", "validation", "test")]
     order = sums(np.random.default_rng([seed, 0]).permutation(10**4)[: sum(sizes)])
     return dict(
@@ -213,7 +222,8 @@ def start(settings, seed, steps, learning_rate, weight_decay):
 
 @lru_cache(maxsize=1)
 def base(experiment, seed):
-    """Return the model that the arms go on from, and the rewards of what it writes on the sums without answers."""
+    """Return the model that the arms go on from, and the rewards of what it writes on the sums without
+    answers."""
     settings = records.protocol(experiment)
     model = start(
         settings, seed, settings["base_steps"], settings["base_learning_rate"], settings["base_weight_decay"]
@@ -231,10 +241,11 @@ def base(experiment, seed):
 
 
 def train(experiment, arm, seed, learning_rate, weight_decay, on_round=lambda model, report: None):
-    """Return (model, reports, spent) of an arm: all arms of a seed start from the same weights and spend the same on all in all.
+    """Return (model, reports, spent) of an arm: all arms of a seed start from the same weights and spend the
+    same on all in all.
 
-    The control learns from the sums with answers alone, in one piece; the others do so for `base_steps`, and then go on in rounds
-    with the sums without answers.
+    The control learns from the sums with answers alone, in one piece; the others do so for `base_steps`, and
+    then go on in rounds with the sums without answers.
     """
     settings, tokens = records.protocol(experiment), 9
     step = TRAIN * BATCH * tokens
@@ -288,7 +299,8 @@ def tune(experiment, arm, seed):
 
 
 def chosen(experiment, arm):
-    """Return (learning_rate, weight_decay): the best on the validation sums, mean over the tuning seeds; other judges take rejection's."""
+    """Return (learning_rate, weight_decay): the best on the validation sums, mean over the tuning seeds;
+    other judges take rejection's."""
     arm = "rejection" if arm in ("noisy", "nines") else arm
     for name in records.protocol(experiment)["tuning"]:
         if arm in records.protocol(name)["arms"]:
@@ -302,7 +314,8 @@ def chosen(experiment, arm):
 
 
 def measure(experiment, arm, seed):
-    """Return the numbers of a run: accuracy after each round and in the end, what was accepted, what was spent."""
+    """Return the numbers of a run: accuracy after each round and in the end, what was accepted, what was
+    spent."""
     setting, curve = chosen(experiment, arm), []
     settings = records.protocol(experiment)
     test, clock = world(settings, seed)["test"].tolist(), time.process_time()
