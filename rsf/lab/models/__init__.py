@@ -73,7 +73,7 @@ def load(name, num_labels, rng, *, source=None, **config):
         model, info = kind.from_pretrained(
             path, revision=revision, use_safetensors=True, output_loading_info=True, **config
         )
-        _draw(model, info["missing_keys"], rng)
+        draw(model, info["missing_keys"], rng)
         return Checkpoint(
             model, transformers.AutoTokenizer.from_pretrained(path, revision=revision), f"{name}: {where}"
         )
@@ -135,7 +135,7 @@ def _tiny_chat(rng, config):
         "eos_token_id": len(LETTERS),
     }
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**size | config))
-    _draw(
+    draw(
         model, [name for name, value in model.named_parameters() if value.ndim > 1], rng
     )  # norms are 1, biases 0
     return model, tokenizer
@@ -157,7 +157,7 @@ def with_lora(model, rank, rng):
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, config)
-    _draw(model, [name for name, _ in model.named_parameters() if "lora_A" in name], rng, 1 / rank)
+    draw(model, [name for name, _ in model.named_parameters() if "lora_A" in name], rng, 1 / rank)
     return model
 
 
@@ -182,7 +182,7 @@ def verified(folder):
     return folder
 
 
-def _draw(model, names, rng, scale=None):
+def draw(model, names, rng, scale=None):
     """Fill parameters from NumPy, in the order of their names, so that they are the same on every machine."""
     parameters = dict(model.named_parameters())
     for name in sorted(names):
