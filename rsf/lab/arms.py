@@ -1,4 +1,4 @@
-"""The arms of a comparison, for any task: each decides from which candidates a model is trained, at one budget.
+"""The arms of a comparison, for any task: each decides what a model is trained on, at one budget.
 
 plain        keeps everything; plain-short the same, at another budget (the task's to say)
 article      min(1, loss / k), one coin by the section's unit
@@ -128,7 +128,7 @@ def listing(
     *,
     probability: Callable[[float], float] | None = None,
 ) -> tuple[int, int]:
-    """Fine-tune a model by the published loop, repaired as little as it takes to run; return what was scored and trained on.
+    """Fine-tune a model by the published loop, repaired as little as it takes; return (scored, trained).
 
     Each batch runs through the model twice, in train mode: once for its loss, and once more if it is kept.
 

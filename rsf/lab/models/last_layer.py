@@ -1,9 +1,10 @@
-"""The last layer of a BERT classifier where it is read, at the first position, on outputs of the frozen layers below kept on disk.
+"""The last layer of a BERT classifier where it is read, at the first position, on stored outputs of those below.
 
-    q·(W_k h_j + b_k) = (W_kᵀ q)·h_j + q·b_k,     sum_j p_j (W_v h_j + b_v) = W_v sum_j p_j h_j + b_v sum_j p_j
+    scores   q·(W_k h_j + b_k)        = (W_kᵀ q)·h_j + q·b_k
+    values   sum_j p_j (W_v h_j + b_v) = W_v sum_j p_j h_j + b_v sum_j p_j
 
-The pooler reads the first position alone, so there is one query, and no key or value is made of any other position; q·b_k is the
-same for every j and the softmax takes it out. The sum of the weights p_j is 1, but for attention dropout.
+The pooler reads the first position alone, so there is one query, and no key or value is made of any position; q·b_k
+is the same for every j, and the softmax takes it out. The weights p_j sum to 1, but for attention dropout.
 """
 
 import copy
@@ -27,10 +28,10 @@ CHUNK = 512  # texts between two notes of how far a cache is
 
 
 class LastLayer(torch.nn.Module):
-    """The last layer, pooler and head of a BERT classifier, equal to the full form, computed at the first position only.
+    """The last layer, pooler and head of a BERT classifier, computed at the first position only: equal to the full form.
 
-    Called as the upper part of `split_layers` is, with `inputs_embeds`, `attention_mask` and `labels`. It holds copies of the
-    classifier's own modules; the key's bias, which nothing hangs on, is not trained.
+    Called as the upper part of `split_layers` is, with `inputs_embeds`, `attention_mask` and `labels`. It holds copies
+    of the classifier's own modules; the key's bias, which nothing hangs on, is not trained.
     """
 
     def __init__(self, model: BertForSequenceClassification):
@@ -44,7 +45,7 @@ class LastLayer(torch.nn.Module):
     def forward(
         self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None
     ) -> SequenceClassifierOutput:
-        """Return loss and logits from hidden states (batch, tokens, hidden) of any precision and their mask (batch, tokens)."""
+        """Return loss and logits of hidden states (batch, tokens, hidden), of any precision, with their mask."""
         hidden = inputs_embeds.to(self.classifier.weight.dtype)
         first = hidden[:, :1]  # (batch, 1, hidden)
         attended = self.layer.attention.output(self._attend(first, hidden, attention_mask), first)
@@ -70,7 +71,7 @@ class LastLayer(torch.nn.Module):
 
 
 class CachedOutputs(torch.utils.data.Dataset):
-    """Rows {"hidden": (tokens, hidden) float16, "label", "index"} of some texts, read from the file of all of them.
+    """Rows {"hidden": (tokens, hidden) float16, "label", "index"} of some texts, read from the file of all.
 
     Parameters
     ----------
@@ -104,9 +105,10 @@ def cached(
     folder: Path,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the frozen lower part makes of each text, cut at `tokens`, as (hidden, lengths); computed once, then read.
+    """Return what the frozen lower part makes of each text, cut at `tokens`; computed once, then read.
 
-    The files' name says of what they are (weights, texts, `tokens`). A computation that was killed goes on at its last chunk.
+    The name of the files is a digest of weights, texts and `tokens`. A computation that was killed goes on behind its
+    last whole chunk.
 
     Parameters
     ----------
@@ -173,8 +175,8 @@ def _room_for(file, lengths, width):
     free = shutil.disk_usage(file.parent).free
     if free < size - there:
         raise OSError(
-            f"the outputs of the frozen layers take {size / 1e9:.1f} GB, {file.parent} has {free / 1e9:.1f} GB free: "
-            "set RSF_CACHE to a folder with more room"
+            f"the outputs of the frozen layers take {size / 1e9:.1f} GB, {file.parent} has {free / 1e9:.1f} GB "
+            "free: set RSF_CACHE to a folder with more room"
         )
     logger.info("%s: %.1f GB", file, size / 1e9)
     with open(file, "ab") as handle:

@@ -8,6 +8,7 @@ What the frozen layers make of the reviews is computed once, into the folder RSF
 """
 
 import base64
+import gc
 import os
 import time
 from collections import Counter
@@ -30,16 +31,20 @@ declared = tuning.declared  # an edge widens the grid
 def sources() -> tuple[data.Data, models.Checkpoint]:
     """Return reviews and model; published numbers come from real data."""
     reviews = data.load("imdb", source="hub,local")
-    return reviews, models.load("bert", 2, np.random.default_rng(0), source="embedded")
+    checkpoint = models.load("bert", 2, np.random.default_rng(0), source="embedded")
+    gc.freeze()  # every training collects garbage: not among what was there before
+    return reviews, checkpoint
 
 
 @lru_cache
-def outputs(part: str, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the frozen layers make of "train" or "test", as `last_layer.cached` does."""
+def outputs(part: str, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what the frozen layers make of "train" or "test", as `last_layer.cached` does, and the labels."""
     reviews, checkpoint = sources()
     lower, _ = models.split_layers(checkpoint.model, 1)
     folder = Path(os.environ.get("RSF_CACHE") or records.checkout() / "build" / "cache")
-    return last_layer.cached(lower, checkpoint.tokenizer, getattr(reviews, part)["text"], tokens, folder)
+    texts = getattr(reviews, part)
+    found = last_layer.cached(lower, checkpoint.tokenizer, texts["text"], tokens, folder)
+    return *found, np.array(texts["label"])
 
 
 @lru_cache
@@ -64,8 +69,7 @@ def reviews_of(settings: dict, rng: np.random.Generator) -> tuple[last_layer.Cac
     ends = [settings["train"], settings["train"] + settings["validation"]]
     chosen, others, _ = np.split(drawn, ends)
     validation = aside if settings["validate"] == "aside" else others
-    hidden, lengths = outputs("train", settings["tokens"])
-    label = np.array(sources()[0].train["label"])
+    hidden, lengths, label = outputs("train", settings["tokens"])
     found = []
     for index in (chosen, validation):
         labels = label[index]
@@ -78,9 +82,9 @@ def reviews_of(settings: dict, rng: np.random.Generator) -> tuple[last_layer.Cac
 @lru_cache
 def tested(tokens: int, begin: int, end: int) -> last_layer.CachedOutputs:
     """Return the test reviews at some places of a fixed permutation, in the order of the test set."""
-    reviews, _ = sources()
-    index = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[begin:end])
-    return last_layer.CachedOutputs(*outputs("test", tokens), np.array(reviews.test["label"])[index], index)
+    hidden, lengths, label = outputs("test", tokens)
+    index = np.sort(np.random.default_rng(0).permutation(len(lengths))[begin:end])
+    return last_layer.CachedOutputs(hidden, lengths, label[index], index)
 
 
 def losses(scores: np.ndarray, labels: np.ndarray) -> str:
