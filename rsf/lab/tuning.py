@@ -69,7 +69,7 @@ def best(tuning: str, measure: str) -> dict[str, float]:
 
 
 def setting(experiment: str, arm: str, rate: float | None = None) -> dict:
-    """Return a section's settings with an arm's learning rate, by default its best, and a budget of its own."""
+    """Return a section's settings with an arm's learning rate, by default its best, and its own budget."""
     section = records.protocol(experiment)
     if rate is None:
         tuned = section["rate_of"].get(arm, arm)

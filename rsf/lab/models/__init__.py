@@ -259,7 +259,7 @@ def lower_outputs(
     tokens: int,
     batch_size: int = 16,
 ) -> list[dict]:
-    """Return what the frozen lower part makes of each text, rows {"hidden": (tokens, hidden), "label", "index"}.
+    """Return what the frozen lower part makes of each text, {"hidden": (tokens, hidden), "label", "index"}.
 
     Texts are cut at `tokens`. The result is in their order.
     """
