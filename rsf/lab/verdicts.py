@@ -1,10 +1,11 @@
 """What the records say of a claim: the contrasts that the protocol declares, their limits, verdicts by rule.
 
-A section declares one contrast: by its keys `contrast` (an arm and the one it is held against), `measure` and
-`sign`, or by the words "A minus B" of its `primary`; beside them a `smallest_gain`. Limits hold together over
-its `family`: `level` divided by the number of contrasts that the family declares (Bonferroni). The rule is
-`rsf.checks.verdict`; the sections written first keep the one in their `primary`. A verdict is open until
-every declared seed is in.
+A section declares its contrast by the keys `contrast` (an arm, and the one or the several that it is held
+against), `measure` and `sign`, or several in the list `contrasts`, or in the words "A minus B" of its
+`primary`; beside them a `smallest_gain`. Against several, the one counts that validates best. Limits hold
+together over the `family`: `level` divided by the number of contrasts that the family declares (Bonferroni).
+The rule is `rsf.checks.verdict`; the sections written first keep the one in their `primary`. A verdict is
+open until every declared seed is in.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rsf import checks
-from rsf.lab import compact, records
+from rsf.lab import compact, records, validated
 
 FIRST_RULE = "else not reproduced"  # words of the sections that are judged by the rule written first
 
@@ -22,7 +23,7 @@ class Contrast(NamedTuple):
 
     experiment: str
     arm: str
-    against: str
+    against: str | list[str]
     measure: str = "accuracy"
     smallest_gain: float | None = None
     margin: float | None = None  # in its place: the claim is that `arm` is no lower by more than this
@@ -63,29 +64,34 @@ class Finding(NamedTuple):
 
 
 def contrasts(experiment: str) -> list[Contrast]:
-    """Return the contrast that a section declares, with its share of the family's level, or none."""
-    declared = _declared(experiment)
-    if declared is None:
-        return []
+    """Return the contrasts that a section declares, each with its share of the family's level."""
     section = records.protocol(experiment)
     family = section.get("family", [experiment])
-    number = sum(_declared(name) is not None for name in family) if experiment in family else 1
+    number = sum(len(_declared(name)) for name in family) if experiment in family else 1
     same = {name: section[name] for name in Contrast._fields if name in section and name != "interval"}
-    same |= {"level": section.get("level", 0.05) / number, "interval": _interval(section)}
-    return [Contrast(experiment, *declared, **same)]
+    same |= {"level": section.get("level", 0.05) / max(number, 1), "interval": _interval(section)}
+    return [Contrast(**{"experiment": experiment, **same, **one}) for one in _declared(experiment)]
 
 
-def _declared(experiment: str) -> tuple[str, str] | None:
-    """Return the two arms of the contrast of a section, None of a tuning, superseded or descriptive one."""
+def _declared(experiment: str) -> list[dict]:
+    """Return the contrasts of a section as far as they are its own: none of tuning or superseded ones."""
     section = records.protocol(experiment)
     told = records.has_rates(section) or records.superseded(experiment)
     if told or not {"smallest_gain", "margin"} & section.keys():
-        return None
+        return []
     arms = section["arms"]
-    pairs = [(a, b) for a in arms for b in arms if f"{a} minus {b}" in section["primary"]]
-    if "contrast" in section:
-        pairs = [tuple(section["contrast"])] if set(section["contrast"]) <= set(arms) else []
-    return pairs[0] if pairs else None
+    if "contrasts" in section:
+        found = section["contrasts"]
+    elif "contrast" in section:
+        found = [dict(zip(("arm", "against"), section["contrast"], strict=True))]
+    else:
+        pairs = [(a, b) for a in arms for b in arms if f"{a} minus {b}" in section["primary"]]
+        found = [{"arm": a, "against": b} for a, b in pairs[:1]]
+    return [one for one in found if {one["arm"], *_several(one["against"])} <= set(arms)]
+
+
+def _several(against: str | list[str]) -> list[str]:
+    return [against] if isinstance(against, str) else against
 
 
 def _interval(section: dict) -> str:
@@ -99,6 +105,12 @@ def _interval(section: dict) -> str:
 def judged(contrast: Contrast) -> Finding:
     """Return what the records say of a contrast; open while a declared seed is missing in one of its arms."""
     section = records.protocol(contrast.experiment)
+    several = _several(contrast.against)
+    if len(several) > 1:
+        scores = [validated.best(contrast.experiment, arm)[1] for arm in several]
+        contrast = contrast._replace(
+            against=several[int(np.argmax(scores))] if all(scores) else " or ".join(several)
+        )
     arms = [of_arm(contrast.experiment, name) for name in (contrast.arm, contrast.against)]
     missing = sum(not all(seed in runs for runs in arms) for seed in section["seeds"])
     if missing:
@@ -205,27 +217,3 @@ def overall(experiments: list[str]) -> dict[str, checks.Judgement]:
             judgements = (judged(case).judgement for case in cases)
             found[claim] = checks.in_general(dict(zip(names, judgements, strict=True)))
     return found
-
-
-def tuned(experiment: str, arm: str) -> list[float]:
-    """Return the rates, or settings, that did best on the validation examples, on the mean of the seeds.
-
-    Several where they are equal, none where the section's `tuning` has not been run. An arm that was not
-    tuned takes the setting of the one that it is matched to: twin and random the article's, other judges
-    rejection's.
-    """
-    section = records.protocol(experiment)
-    for name in section.get("tuning", []):
-        arms = records.protocol(name)["arms"]
-        follows = arm if arm in arms else next((one for one in ("article", "rejection") if one in arms), None)
-        scores = {}
-        for run in records.runs(name):
-            numbers = run["numbers"]
-            grid = zip(numbers["grid"], numbers["validation"], strict=True) if "grid" in numbers else []
-            tried = [(run["rate"], numbers["accuracy"])] if "rate" in run else list(grid)
-            for setting, accuracy in tried if run["arm"] == follows else []:
-                scores.setdefault(str(setting), []).append((accuracy, setting))
-        means = {text: np.mean([accuracy for accuracy, _ in found]) for text, found in scores.items()}
-        if means:
-            return [scores[text][0][1] for text, mean in means.items() if mean > max(means.values()) - 1e-9]
-    return []

@@ -12,13 +12,15 @@ import re
 import numpy as np
 
 from rsf.accounts import FORWARD, TRAIN
-from rsf.lab import compact, records, verdicts
+from rsf.lab import compact, records, validated
 
+SUMS = TRAIN * 32 * 9  # what a step on the sums spends: 32 of 9 tokens
 IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
 NEEDED = {  # by the first word of a section; the compact form needs the second set as well
     "imdb": IMDB,
     "mini": IMDB,
     "arithmetic": {"accuracy", "setting", "curve", "acceptance", "examples", "nines", "forward_passes"},
+    "sums": {"accuracy", "right", "setting", "kept", "samples", "steps", "forward_passes"},
     "gsm8k": {"accuracy", "acceptance_rate", "forward_passes", "right", "learning_rate", "validation"},
     "bench-sampling": {"exactness", "extra_mib"},
     "bench-selection": {"passes", "memory", "floor"},
@@ -76,7 +78,7 @@ def _recompute(record: dict) -> list[str]:
     numbers = record["numbers"]
     protocol = records.protocol(record["experiment"])
     kind = record["experiment"].split("-")[0]
-    tuning = kind == "arithmetic" and record["experiment"].endswith("tuning")
+    tuning = "stage" in protocol or (kind == "arithmetic" and record["experiment"].endswith("tuning"))
     needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"}))
     if protocol.get("progress") == "updates":  # forward passes are only counted
         needed = needed - {"budget"}
@@ -100,7 +102,7 @@ def _recompute(record: dict) -> list[str]:
 
 def _setting(record: dict) -> None:
     """Raise ValueError unless a run took the rate, or setting, that did best in tuning."""
-    best = verdicts.tuned(record["experiment"], record["arm"])
+    best, _ = validated.best(record["experiment"], record["arm"])
     taken = record["numbers"].get("learning_rate", record["numbers"].get("setting"))
     by_words = "tuned_by" in records.protocol(record["experiment"])
     if best and taken is not None and "rate" not in record and taken not in best and not by_words:
@@ -122,7 +124,7 @@ def _source(record: dict, kind: str, section: dict) -> None:
         allowed = tuple(
             f"train: imdb: embedded, mini reviews (480 train, 240 test); test: {one}" for one in REAL["imdb"]
         )
-    if kind == "arithmetic":
+    if kind in ("arithmetic", "sums"):
         expected = "GPT-2, 1 layer of width 64, random weights"
         allowed = (f"{section['numbers']} sums with answers and {section['pool']} without, of 10,000",)
     if not record["model"].startswith(expected):
@@ -201,6 +203,8 @@ def _compact(record: dict, section: dict) -> list[str]:
     if "right" not in numbers:
         raise ValueError("its numbers lack 'right', the right or wrong of each test example")
     _right(numbers, section)
+    if "base_steps" in section:
+        _rounds(record, section)
     if "candidates_by_twentieth" in numbers:
         _decisions(numbers, section, record["arm"])
     if "nll_each" in numbers:
@@ -261,6 +265,8 @@ def _arithmetic_grid(numbers: dict, section: dict) -> list[str]:
     """Hold the numbers of a tuning run of the sums against grid and validation sums."""
     grid = [[a, b] for a in section["grid_learning_rate"] for b in section["grid_weight_decay"]]
     values = numbers["validation"]
+    if section.get("stage", "all") != "all":
+        grid = numbers["grid"]  # those that the runs before it left
     if numbers["grid"] != grid or len(values) != len(grid):
         raise ValueError(f"its grid of {len(numbers['grid'])} settings is not the protocol's {len(grid)}")
     for value in values:
@@ -270,10 +276,22 @@ def _arithmetic_grid(numbers: dict, section: dict) -> list[str]:
     return []
 
 
+def _rounds(record: dict, section: dict) -> None:
+    """Make again what a run on the sums spent, from its steps and, where it sampled itself, its samples."""
+    numbers, arm = record["numbers"], record["arm"]
+    if arm == "control":
+        spent = SUMS * section["steps"]
+    else:
+        own = arm not in ("gold", "control-in-rounds")
+        sampled = FORWARD * 9 * sum(numbers["samples"]) if own else 0
+        spent = SUMS * (section["base_steps"] + sum(numbers["steps"])) + sampled
+    _equal("forward_passes", numbers["forward_passes"], spent)
+
+
 def _arithmetic(record: dict, section: dict) -> list[str]:
     """Make again what a run on the sums spent, what it kept and how it ended."""
     numbers, arm = record["numbers"], record["arm"]
-    step = TRAIN * 32 * 9  # 32 sums of 9 tokens
+    step = SUMS
     rounds, pool = section["rounds"], section["pool"]
     sampled = 9 * pool if arm not in ("control", "gold") else 0
     spent = step * section["steps"]

@@ -15,7 +15,7 @@ import pytest
 
 from rsf import __main__ as door
 from rsf import checks
-from rsf.lab import compact, records, verdicts, verify
+from rsf.lab import compact, records, validated, verdicts, verify
 
 HASHES = json.loads((Path(__file__).parent / "protocol_hashes.json").read_text(encoding="utf-8"))
 
@@ -256,7 +256,10 @@ def test_the_nll_of_each_example_is_stored_to_three_digits_and_held_against_the_
     found = compact.outcomes(logits, labels, each=True)
     each = compact.unpack_values(found["nll_each"])
     assert np.allclose(
-        each, np.logaddexp(0, -(logits[range(1000), labels] - logits[range(1000), 1 - labels])), rtol=1e-3
+        each,
+        np.logaddexp(0, -(logits[range(1000), labels] - logits[range(1000), 1 - labels])),
+        rtol=1e-3,
+        atol=1e-7,
     )
     assert abs(each.mean() - found["nll"]) < 1e-3 * found["nll"]
     record = copy.deepcopy(records.find("imdb-whole-model", "article", 300))
@@ -636,12 +639,57 @@ def test_a_tuning_section_or_one_that_lacks_an_arm_declares_no_contrast():
 
 
 def test_every_stored_setting_is_the_one_that_tuning_found():
-    assert verdicts.tuned("imdb-whole-model", "plain") == [5e-5]
-    assert (
-        verdicts.tuned("imdb-whole-model", "twin") == verdicts.tuned("imdb-whole-model", "article") == [1e-4]
-    )
-    assert verdicts.tuned("arithmetic-200-judges", "nines") == [[0.006, 3.0]]
-    assert verdicts.tuned("imdb-article", "plain") == verdicts.tuned("imdb-small", "plain") == []
+    assert validated.best("imdb-whole-model", "plain") == ([5e-5], pytest.approx(0.9315))
+    assert validated.best("imdb-whole-model", "twin") == validated.best("imdb-whole-model", "article")
+    assert validated.best("imdb-whole-model", "twin")[0] == [1e-4]
+    assert validated.best("arithmetic-200-judges", "nines")[0] == [[0.006, 3.0]]
+    assert validated.best("imdb-article", "plain") == validated.best("imdb-small", "plain") == ([], 0.0)
+
+
+STAGES = """
+[toy]
+like = "arithmetic-200"
+arms = ["rejection", "control", "rounds"]
+seeds = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+tuning = ["toy-all", "toy-best"]
+family = ["toy"]
+contrasts = [{ arm = "rejection", against = ["control", "rounds"], interval = "median", smallest_gain = 0.05 }]
+primary = "median"
+
+[toy-all]
+like = "toy"
+seeds = [110]
+stage = "all"
+contrasts = []
+
+[toy-best]
+like = "toy-all"
+seeds = [111, 112]
+stage = "best"
+"""
+
+
+def test_of_several_controls_the_one_counts_that_validates_best_by_the_median_over_all_stages(folder):
+    add_section(folder, STAGES)
+    (contrast,) = verdicts.contrasts("toy")
+    assert "rejection - control or rounds, accuracy: open" in str(verdicts.judged(contrast))
+    a, b = [0.003, 1.0], [0.006, 1.0]
+
+    def tuning(name, arm, seed, grid, found):
+        records.write(name, arm, seed, RUN._replace(numbers={"grid": grid, "validation": found}))
+
+    for arm, first, more in (("control", [0.9, 0.2], [0.1, 0.3]), ("rounds", [0.5, 0.9], [0.4, 0.6])):
+        tuning("toy-all", arm, 110, [a, b], first)
+        tuning("toy-best", arm, 111, [a], more[:1])
+        tuning("toy-best", arm, 112, [a], more[1:])
+    assert validated.best("toy", "control") == ([a], 0.3)  # the median of 0.9, 0.1, 0.3; b was tried once
+    assert validated.best("toy", "rounds") == ([a], 0.5)
+    rng = np.random.default_rng(4)
+    for seed in range(10):
+        for arm, share in (("rejection", 0.8), ("control", 0.85), ("rounds", 0.6)):
+            put("toy", arm, seed, rng.random(1000) < share)
+    found = verdicts.judged(contrast)
+    assert found.contrast.against == "rounds" and found.judgement.word == "reproduced"
 
 
 # the command
