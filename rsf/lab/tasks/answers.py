@@ -40,7 +40,8 @@ SPELLINGS = {
     r"\\(?:text|textbf|mathrm|mathbf)\{([^{}\\\n]*)\}": r" \1}",
     r"(?<=[0-9])(?=\\[dt]?frac\{)": " ",
     r"\\[dt]?frac\{([0-9]{1,50})\}\{([0-9]{1,50})\}": r"\1/\2}",
-    r"\\[()\[\];: ]": " ",
+    r"\\[)\]]": "}",
+    r"\\[(\[;: ]": " ",
     r"[ \t]+": " ",
     r"[ \n]\}": "}",
     r"\\boxed ?\{[ \n]?([^{}\n]*+)\}": r"\\boxed \1}",
@@ -83,7 +84,7 @@ LETTERS = {
         # what makes a number beside it part of something else, or leaves it open
         "M": "or if unless except etc plus minus neg negative by over under above below than about "
         "around approx approximately roughly nearly almost maybe perhaps least most until till am "
-        "pm o'clock o’clock st nd rd th binary octal hex hexadecimal base step no number page "
+        "pm noon midnight o'clock o’clock st nd rd th binary octal hex hexadecimal base step no number page "
         "question problem equation option january jan february feb march mar april apr may june "
         "jun july jul august aug september sept sep october oct november nov december dec",
         # second thoughts; a look back; a reason; a sign for times
@@ -115,9 +116,10 @@ GRAMMAR = {
     "sentence": r"{close} (?=[\"*(]*[WVKDRABLH])",
     "reason": r"(?: ?,)? ?R",
     "bracket": r" ?\([wWvVuRK][^CD()\n]*+\)",
-    "words": r"(?:u|(?: ?,)? [wu]){close}(?:(?: ?,)? [wWuK]{close}){0,7}+(?:{bracket})?+|{bracket}",
+    "unit": r"(?:u|(?: ?,)? [wu])(?:/[uvw])?{close}",
+    "words": r"{unit}(?:(?: ?,)? [wWuK]{close}){0,7}+(?:{bracket})?+|{bracket}",
     # "The answer is 11. Check: 11 - 6 = 5.", but not "#### 1. Add", nor "Answer: 3 dogs came. So there are"
-    "tail": r"(?: ?(?:[%$¢]|°[vV]?))?{close}(?:{line}|{reason}|(?(item)(?!)|\.{sentence})"
+    "tail": r"(?: ?(?:[%$¢]|°[vV]?))?(?:/w)?{close}(?:{line}|{reason}|(?(item)(?!)|\.{sentence})"
     r"|(?:{words}){close}(?:!?{line}|{reason}|(?(label)(?!)|[.!]{sentence})))",
     "mark": r"[HBALF](?!{open}\Z)",
     "marked": r"(?:(?P<item>(?P<label>L)|H)|[BA]){open}(?:{name})?(?:{sum})*+[ \"'*$]*+{number}{tail}",
@@ -126,8 +128,9 @@ GRAMMAR = {
     "unmarked": r"(?P<item>(?P<label>(?<=\n)))?+(?P<star>(?<=\*))?+(?P<left>(?<=\())?+{number}(?(star)\*)"
     r"(?(left)\)?){tail}",
     "markup": r"(?:[\"*]*+ )?[\"*]*+\Z",
-    "before": r"(?:\n|(?<![\w$)])\(|(?<![NU])(?<![NU] ):|(?:[wWK][\"'*]*+|(?<![MD])[,;.!?])[\"'*]*+(?= )){markup}",
-    "equation": r"(?:[\n.:;(] ?|[wWK]:? )(?:(?P<name>{name})(?:{sum})*+|(?:{sum})++){markup}",
+    "before": r"(?:\n(?:= ?)?|(?<![\w$)])\(|(?<![NU])(?<![NU] ):"
+    r"|(?:[wWK][\"'*]*+|(?<![MD])[,;.!?])[\"'*]*+(?= )){markup}",
+    "equation": r"(?:[\n.,:;(] ?|[wWK]:? )(?:(?P<name>{name})(?:{sum})*+|(?:{sum})++){markup}",
     "joined": r"[NUC][%$)]*+(?:(?: ?[,-])? ?[wWvVuxKMR]){0,3}(?: ?[,;.])? ?[\"'*(]*+\Z",
 }
 
@@ -138,7 +141,7 @@ def _expanded(form: str) -> str:
 
 
 TOKEN = re.compile(_expanded("|".join(f"(?P<{kind}>{form})" for kind, form in TOKENS.items()) + "|(?s:.)"))
-FORMS = {rule: re.compile(_expanded(GRAMMAR[rule])) for rule in GRAMMAR if rule not in ("sentence", "tail")}
+FORMS = {rule: re.compile(_expanded(GRAMMAR[rule])) for rule in GRAMMAR if rule != "tail"}
 
 
 # A mark in a text: its kind (0 is the highest), the number after it or None, and where that ends
@@ -204,10 +207,9 @@ def _last_number(tokens: list[str], shape: str) -> Fraction | None:
     end = max(shape.rfind("N"), shape.rfind("U")) + 1
     last = FORMS["last"].search(shape, max(0, end - 10), end)
     found = FORMS["unmarked"].match(shape, last.start()) if last else None
-    after = zip(shape[end:], tokens[end:], strict=False)  # "So she has seven." says another number
-    if any(letter == "Q" or (letter == "C" and not word.istitle()) for letter, word in after):
-        return None
-    if not found or "+" in found["sign"]:
+    after = zip(shape[end:], tokens[end:], strict=False)  # "It is 5. So she has seven."
+    goes_on = any(letter == "Q" or (letter == "C" and not word.istitle()) for letter, word in after)
+    if not found or goes_on or "+" in found["sign"]:
         return None
     before = shape[max(0, found.start() - 60) : found.start()]
     if equation := FORMS["equation"].search(before):
