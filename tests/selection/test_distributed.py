@@ -289,7 +289,7 @@ def starving(folder):
     nobody = train(folder, rule=above(99), criterion=first_token)
     only_first = lambda model, inputs, outputs: (
         first_token(model, inputs, outputs) * (os.environ["RANK"] == "0")
-    )  # noqa: E731
+    )
     one = train(folder, rule=above(0.5), criterion=only_first)
     return {
         "nobody": nobody.stopped,

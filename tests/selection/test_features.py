@@ -98,7 +98,7 @@ class Told(TrainerCallback):
 def test_evaluation_logging_and_callbacks_once_a_pass(tmp_path):
     right = lambda predicted: {
         "right": float((predicted.predictions.argmax(1) == predicted.label_ids).mean())
-    }  # noqa: E731
+    }
     each = dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "epoch")
     options = each | {
         "max_steps": -1,
@@ -327,7 +327,7 @@ def test_a_column_named_weight_that_the_model_takes_is_its_own(tmp_path):
 
     collate = lambda rows: (
         tensors(rows) | {"weight": torch.tensor([float(sum(row["input_ids"])) for row in rows])}
-    )  # noqa: E731
+    )
     trainer = train(
         tmp_path,
         Weighing(tiny_bert().config),

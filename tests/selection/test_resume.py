@@ -174,7 +174,7 @@ def logs_of(trainer):
 def test_a_collators_own_generator_goes_on(generator):
     draw = lambda of: (
         torch.rand(3, generator=of).tolist() if isinstance(of, torch.Generator) else of.random(3).tolist()
-    )  # noqa: E731
+    )
     draw(generator)
     state = checkpoints.coins(one := SimpleNamespace(generator=generator))
     expected = draw(generator)

@@ -1,7 +1,9 @@
-"""Named data sets from the best source there is: Hub, local copy, or the small corpus inside the package; it says which.
+"""Named data sets from the best source there is: Hub, local copy, or the small corpus inside the package; it
+says which.
 
-`RSF_SOURCE` names the sources to try, in order: `hub`, `local`, `embedded`, several with commas, or `auto` (all three). The Hub
-counts only if it answers within seconds. A source asked for by name that is not there is an error, never a fallback.
+`RSF_SOURCE` names the sources to try, in order: `hub`, `local`, `embedded`, several with commas, or `auto`
+(all three). The Hub counts only if it answers within seconds. A source asked for by name that is not there is
+an error, never a fallback.
 """
 
 import json
@@ -46,8 +48,9 @@ def load(name, *, source=None):
     Parameters
     ----------
     name : "imdb" or "gsm8k"
-        imdb: columns text (str) and label (0 negative, 1 positive); embedded: *mini reviews*, with genre and kind as well. gsm8k: question
-        and answer (its steps, and a last line of `####` and the number); embedded: *mini problems*.
+        imdb: columns text (str) and label (0 negative, 1 positive); embedded: *mini reviews*, with genre and
+        kind as well. gsm8k: question and answer (its steps, and a last line of `####` and the number);
+        embedded: *mini problems*.
     source : str, optional
         Overrides `RSF_SOURCE`.
 
@@ -96,12 +99,13 @@ def load(name, *, source=None):
 
 
 def first_available(loaders, what, source=None):
-    """Return the result of the first loader that does not raise `SourceUnavailable`, in the order asked for."""
+    """Return the result of the first loader, in the order asked for, whose source is there."""
     asked = source or os.environ.get("RSF_SOURCE") or "auto"
     order = SOURCES if asked == "auto" else tuple(part.strip() for part in asked.split(","))
     if unknown := set(order) - set(SOURCES):
         raise ValueError(
-            f"unknown source {sorted(unknown)[0]!r} in RSF_SOURCE={asked!r}: use auto, or some of {', '.join(SOURCES)}"
+            f"unknown source {sorted(unknown)[0]!r} in RSF_SOURCE={asked!r}: "
+            f"use auto, or some of {', '.join(SOURCES)}"
         )
     reasons = []
     for part in order:
@@ -113,7 +117,7 @@ def first_available(loaders, what, source=None):
 
 
 def from_hub(load_it, repository, revision, kind, impatient):
-    """Return load_it(); if impatient, only when the Hub answers within seconds. Otherwise a cached copy serves offline too."""
+    """Return load_it(); if impatient, only when the Hub answers within seconds, else from a cached copy, too."""
     try:
         if impatient:
             HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=HUB_PATIENCE)
@@ -121,9 +125,8 @@ def from_hub(load_it, repository, revision, kind, impatient):
     except (
         Exception
     ) as error:  # the Hub's clients raise many kinds: offline, DNS, time-out, HTTP, missing files
-        raise SourceUnavailable(
-            f"the Hub gave no {repository} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
+        reason = " ".join(str(error).splitlines()[:1])
+        raise SourceUnavailable(f"the Hub gave no {repository} ({type(error).__name__}: {reason})") from error
 
 
 def local_folder(variable, name):
