@@ -19,8 +19,8 @@ def findings() -> str:
     seeds = len(right["noisy"])
     lines = (
         "Keeping batches by their loss, as published (a whole MiniLM on all of IMDb, at the compute of three "
-        f"passes, {finding.seeds} seeds): **{limits(finding.difference, 2)} points** of accuracy against plain "
-        f"fine-tuning, and better probabilities (negative log-likelihood {mean['article']:.3f} against "
+        f"passes, {finding.seeds} seeds): **{limits(finding.difference, 2)} points** of accuracy against "
+        f"plain fine-tuning, and better probabilities (negative log-likelihood {mean['article']:.3f} against "
         f"{mean['plain']:.3f}).",
         f"Learning from own verified answers (a tiny transformer on sums, {seeds} seeds): a judge that turns "
         f"every tenth verdict round costs **{limits(noisy)} points**.",
