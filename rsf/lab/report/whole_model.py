@@ -1,4 +1,4 @@
-"""README's first finding and notebook 07's main table and picture: the whole model on all of IMDb, from results/ alone."""
+"""README's first finding and 07's main table and picture: the whole model on all of IMDb, from results/."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +7,7 @@ import numpy as np
 
 from rsf import checks, plots
 from rsf.lab import records, verdicts
+from rsf.lab.report.parts import limits, save, table
 
 MAIN, ONE = "imdb-whole-model", "imdb-whole-model-1"
 NAMES = {
@@ -18,7 +19,7 @@ NAMES = {
 
 
 class Row(NamedTuple):
-    """An arm at a budget: its runs by seed, and its accuracy minus plain's in points (None for plain itself)."""
+    """An arm at a budget: its runs by seed, and its accuracy minus plain's in points, None of plain."""
 
     passes: int
     arm: str
@@ -62,35 +63,32 @@ def sure_mistakes(row: Row) -> float:
 
 
 def whole_model_table() -> str:
-    """Return the table of the whole model on all of IMDb, with what it shows beside the declared contrasts."""
+    """Return the table of the whole model on all of IMDb, and what it shows beside the declared contrasts."""
     found = rows()
-    table = [
-        "| passes | arm | right, % | minus plain, points | verdict | kept | steps | NLL | mistakes surer than 0.9, % |",
-        "| --- " * 9 + "|",
-    ]
+    lines = []
     for row in found:
-        gain = row.minus_plain
-        minus = f"{gain.estimate:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]" if gain else ""
-        numbers = f"{row.mean('acceptance_rate'):.2f} | {row.mean('steps'):,.0f} | {row.mean('nll'):.3f}"
-        table.append(
-            f"| {row.passes} | {NAMES[row.arm]} | {row.mean('accuracy'):.2f} | {minus} | {row.word} "
-            f"| {numbers} | {100 * sure_mistakes(row):.0f} |"
+        minus = limits(row.minus_plain, 2) if row.minus_plain else ""
+        shares = (f"{row.mean('acceptance_rate'):.2f}", f"{row.mean('steps'):,.0f}", f"{row.mean('nll'):.3f}")
+        right = f"{row.mean('accuracy'):.2f}"
+        lines.append(
+            (row.passes, NAMES[row.arm], right, minus, row.word, *shares, f"{100 * sure_mistakes(row):.0f}")
         )
+    head = ["passes", "arm", "right, %", "minus plain, points", "verdict", "kept", "steps", "NLL"]
+    return f"{table([*head, 'mistakes surer than 0.9, %'], lines)}\n\n{_beside(found)}"
+
+
+def _beside(found: list[Row]) -> str:
+    """Return on what the table rests, and the differences that it does not have."""
     (contrast,) = verdicts.contrasts(MAIN)
     article, twin, random = (row.runs for row in found if row.passes == 3 and row.arm != "plain")
-    beside = ", ".join(
-        f"{name} {gain.estimate:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
-        for name, gain in (
-            ("article minus twin", verdicts.difference(article, twin)),
-            ("random minus article", verdicts.difference(random, article)),
-        )
-    )
-    section = records.protocol(MAIN)
-    return "\n".join(table) + (
-        f"\n\n{len(article)} paired seeds ({len(random)} of random, which was added after the others had begun), "
-        f"{section['test']:,} test reviews; each arm at its own tuned rate; limits hold for other seeds and other reviews, "
-        f"at {100 * (1 - contrast.level):g} % where a verdict stands (smallest gain worth having: "
-        f"{100 * contrast.smallest_gain:g} points), else at 95 %. Exploratory as well: {beside}."
+    to_twin = limits(verdicts.difference(article, twin), 2)
+    to_article = limits(verdicts.difference(random, article), 2)
+    return (
+        f"{len(article)} paired seeds ({len(random)} of random, which was added after the others had begun), "
+        f"{records.protocol(MAIN)['test']:,} test reviews; each arm at its own tuned rate; limits hold for "
+        f"other seeds and other reviews, at {100 * (1 - contrast.level):g} % where a verdict stands "
+        f"(smallest gain worth having: {100 * contrast.smallest_gain:g} points), else at 95 %. Exploratory "
+        f"as well: article minus twin {to_twin}, random minus article {to_article}."
     )
 
 
@@ -128,8 +126,7 @@ def whole_model_figure(file: Path) -> None:
         right.set(xlabel="negative log-likelihood of a test review (less is better)")
         left.set_title(f"{len(article.runs)} seeds (random: 5); limits at 97.5 % for article, else 95 %")
         right.set_title("mean and 95 % interval over the seeds")
-        left.figure.savefig(file, metadata={"Software": None})
-        plots.plt.close(left.figure)
+        save(left, file)
 
 
 def _against_zero(values: dict[int, float]) -> tuple[list[float], list[float]]:
