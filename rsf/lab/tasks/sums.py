@@ -133,13 +133,12 @@ def tune(experiment: str, arm: str, seed: int) -> dict:
 
 def measure(experiment: str, arm: str, seed: int) -> dict:
     """Return the numbers of a run with the setting that validated best."""
-    settings = records.protocol(experiment)
     clock = time.process_time()
     setting = best(experiment, arm)[0]
     others = best(experiment, "rejection")[0] if arm == "blind" else None
     kept = kept_by_rejection(experiment, seed, others) if arm == "blind" else None
     model, reports, spent = train(experiment, arm, seed, setting, kept)
-    test = addition.world(settings, seed)["test"].tolist()
+    test = addition.world(records.protocol(experiment), seed)["test"].tolist()
     right = np.array(addition.right(test, addition.likeliest(model, test)))
     slack = [report.sampling.slack for report in reports if np.isfinite(report.sampling.slack)]
     return {
