@@ -23,45 +23,58 @@ ENOUGH = 8  # after so many steps without a single label a warning is due
 class Plan:
     """What a run may spend, and what plain fine-tuning would do with it.
 
+    candidates : that a pass brings, to all processes
+    batches : in a pass of plain fine-tuning, on each process
     per_step : forward passes of a full step, of all processes
-    batches : batches of a pass of plain fine-tuning, on each process
     budget : forward passes to spend; infinite where updates count
     steps : updates at most
-    passes : over the candidates, of plain fine-tuning
+    passes : that plain fine-tuning would make
     """
 
-    per_step: int
+    candidates: int
     batches: int
+    per_step: int
     budget: float
     steps: int
     passes: int
 
 
-def plan_of(args, candidates: int, batch_size: int, block_size: int) -> Plan:
-    """Return what an `RSFConfig` lets a run spend on so many candidates, with these sizes on each process."""
-    if args.dataloader_drop_last:
-        candidates -= candidates % (block_size * args.world_size)
-    batches = math.ceil(candidates / (batch_size * args.world_size))
-    a_pass = max(TRAIN * candidates, 1)
+def plan_of(args, examples: int, batch_size: int, block_size: int) -> Plan:
+    """Return what an `RSFConfig` lets a run spend on so many examples, with these sizes on each process."""
+    candidates, plain = (_in_a_pass(args, examples, size) for size in (block_size, batch_size))
+    batches = math.ceil(plain / (batch_size * args.world_size))
     per_step = TRAIN * batch_size * args.world_size * args.gradient_accumulation_steps
     steps = args.max_steps
     if args.progress == "updates":
         if steps <= 0:
-            a_pass_of_steps = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
-            steps = math.ceil(args.num_train_epochs * a_pass_of_steps)
-        return Plan(per_step, batches, math.inf, steps, math.ceil(steps * per_step / a_pass))
+            steps = math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
+        passes = math.ceil(steps * per_step / (TRAIN * plain))
+        return Plan(candidates, batches, per_step, math.inf, steps, passes)
     if args.compute_budget:
         budget = args.compute_budget
     elif steps > 0:
         budget = steps * per_step
     else:
-        budget = math.ceil(args.num_train_epochs * TRAIN * candidates)
+        budget = math.ceil(args.num_train_epochs * TRAIN * plain)
+    passes = math.ceil(budget / (TRAIN * plain))
     most = math.ceil(budget / per_step)
     if args.unit == "batch":
-        most += math.ceil(budget / a_pass)  # a pass ends with a batch that is short
-    return Plan(
-        per_step, batches, budget, min(most, steps) if steps > 0 else most, math.ceil(budget / a_pass)
-    )
+        most += passes  # each ends with a batch that is short
+    return Plan(candidates, batches, per_step, budget, min(most, steps) if steps > 0 else most, passes)
+
+
+def _in_a_pass(args, examples, size):
+    """Return how many examples a DataLoader hands out in a pass, on all processes, in batches of a size."""
+    whole = size * args.world_size
+    if args.dataloader_drop_last:
+        if examples < whole:
+            raise ValueError(
+                f"dataloader_drop_last drops all {examples} candidates: a pass needs {whole} of them "
+                f"({args.world_size} process(es) take {size} at once)"
+            )
+        return examples - examples % whole
+    # several processes get as many each, by going on from the beginning
+    return examples if args.world_size == 1 else math.ceil(examples / whole) * whole
 
 
 def cost(report) -> int:
@@ -97,7 +110,7 @@ class AtTheBudget(TrainerCallback):
         )  # the Trainer's has no passes
         self.show(state)
         over = trainer.is_over(state.global_step)
-        if trainer._unlabelled and (over or state.epoch >= 1 or state.global_step >= ENOUGH):
+        if trainer._unlabelled and (over or state.global_step >= ENOUGH):
             logger.warning(
                 f"not one of the first {trainer._unlabelled} examples has a label: their loss is 0, and nothing can be "
                 "learned from them (does the collator make the labels?)"

@@ -39,6 +39,10 @@ class Blocks:
         self.loader.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list]:
+        alive = self.loader.persistent_workers and self.epoch > 0  # then no seed is drawn for the workers
+        if alive and self.loader._iterator is None:
+            with torch.random.fork_rng(devices=[]):
+                iter(self.loader.base_dataloader)
         with torch.random.fork_rng(devices=[], enabled=self.ranks > 1):
             if self.ranks > 1:
                 torch.manual_seed(self.seed + self.epoch)
@@ -48,7 +52,7 @@ class Blocks:
             self.begin_from = None
             blocks = iter(self.loader)
             first = next(blocks, None)
-        if self.ranks > 1:
+        if self.ranks > 1 and not alive:
             torch.empty((), dtype=torch.int64).random_()
         if first is not None:
             yield first

@@ -36,7 +36,9 @@ from rsf.selection.scoring import copies, is_random, joined, score
 
 logger = logging.getLogger(__name__)
 CRITERIA = {"loss": per_example_loss, "error": per_example_error}
-LOOKS = 20  # at most so many batches are run once more to hold the losses of weighed examples against the model's own
+LOOKS = (
+    20  # so many batches of weighed examples are run once more, at most, the later half where losses differ
+)
 
 
 class RSFTrainer(Trainer):
@@ -224,7 +226,7 @@ class RSFTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         own, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss = per_example_loss(self.model, inputs, outputs)  # (batch,)
-        if self._looks and loss.max() > 1.1 * loss.min():
+        if self._looks > LOOKS / 2 or (self._looks and loss.max() > 1.05 * loss.min()):
             self._look_again(inputs)
         if self.args.weighting == "acceptance":
             criterion = self.criterion(self.model, inputs, outputs).detach().cpu().double().numpy()

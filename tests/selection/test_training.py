@@ -296,6 +296,11 @@ def test_without_a_budget_it_is_what_plain_fine_tuning_would_spend(tmp_path, opt
     )
 
 
+def test_data_of_which_all_would_be_dropped_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="drops all 7 candidates: a pass needs 8 of them"):
+        train(tmp_path, data=DATA[:7], options={"dataloader_drop_last": True, "block_size": 8})
+
+
 def test_the_budget_is_known_before_training(tmp_path):
     assert RSFTrainer(tiny_bert(), arguments(tmp_path), train_dataset=DATA).budget == 240
 
