@@ -3,7 +3,7 @@
     for each block of candidates:  score r -> A = rule(r) -> one coin each -> the kept fill the next batch
 
 With unit="batch" (the published listing) one coin decides for a whole block, by the mean of its criterion.
-These are two algorithms: the first descends the mean of Phi(loss), the second that of Phi(mean loss of a batch).
+These are two algorithms: the first descends the mean of Phi(loss), the other that of Phi(mean loss).
 """
 
 import logging
@@ -53,7 +53,7 @@ class LoaderReport:
 
     @property
     def effective_sample_size(self) -> float:
-        """(sum w)^2 / sum w^2 with w = 1 / A over the kept: what would be left of them, undoing the selection."""
+        """(sum w)^2 / sum w^2 with w = 1 / A over the kept: what undoing the selection leaves of them."""
         return self.weights**2 / self.squares if self.squares else 0.0
 
     def __str__(self) -> str:

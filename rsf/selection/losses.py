@@ -150,7 +150,7 @@ def is_unlabelled(model: torch.nn.Module, inputs: Mapping[str, object]) -> bool:
 def refuse_virtual_tokens(model: torch.nn.Module) -> None:
     """Raise ValueError for prompt tuning, p-tuning and their kin, where PEFT puts tokens before each text.
 
-    The logits are then longer than the labels, and a model that finds its padding by the token no longer does.
+    The logits are then longer than the labels, and a model that looks for padding tokens finds none any more.
     Prefix tuning, which adds keys and values only, is not meant.
     """
     config = getattr(model, "active_peft_config", None)

@@ -2,7 +2,7 @@
 
     chunks of like length, no gradient, one transfer to the host  ->  criterion (n,)
 
-A random collator (masks, crops, noise) runs once for each candidate, alone; what is kept is later only padded.
+A random collator (masks, crops, noise) runs once for each candidate, alone; what is kept is padded later.
 Drawn a second time it would be another example, not the one that was decided upon.
 """
 

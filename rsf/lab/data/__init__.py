@@ -128,7 +128,7 @@ def first_available(loaders, what, source=None):
 
 
 def from_hub(load_it, repository, revision, kind, impatient):
-    """Return load_it(); if impatient, only when the Hub answers within seconds, else from a cached copy, too."""
+    """Return load_it(); if impatient, only when the Hub answers within seconds; a cached copy serves too."""
     try:
         if impatient:
             HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=HUB_PATIENCE)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rsf.lab import records
 from rsf.lab.report.corpus import corpus_table, transfer_table
+from rsf.lab.report.findings import findings
 from rsf.lab.report.generation import arithmetic_table, generation_figure, generation_table, judges_table
 from rsf.lab.report.overview import imdb_table, overview_figure, setup_line
 from rsf.lab.report.sampling import sampling_figure, sampling_table
@@ -21,6 +22,7 @@ FIGURES = {
 }
 TABLES = {
     "README.md": (
+        findings,
         setup_line,
         whole_model_table,
         sampling_table,

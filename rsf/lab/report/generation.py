@@ -123,6 +123,12 @@ def arithmetic_table() -> str:
     return table(["sums with answers", *names.values(), "verified minus alone, points", "verdict"], rows)
 
 
+def shares(key: str = "accuracy") -> dict[str, np.ndarray]:
+    """Return a number in percent of each seed (seeds,), by the judge of what was learned from."""
+    runs = records.read("arithmetic-200-judges") | {"rejection": records.read("arithmetic-200")["rejection"]}
+    return {arm: _percent(runs, arm, key) for arm in ("rejection", "noisy", "nines")}
+
+
 def judges_table() -> str:
     """Return README's table of what is learned from own answers when their judge errs."""
     names = {
@@ -130,12 +136,12 @@ def judges_table() -> str:
         "noisy": "turns every tenth verdict round",
         "nines": "casts out nines",
     }
-    runs = records.read("arithmetic-200-judges") | {"rejection": records.read("arithmetic-200")["rejection"]}
-    right = {arm: _percent(runs, arm) for arm in names}
+    right = shares()
+    nines = shares("nines")
     rows = []
     for arm, name in names.items():
         gain = checks.paired_difference(right[arm], right["rejection"])
         against = limits(gain) if arm != "rejection" else ""
-        rows.append((name, f"{right[arm].mean():.1f}", against, f"{_percent(runs, arm, 'nines').mean():.1f}"))
+        rows.append((name, f"{right[arm].mean():.1f}", against, f"{nines[arm].mean():.1f}"))
     minus = "minus the right judge's, points, 95 % interval"
     return table(["the judge", "right, %", minus, "right by casting out nines, %"], rows)

@@ -9,8 +9,9 @@ from scipy import stats
 
 from rsf import checks, plots
 from rsf.acceptance import acceptance_probability
-from rsf.lab import records
+from rsf.lab import records, verdicts
 from rsf.lab.report.parts import limits, save, table
+from rsf.lab.report.whole_model import MAIN
 
 ARMS = {
     "plain": "plain fine-tuning",
@@ -28,17 +29,18 @@ def accuracies(experiment: str) -> dict[str, np.ndarray]:
 
 
 def overview_figure(file: Path) -> None:
-    """Draw the picture on README's first screen: the idea, and what it did to a model on real reviews."""
-    accuracy = {arm: 100 * values for arm, values in accuracies("imdb-small").items()}
-    gain = checks.paired_difference(accuracy["article"], accuracy["plain"])
-    sure = "a gain" if gain.low > 0 else "a loss"
-    if gain.low <= 0 <= gain.high:
-        sure = "no gain to be seen"
-    title = f"Keeping batches by their loss: {sure} at equal compute, {limits(gain, unit=' points')}"
+    """Draw the picture on README's first screen: the idea, and what it did to a whole model."""
+    runs = {arm: verdicts.of_arm(MAIN, arm) for arm in ("plain", "article", "twin")}
+    accuracy = {arm: list(verdicts.measured(found, "accuracy").values()) for arm, found in runs.items()}
+    found = verdicts.judged(verdicts.contrasts(MAIN)[0]).difference
+    sure = "no difference to be seen"
+    if found.low > 0 or found.high < 0:
+        sure = "more right answers" if found.low > 0 else "fewer right answers"
+    title = f"Keeping batches by their loss: {sure} at equal compute, {limits(found, 2, ' points')}"
     with plots.figure(title, columns=2, width=10, height=4) as (left, right):
         _idea(left)
-        plots.dots_with_intervals(right, {arm: (accuracy[arm], plots.ARMS[arm]) for arm in ARMS})
-        title = f"MiniLM on real IMDb: {len(accuracy['plain'])} seeds, mean with 95 % interval"
+        plots.dots_with_intervals(right, {arm: (accuracy[arm], plots.ARMS[arm]) for arm in runs})
+        title = f"MiniLM on all of IMDb: {len(accuracy['plain'])} seeds, mean with 95 % interval"
         right.set(title=title, ylabel="test accuracy, %")
         save(left, file)
 

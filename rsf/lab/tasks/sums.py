@@ -26,10 +26,9 @@ from datasets import Dataset
 
 from rsf import rules
 from rsf.accounts import TRAIN
-from rsf.lab import compact, records
-from rsf.lab.tasks import arithmetic
+from rsf.lab import compact, records, validated
+from rsf.lab.tasks import addition
 
-TOKENS = 9  # of a sum with its answer
 OWN = ("rejection", "blind", "best-of-4")  # the arms that sample
 
 
@@ -50,15 +49,15 @@ def train(experiment: str, arm: str, seed: int, setting: tuple, kept: list | Non
     kept : how many samples rejection kept in each round, for the arm "blind"
     """
     settings = records.protocol(experiment)
-    step = TRAIN * arithmetic.BATCH * TOKENS
+    step = TRAIN * addition.BATCH * addition.TOKENS
     if arm == "control":
-        return arithmetic.start(settings, seed, settings["steps"], *setting), [], step * settings["steps"]
-    model = copy.deepcopy(arithmetic.base(experiment, seed)[0])
-    sums = arithmetic.world(settings, seed)
+        return addition.start(settings, seed, settings["steps"], *setting), [], step * settings["steps"]
+    model = copy.deepcopy(addition.base(experiment, seed)[0])
+    sums = addition.world(settings, seed)
     own = sums["supervised"].tolist()
-    supervised = Dataset.from_dict({"prompt": own, "completion": [arithmetic.answer(one) for one in own]})
+    supervised = Dataset.from_dict({"prompt": own, "completion": [addition.answer(one) for one in own]})
     a_round = (settings["steps"] - settings["base_steps"]) // settings["rounds"] * step
-    sampling = TOKENS * len(sums["pool"]) if arm in OWN else 0
+    sampling = addition.TOKENS * len(sums["pool"]) if arm in OWN else 0
     options = {"steps": (a_round - sampling) // step, "learning_rate": setting[0], "weight_decay": setting[1]}
     reports = []
     for number in range(settings["rounds"]):
@@ -66,22 +65,22 @@ def train(experiment: str, arm: str, seed: int, setting: tuple, kept: list | Non
         quarter = rng.permutation(sums["pool"])[: len(sums["pool"]) // 4].tolist()
         pool = sums["pool"].tolist()
         how = {
-            "rejection": (pool, arithmetic.right, rules.above(1), arithmetic.own, 1, supervised),
+            "rejection": (pool, addition.right, rules.above(1), addition.own, 1, supervised),
             "blind": (
                 pool,
                 chooses(kept[number] if kept else 0, rng),
                 rules.above(1),
-                arithmetic.own,
+                addition.own,
                 1,
                 supervised,
             ),
-            "best-of-4": (quarter, arithmetic.right, rules.best_of(4), arithmetic.own, 4, supervised),
-            "gold": (pool, arithmetic.right, rules.constant(1), arithmetic.given, 1, supervised),
-            "control-in-rounds": (own, arithmetic.right, rules.constant(1), arithmetic.given, 1, None),
+            "best-of-4": (quarter, addition.right, rules.best_of(4), addition.own, 4, supervised),
+            "gold": (pool, addition.right, rules.constant(1), addition.given, 1, supervised),
+            "control-in-rounds": (own, addition.right, rules.constant(1), addition.given, 1, None),
         }
         prompts, reward, rule, sampler, samples, beside = how[arm]
         more = {"sampler": sampler, "samples": samples, "supervised": beside}
-        reports += arithmetic.learn(model, prompts, reward, rule, rng, **more, **options)
+        reports += addition.learn(model, prompts, reward, rule, rng, **more, **options)
     spent = step * settings["base_steps"] + settings["rounds"] * (sampling + options["steps"] * step)
     return model, reports, spent
 
@@ -98,32 +97,21 @@ def kept_by_rejection(experiment: str, seed: int, setting: tuple) -> list:
     return [report.sampling.kept for report in train(experiment, "rejection", seed, setting)[1]]
 
 
-def tried(sections: list, arm: str) -> dict:
-    """Return {setting: validation accuracies, one a seed} of an arm in some tuning sections."""
-    found = {}
-    for run in (run for name in sections for run in records.runs(name) if run["arm"] == arm):
-        for setting, right in zip(run["numbers"]["grid"], run["numbers"]["validation"], strict=True):
-            found.setdefault(tuple(setting), []).append(right)
-    return found
-
-
-def best(sections: list, arm: str) -> list:
-    """Return the settings of an arm that were tried on the most seeds, the best median first."""
-    found = tried(sections, arm)
-    most = max(map(len, found.values()))
-    return sorted((one for one in found if len(found[one]) == most), key=lambda one: -np.median(found[one]))
+def best(experiment: str, arm: str, sections: list | None = None) -> list:
+    """Return the settings of an arm that were tried on the most tuning seeds, the best median first."""
+    found = validated.tried(experiment, arm, sections)
+    return [tuple(setting) for setting, _ in sorted(found, key=lambda one: -np.median(one[1]))]
 
 
 def grid(experiment: str, arm: str) -> list:
-    """Return the settings that a tuning section tries with an arm: all, the best three of them, or those
-    beyond an edge."""
+    """Return the settings that a tuning section tries with an arm: all, the best three, or beyond an edge."""
     settings = records.protocol(experiment)
     axes = [settings["grid_learning_rate"], settings["grid_weight_decay"]]
     if settings["stage"] == "all":
         return list(itertools.product(*axes))
     if settings["stage"] == "best three":
-        return best(settings["after"], arm)[:3]
-    winner = best(settings["after"], arm)[0]
+        return best(experiment, arm, settings["after"])[:3]
+    winner = best(experiment, arm, settings["after"])[0]
     steps = []
     for value, axis, (below, above) in zip(winner, axes, settings["beyond"], strict=True):
         outside = {min(axis): below, max(axis): above}
@@ -132,36 +120,32 @@ def grid(experiment: str, arm: str) -> list:
 
 
 def tune(experiment: str, arm: str, seed: int) -> dict:
-    """Return the numbers of a tuning run: accuracy on the validation sums, and what was kept, for each
-    setting."""
-    validation = arithmetic.world(records.protocol(experiment), seed)["validation"].tolist()
+    """Return the numbers of a tuning run: for each setting its validation accuracy and what was kept."""
+    validation = addition.world(records.protocol(experiment), seed)["validation"].tolist()
     found = {"grid": grid(experiment, arm), "validation": [], "kept": []}
     for setting in found["grid"]:
         kept = kept_by_rejection(experiment, seed, setting) if arm == "blind" else None
         model, reports, _ = train(experiment, arm, seed, setting, kept)
-        found["validation"].append(arithmetic.accuracy(model, validation))
+        found["validation"].append(addition.accuracy(model, validation))
         found["kept"].append([report.sampling.kept for report in reports])
     return found
 
 
 def measure(experiment: str, arm: str, seed: int) -> dict:
-    """Return the numbers of a run with the setting that validated best: right or wrong of each test sum, what
-    was kept."""
-    settings = records.protocol(experiment)
+    """Return the numbers of a run with the setting that validated best."""
     clock = time.process_time()
-    setting = best(settings["tuning"], arm)[0]
-    kept = None
-    if arm == "blind":
-        kept = kept_by_rejection(experiment, seed, best(settings["tuning"], "rejection")[0])
+    setting = best(experiment, arm)[0]
+    others = best(experiment, "rejection")[0] if arm == "blind" else None
+    kept = kept_by_rejection(experiment, seed, others) if arm == "blind" else None
     model, reports, spent = train(experiment, arm, seed, setting, kept)
-    test = arithmetic.world(settings, seed)["test"].tolist()
-    right = np.array(arithmetic.right(test, arithmetic.likeliest(model, test)))
+    test = addition.world(records.protocol(experiment), seed)["test"].tolist()
+    right = np.array(addition.right(test, addition.likeliest(model, test)))
     slack = [report.sampling.slack for report in reports if np.isfinite(report.sampling.slack)]
     return {
         "accuracy": float(right.mean()),
         "right": compact.pack(right),
         "setting": setting,
-        "base": arithmetic.accuracy(arithmetic.base(experiment, seed)[0], test) if reports else None,
+        "base": addition.accuracy(addition.base(experiment, seed)[0], test) if reports else None,
         "kept": [report.sampling.kept for report in reports],
         "samples": [report.sampling.samples for report in reports],
         "steps": [report.steps for report in reports],
