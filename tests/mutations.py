@@ -167,8 +167,8 @@ MUTATIONS = [
     Mutation(
         "cost overcounted",
         "selection/loader.py",
-        "report.scored + scored,",
-        "report.scored + 2 * scored,",
+        "report.scored += scored",
+        "report.scored += 2 * scored",
         "selection/test_training.py",
         "report_has_the_totals",
     ),
@@ -203,10 +203,34 @@ MUTATIONS = [
         *(
             "what waits is lost on resuming",
             "selection/loader.py",
-            '"ready": [list(waiting) for waiting in self._ready]',
+            '"ready": [list(waiting) for waiting in self._waiting]',
             '"ready": []',
         ),
         *("selection/test_resume.py", "goes_on_from_any_place"),
+    ),
+    Mutation(
+        "a collator is looked at twice",
+        "selection/scoring.py",
+        "DRAWS = 20",
+        "DRAWS = 2",
+        "selection/test_scoring.py",
+        "flips_is_random_whatever",
+    ),
+    Mutation(
+        "what has no label counts",
+        "selection/losses.py",
+        "weight = (labels != IGNORED)",
+        "weight = (labels != IGNORED - 1)",
+        "selection/test_losses.py",
+        "cut_off_counts_as_little",
+    ),
+    Mutation(
+        "the first look is the last",
+        "selection/losses.py",
+        "    return differs(float(weighted / total * count))",
+        "    return True",
+        "selection/test_losses.py",
+        "fresh_head_decides_nothing",
     ),
     Mutation(
         *(

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from mutations import MUTATIONS
 
-from rsf.lab import notebooks
+from rsf.lab import notebooks, report
 from rsf.lab.data import EMBEDDED
 from rsf.lab.records import ROOT
-from rsf.lab import report
 
 
 def test_nothing_in_the_package_prints_or_uses_global_randomness():

@@ -55,7 +55,7 @@ def test_other_files_make_another_environment(run):
 def test_an_environment_that_it_did_not_make_is_refused_and_stays(run):
     run.ENVIRONMENT.mkdir()
     (run.ENVIRONMENT / "yours").write_text("")
-    with pytest.raises(SystemExit, match="was not made by run.py"):
+    with pytest.raises(SystemExit, match=r"was not made by run\.py"):
         run.main(["test"])
     assert (run.ENVIRONMENT / "yours").is_file() and run.asked == []
 
@@ -98,5 +98,5 @@ def test_a_test_run_goes_on_after_a_lint_error_and_reports_it(run, monkeypatch):
 
 def test_an_old_python_is_told_so(run, monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 0))
-    with pytest.raises(SystemExit, match="3.11 or newer"):
+    with pytest.raises(SystemExit, match=r"3\.11 or newer"):
         run.main([])

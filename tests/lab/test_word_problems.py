@@ -11,6 +11,7 @@ from datasets import Dataset
 from rsf import __main__
 from rsf.generation import model_sampler, sample_and_judge
 from rsf.lab import data, models, records
+from rsf.lab.report.word_problems import compare
 from rsf.lab.tasks import answers, word_problems
 from rsf.rules import above
 
@@ -251,21 +252,23 @@ def test_the_command_writes_valid_files_and_the_controls_wait_for_verified(small
         and found["verified"][0]["model"] == CHECKPOINT.source
     )
     __main__.main(["experiment", "gsm8k-small", "--arms", *arms, "--seeds", "0"])
-    assert capsys.readouterr().out.startswith("gsm8k-small: 3 of 3 runs are stored")  # goes on where it stopped
+    assert capsys.readouterr().out.startswith(
+        "gsm8k-small: 3 of 3 runs are stored"
+    )  # goes on where it stopped
 
 
 def test_the_comparison_is_by_question_for_one_seed_and_by_seed_for_more():
     def record(right, spent=7):
         return {"numbers": {"right": right, "forward_passes": spent}}
 
-    one = word_problems.compare(
+    one = compare(
         {"verified": {0: record([1, 1, 0, 1])}, "blind": {0: record([0, 1, 0, 0]), 1: record([1, 1, 1, 1])}}
     )
     assert one[0] == "verified     0.7500 [-0.0456, 1.5456],           7 forward passes"
     assert (
         "verified minus it 0.5000 [-0.4187, 1.4187]" in one[1]
     )  # by hand: mean 1/2, sd 0.57735 / 2, t(3) = 3.1824
-    two = word_problems.compare(
+    two = compare(
         {"verified": {0: record([1, 1]), 1: record([1, 0])}, "blind": {0: record([0, 1]), 1: record([0, 0])}}
     )
     assert "verified minus it 0.5000 [0.5000, 0.5000]" in two[1]

@@ -20,7 +20,6 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.generation import TopKLogitsWarper
 
-from rsf import checks
 from rsf.accounts import TRAIN
 from rsf.generation import model_sampler, rsf_rounds, sample_and_judge
 from rsf.lab import arms, data, models, records
@@ -51,7 +50,7 @@ def fitting(rows, checkpoint, tokens, shots=()):
 
 
 def score(model, tokenizer, problems, reward, settings, rng):
-    """Return the rewards (problems, samples) of fresh answers; a single one is the likeliest, token by token."""
+    """Return the rewards (problems, samples) of fresh answers; a single one is the likeliest."""
     number = settings["test_samples"]
     warpers = [TopKLogitsWarper(1)] if number == 1 else []
     sample = model_sampler(
@@ -196,32 +195,3 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         verified = records.validate(records.path(experiment, "verified", seed))["numbers"]
     numbers = measure(arm, checkpoint, problems, answers.verify, settings, seed, verified)
     return records.Run(problems.source, checkpoint.source, arms.device_name(), numbers)
-
-
-def compare(runs):
-    """Return a line for each arm: its mean reward on the test questions, and what `verified` has more, with
-    95 % t intervals.
-
-    runs : {arm: {seed: record}}, as `records.read` gives them
-        The unit is the seed; where all arms share only one of them, it is the question, which says nothing
-        about other seeds.
-    """
-    seeds = sorted(set.intersection(*(set(of_seed) for of_seed in runs.values())))
-    right = {
-        arm: np.array([of_seed[seed]["numbers"]["right"] for seed in seeds]) for arm, of_seed in runs.items()
-    }  # (seeds, questions)
-    unit = {arm: values.mean(axis=1) if len(seeds) > 1 else values[0] for arm, values in right.items()}
-    lines = []
-    for arm, values in unit.items():
-        own, more = (
-            checks.paired_difference(*pair) for pair in ((values, 0 * values), (unit["verified"], values))
-        )
-        line = f"{arm:12} {own.estimate:.4f} [{own.low:z.4f}, {own.high:.4f}]"
-        passes = np.mean([runs[arm][seed]["numbers"]["forward_passes"] for seed in seeds])
-        line += f", {passes:11,.0f} forward passes"
-        lines.append(
-            line
-            + f"; verified minus it {more.estimate:z.4f} [{more.low:z.4f}, {more.high:z.4f}]"
-            * (arm != "verified")
-        )
-    return lines
