@@ -5,7 +5,7 @@ import pytest
 
 from rsf.__main__ import main
 from rsf.lab import data, records, tuning, verdicts, verify
-from rsf.lab.tasks import imdb
+from rsf.lab.tasks import imdb, imdb_tuned
 
 SMALL = """
 [imdb-tuned]
@@ -50,23 +50,23 @@ def small(tmp_path, monkeypatch):
 
 def test_no_text_stands_in_two_of_training_validation_and_test_and_old_sections_draw_as_they_did(small):
     twice = small._replace(train=small.train.add_item({**small.train[0]}))
-    aside, pool = imdb.split(twice, 16)
+    aside, pool = data.put_aside(twice, 16)
     assert len(aside) == 16 and len(pool) == 481 - 16 and not set(aside) & set(pool)
-    assert not {0, 480} & set(imdb.split(twice, 478)[0])  # what stands twice is never put aside
-    assert np.array_equal(imdb.split(small, 0)[1], np.arange(480))
+    assert not {0, 480} & set(data.put_aside(twice, 478)[0])  # what stands twice is never put aside
+    assert np.array_equal(data.put_aside(small, 0)[1], np.arange(480))
     leak = small._replace(test=small.test.add_item({**small.train[5]}))
-    assert 5 not in imdb.split(leak, 0)[1]
+    assert 5 not in data.put_aside(leak, 0)[1]
     settings = records.protocol("imdb-tuned")
     tested = imdb.prepare(settings, 1, validate=True)
     again = imdb.prepare(settings, 2, validate=True)
     assert [row["input_ids"] for row in tested.test] == [row["input_ids"] for row in again.test]
-    assert set(tested.train["index"]) <= set(imdb.split(small, 16)[1])
+    assert set(tested.train["index"]) <= set(data.put_aside(small, 16)[1])
     assert tested.train["index"] != again.train["index"]
 
 
 def test_arms_are_tuned_each_and_all_of_it_is_verified(small, capsys):
     with pytest.raises(ValueError, match="imdb-tuned-tuning lacks 4 runs"):
-        imdb.run("imdb-tuned", "plain", 1)
+        imdb_tuned.run("imdb-tuned", "plain", 1)
     assert not main(["experiment", "imdb-tuned-tuning"])
     assert records.missing("imdb-tuned-tuning") == []
     numbers = records.find("imdb-tuned-tuning", "article", 7, rate=1e-3)["numbers"]

@@ -18,7 +18,6 @@ import torch
 
 from rsf.lab import arms, data, models, records, tuning
 from rsf.lab.models import last_layer
-from rsf.lab.tasks.imdb import split
 
 ASIDE = 2000  # reviews of the training set that no run is trained on
 HEAD = ("classifier.bias", "classifier.weight")
@@ -49,7 +48,7 @@ def outputs(part: str, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def parts() -> tuple[np.ndarray, np.ndarray]:
     """Return the reviews put aside for validation and the pool, as places in the training set."""
     reviews, _ = sources()
-    return split(reviews, ASIDE)
+    return data.put_aside(reviews, ASIDE)
 
 
 def reviews_of(settings: dict, rng: np.random.Generator) -> tuple[last_layer.CachedOutputs, ...]:
