@@ -4,6 +4,7 @@ python -m rsf experiment imdb-small    every arm and seed of that section; goes 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -11,7 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rsf.lab import arms, data, models, records
+from rsf.lab import arms, compact, data, models, records, tuning
+
+ORDER = 12345  # the seed that chooses which reviews are put aside for validation
+declared = tuning.declared  # an edge widens a grid
 
 
 class Prepared(NamedTuple):
@@ -29,8 +33,25 @@ class Prepared(NamedTuple):
     checkpoint: str
 
 
-def prepare(settings: dict, seed: int) -> Prepared:
-    """Load what a run needs; the seed draws the training reviews and the head."""
+def split(reviews: data.Data, aside: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the reviews put aside for validation and the pool to train on, as places in the training set.
+
+    No text stands in two of validation, pool and test: what is put aside stands in the training set once.
+    """
+    texts = reviews.train["text"]
+    in_test = set(reviews.test["text"])
+    candidates = [i for i, text in enumerate(texts) if text not in in_test]
+    number = Counter(texts)
+    alone = [i for i in candidates if number[texts[i]] == 1]
+    chosen = np.random.default_rng(ORDER).permutation(alone)[:aside]
+    return chosen, np.setdiff1d(candidates, chosen)
+
+
+def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
+    """Load what a run needs; the seed draws the training reviews and the head.
+
+    With `validate` the reviews to be tested on are those that the section puts aside for tuning.
+    """
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
     if settings.get("train_data") == "embedded":
         reviews = _train_on_embedded(reviews, settings)
@@ -43,12 +64,12 @@ def prepare(settings: dict, seed: int) -> Prepared:
         padded = tokenizer.pad(batch, padding=padding, max_length=settings["tokens"], return_tensors="pt")
         return {**padded, "labels": torch.tensor([row["label"] for row in rows])}
 
-    in_test = set(reviews.test["text"])
-    candidates = np.array([i for i, text in enumerate(reviews.train["text"]) if text not in in_test])
-    chosen = rng.permutation(candidates)[: settings["train"]]
+    aside, pool = split(reviews, settings.get("validation", 0))
+    chosen = rng.permutation(pool)[: settings["train"]]
     tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]])
-    train = reviews.train.select_columns(["text", "label"]).select(chosen).add_column("index", chosen)
-    test = reviews.test.select(tested)
+    columns = reviews.train.select_columns(["text", "label"])
+    train = columns.select(chosen).add_column("index", chosen)
+    test = columns.select(aside) if validate else reviews.test.select(tested)
     if (
         "top" in settings
     ):  # only so many layers are trained; what those below make of a review is computed once
@@ -111,9 +132,11 @@ class Watch:
         )
 
 
-def run(experiment: str, arm: str, seed: int) -> records.Run:
-    """Run one arm with one seed of an IMDb section of the protocol."""
+def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> records.Run:
+    """Run one arm with one seed of an IMDb section, at a learning rate of the grid where it is for tuning."""
     settings = records.protocol(experiment)
+    if "tuning" in settings:
+        return _run_tuned(tuning.setting(experiment, arm, rate), arm, seed, rate is not None)
     prepared = prepare(settings, seed)
     watch = Watch(prepared, settings)
     if arm == "listing":
@@ -145,9 +168,26 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         "cpu_seconds": round(cpu, 1),  # of all threads: what a shared machine does not change
         "test_index": prepared.test_index.tolist(),
         "test_label": [int(row["label"]) for row in prepared.test],
-        "test_margin": [round(float(value), 4) for value in scores[:, 1] - scores[:, 0]],  # > 0: positive
+        "test_margin": compact.significant(scores[:, 1] - scores[:, 0]),  # > 0: positive
         **({"curve": watch.curve} if watch.some else {}),
         **{f"decision_{name}": value for name, value in watch.decisions.items()},
+    }
+    return records.Run(prepared.data, prepared.checkpoint, arms.device_name(), numbers)
+
+
+def _run_tuned(settings: dict, arm: str, seed: int, in_grid: bool) -> records.Run:
+    """Run one arm at a learning rate of its own, and keep its numbers in the compact form."""
+    prepared = prepare(settings, seed, validate=in_grid)
+    coins = arms.Coins()
+    begun = time.perf_counter()
+    trainer = arms.fine_tune(prepared.model, prepared.train, arm, seed, settings, prepared.collate, coins)
+    seconds = time.perf_counter() - begun
+    scores = arms.logits(prepared.model, prepared.test, prepared.collate)
+    labels = np.array(prepared.test["label"])
+    numbers = {
+        **arms.reached(trainer, coins, scores, labels, tuning=in_grid, each=False),
+        "learning_rate": settings["learning_rate"],
+        "seconds": round(seconds, 1),
     }
     return records.Run(prepared.data, prepared.checkpoint, arms.device_name(), numbers)
 
