@@ -210,7 +210,7 @@ def of_each(record: dict, measure: str) -> np.ndarray | None:
 
 
 def means(experiment: str) -> list[str]:
-    """Return what the arms of a section reached on the mean of their seeds, a line a measure, grids by rate.
+    """Return what a section's arms reached on the mean of their seeds, a line a measure, of grids by rate.
 
     Nothing while a verdict is open: nobody looks before all declared seeds are in.
     """
