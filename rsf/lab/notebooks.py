@@ -33,6 +33,7 @@ QUIET = {
 # where outputs are stored or compared: the embedded source, no Hub, no GPU
 ENVIRONMENT = {**QUIET, "RSF_SOURCE": "embedded", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 SECONDS = 600  # most for one cell
+HELD, FAILED = r": PASS$|^counter-check: .* REFUSED,", r": FAIL$|^counter-check FAILED"
 COLUMNS, WORDS = 100, 2_500  # most for a line of code, and for the words of a notebook
 
 
@@ -134,7 +135,7 @@ def run(wanted=()):
             verdict = f"FAILED: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
         nbformat.write(notebook, BUILD / "notebooks" / f"{name}.ipynb")
         printed = "\n".join(output.text for output in _outputs(notebook) if output.output_type == "stream")
-        passed, failed = (len(re.findall(rf": {word}$", printed, re.MULTILINE)) for word in ("PASS", "FAIL"))
+        passed, failed = (len(re.findall(word, printed, re.MULTILINE)) for word in (HELD, FAILED))
         if failed and verdict == "passed":
             verdict = f"FAILED: {failed} checks"
         for number, png in enumerate(_pictures(notebook), 1):
@@ -224,7 +225,7 @@ def problems(name):
             found.append(f"an address or an absolute path in an output: {text[:60]!r}")
         if set(output.get("data", {})) - {"text/plain", "image/png"}:
             found.append(f"an output that is neither text nor PNG: {sorted(output['data'])}")
-        if re.search(r": FAIL$", text, re.MULTILINE):
+        if re.search(FAILED, text, re.MULTILINE):
             found.append("a stored check that fails")
     if '"execution": {' in raw or "iopub" in raw:
         found.append("it has timing metadata")
