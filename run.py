@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set up and run: `python3 run.py` runs every notebook, `python3 run.py lab` opens them, `python3 run.py test` tests everything.
 
-Needs Python 3.11 or newer, pip and venv. Other words go to `python -m rsf`: notebooks, figures, experiment, bench, audit, validate.
+Needs Python 3.11 or newer, pip and venv. Other words go to `python -m rsf`: notebooks, figures, experiment, bench, audit, verify.
 """
 
 import hashlib

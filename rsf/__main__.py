@@ -133,13 +133,29 @@ def figures():
         print(f"made {file}")
 
 
-def validate(files):
-    """Check result files against the protocol."""
-    from rsf.lab import records
+def verify(files):
+    """Make the numbers of result files, by default all of results/, again, and print the verdicts."""
+    from rsf.lab import records, verdicts
+    from rsf.lab import verify as verifier
 
+    wanted = []
     for file in files:
-        record = records.validate(file)
-        print(f"{file}: valid, {record['experiment']} {record['arm']} seed {record['seed']}")
+        for record in records.load(file):
+            notes = verifier.recompute(record)
+            wanted.append(record["experiment"])
+            stored = records.find(*[record["experiment"], *records.key(record)[:2]], rate=record.get("rate"))
+            if stored not in (None, record):
+                notes.append("results/ holds another run of this seed, and the first stands")
+            which = f"{record['experiment']} {record['arm']} seed {record['seed']}"
+            print(f"{file}: {'; '.join([f'{which} holds', *notes])}")
+    wanted = list(dict.fromkeys(wanted or records.sections()))
+    for name in wanted:
+        notes = verifier.section(name)
+        found = [str(verdicts.judged(contrast)) for contrast in verdicts.contrasts(name)]
+        said = "" if found or records.superseded(name) else ", decides nothing"
+        print("\n  ".join([records.status(name) + said, *notes, *found]))
+    for claim, judgement in verdicts.overall(wanted).items():
+        print(f"{claim}:\n  {judgement}")
 
 
 def audit(file, rule, columns, figure):
@@ -218,7 +234,7 @@ def _parser():
     )
     one.add_argument("--figure", default="audit.png", help="where the picture goes")
     command(figures)
-    command(validate).add_argument("files", nargs="+")
+    command(verify).add_argument("files", nargs="*", help="default: all of results/")
     return parser
 
 

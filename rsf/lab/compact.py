@@ -5,6 +5,7 @@ Numbers of a run in the compact form (`outcomes` and `decisions` make most of th
 accuracy, nll              of the test examples; nll is the mean negative log-likelihood of the right label
 calibration                20 bins of confidence: how many answers, how many right, their mean confidence
 right                      right or wrong of each test example in the order of the test set, bits in base64
+nll_each                   nll of each test example, float16 in base64, only where nll decides a claim
 acceptance_rate            kept / candidates, counted in the section's unit (batches or examples)
 candidates_by_twentieth, kept_by_twentieth    the same counts in each twentieth of the run
 scored, trained            examples; forward_passes = scored + 3 trained
@@ -47,6 +48,29 @@ def unpack(text: str, size: int) -> np.ndarray:
     return bits[:size]
 
 
+def pack_values(values: np.ndarray) -> str:
+    """Return numbers (n,) as float16 in base64: two bytes a number, three decimal digits."""
+    return base64.b64encode(np.asarray(values).clip(-65504, 65504).astype("<f2")).decode()
+
+
+def unpack_values(text: str) -> np.ndarray:
+    """Return the numbers (n,) that `pack_values` made into a text.
+
+    >>> unpack_values(pack_values([0.5, 2.0])).tolist()
+    [0.5, 2.0]
+    """
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f2").astype(float)
+
+
+def significant(values: np.ndarray, digits: int = 6) -> list[float]:
+    """Return values (n,) rounded to significant digits, so that none but 0 becomes 0.
+
+    >>> significant([0.00001234567, -2.3456789])
+    [1.23457e-05, -2.34568]
+    """
+    return [float(f"{value:.{digits}g}") for value in values]
+
+
 def by_parts(counts: list[int]) -> list[int]:
     """Return the sums of counts (n,) in 20 parts of equal length, by `numpy.array_split`.
 
@@ -57,7 +81,7 @@ def by_parts(counts: list[int]) -> list[int]:
 
 
 def decisions(candidates: list[int], kept: list[int]) -> dict:
-    """Return the acceptance rate and the counts by twentieth of the run, from the counts of each decision (n,)."""
+    """Return the acceptance rate and the counts by twentieth of the run, from those of each decision (n,)."""
     return {
         "acceptance_rate": sum(kept) / sum(candidates),
         "candidates_by_twentieth": by_parts(candidates),
@@ -65,18 +89,18 @@ def decisions(candidates: list[int], kept: list[int]) -> dict:
     }
 
 
-def outcomes(logits: np.ndarray, labels: np.ndarray, *, scalars: bool = False) -> dict:
+def outcomes(logits: np.ndarray, labels: np.ndarray, *, scalars: bool = False, each: bool = False) -> dict:
     """Return accuracy, nll, calibration and the packed bits, from logits (n, classes) and labels (n,).
 
-    With `scalars`, as for tuning, only accuracy and nll.
+    With `scalars`, as for tuning, only accuracy and nll; with `each` also `nll_each`.
     """
     logits = np.asarray(logits, dtype=np.float64)
     log_likelihood = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     right = logits.argmax(1) == labels
-    found = {
-        "accuracy": float(right.mean()),
-        "nll": float(-log_likelihood[np.arange(len(logits)), labels].mean()),
-    }
+    nll = -log_likelihood[np.arange(len(logits)), labels]
+    found = {"accuracy": float(right.mean()), "nll": float(nll.mean())}
+    if each:
+        found["nll_each"] = pack_values(nll)
     if scalars:
         return found
     confidence = np.exp(log_likelihood.max(1))
@@ -86,7 +110,7 @@ def outcomes(logits: np.ndarray, labels: np.ndarray, *, scalars: bool = False) -
 def calibration(confidence: np.ndarray, right: np.ndarray, classes: int) -> dict:
     """Return how many answers, how many right ones and their mean confidence in 20 bins of confidence (n,).
 
-    The bins are equally wide, from 1 / classes, the least confidence in an answer, to 1. An empty bin has mean 0.
+    The bins are equally wide, from 1 / classes, the least confidence, to 1. An empty bin has mean 0.
     """
     confidence = np.asarray(confidence)
     place = np.floor((confidence - 1 / classes) / (1 - 1 / classes) * PARTS).astype(int)

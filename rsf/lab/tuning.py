@@ -1,9 +1,10 @@
 """Which learning rate does an arm do best with? A grid of runs, widened where the best lies at its edge.
 
-A tuning section has `grid_learning_rate`, `edges`, the measures whose winners may widen the grid, and `drop_collapsed`:
-a rate is not eligible if one of its runs ends below the midpoint between 1/2 and the median of all the arm's runs.
-A section that is tuned has `tuning`, the sections that have its arms, `tuned_by`, a measure, `rate_of`, whose rate an
-arm takes that is not tuned, and `budget_of`, for arms whose budget is made of the runs of another section.
+A tuning section has `grid_learning_rate`, `edges`, the measures whose winners may widen the grid, and
+`drop_collapsed`: a rate is not eligible if one of its runs ends below the midpoint between 1/2 and the median
+of all the arm's runs. A section that is tuned has `tuning`, the sections that have its arms, `tuned_by`, a
+measure, `rate_of`, whose rate an arm takes that is not tuned, and `budget_of`, for arms whose budget is made
+of the runs of another section.
 """
 
 from functools import lru_cache
@@ -17,7 +18,10 @@ Runs = dict[str, dict[float, list[dict]]]  # the numbers of the runs of each arm
 
 
 def declared(experiment: str) -> list[tuple[str, int, float | None]]:
-    """Return the runs to be made: once all of a grid are there, also those of the next rate where an edge was best."""
+    """Return the runs to be made of a section.
+
+    Once all of a grid are there, those of the next rate join them where an edge was best.
+    """
     wanted = records.declared(experiment)
     section = records.protocol(experiment)
     if not records.has_rates(section) or records.missing(experiment):
@@ -48,7 +52,7 @@ def eligible(tuning: str) -> Runs:
 
 
 def winner(rates: dict[float, list[dict]], measure: str) -> float:
-    """Return the rate with the best mean of a measure, "accuracy" or "nll", over its runs; the smaller of a tie.
+    """Return the rate whose runs have the best mean of "accuracy" or "nll", the smaller of two that tie.
 
     >>> winner({0.1: [{"accuracy": 0.5}], 0.2: [{"accuracy": 0.7}], 0.4: [{"accuracy": 0.7}]}, "accuracy")
     0.2
@@ -59,13 +63,13 @@ def winner(rates: dict[float, list[dict]], measure: str) -> float:
 
 @lru_cache
 def best(tuning: str, measure: str) -> dict[str, float]:
-    """Return the best rate of each arm of a tuning section, or raise ValueError if the section is not complete."""
+    """Return the best rate of each arm of a tuning section; ValueError if that is not complete."""
     _complete(tuning)
     return {arm: winner(rates, measure) for arm, rates in eligible(tuning).items()}
 
 
 def setting(experiment: str, arm: str, rate: float | None = None) -> dict:
-    """Return a section's settings with the learning rate of an arm, its best by default, and its budget if it has one."""
+    """Return a section's settings with an arm's learning rate, by default its best, and its own budget."""
     section = records.protocol(experiment)
     if rate is None:
         tuned = section["rate_of"].get(arm, arm)
@@ -81,7 +85,7 @@ def setting(experiment: str, arm: str, rate: float | None = None) -> dict:
 
 @lru_cache
 def budget(section: str, arm: str, scoring: float, tuned_by: str) -> int:
-    """Return what an arm's runs in a section (of a grid: at its best rate) spent on the mean, at a price of scoring."""
+    """Return what an arm's runs in a section (of a grid: at its best rate) spend on the mean at a price."""
     _complete(section)
     runs = [run for run in records.runs(section) if run["arm"] == arm]
     if records.has_rates(records.protocol(section)):

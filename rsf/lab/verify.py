@@ -1,16 +1,18 @@
-"""Are a record's numbers what its other numbers make? Each is made again and compared, whoever sent the record.
+"""Are a record's numbers what its other numbers make? Each is made again and compared, whoever sent it.
 
-accuracy from the bits or margins, what was spent from what was scored and trained, the acceptance rate from the counts,
-test rows, model and data from the protocol, the learning rate from the tuning. What can only be believed: that the run
-was made as the record says, and that a seed was not repeated until it pleased.
+Accuracy is made from the bits or margins, what was spent from what was scored and trained, the acceptance
+rate from the counts; test rows, model and data are the protocol's, the learning rate is the one that tuning
+found. What can only be believed: that the run was made as the record says, and that a seed was not repeated
+until it pleased.
 """
 
 import math
+import re
 
 import numpy as np
 
 from rsf.accounts import FORWARD, TRAIN
-from rsf.lab import compact, records
+from rsf.lab import compact, records, verdicts
 
 IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
 NEEDED = {  # by the first word of a section; the compact form needs the second set as well
@@ -32,18 +34,48 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
 REAL = {"imdb": ("imdb: hub", "imdb: local copy"), "gsm8k": ("gsm8k: hub", "gsm8k: local copy")}
 
 
+def section(experiment: str) -> list[str]:
+    """Make the numbers of all runs of a section again, and return what they leave open, a line each.
+
+    Raises
+    ------
+    ValueError
+        A record does not hold, arms of a seed ran on different devices, or an arm took another rate than
+        tuning found.
+    """
+    notes = []
+    devices = {}
+    for record in records.runs(experiment):
+        place = f"{experiment} {' '.join(map(str, records.key(record)[: 2 + ('rate' in record)]))}"
+        try:
+            notes += [f"{place}: {note}" for note in recompute(record)]
+            _setting(record)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        device = record["machine"].get("device")
+        if devices.setdefault(record["seed"], device) != device:
+            raise ValueError(f"{place} ran on {device}, another arm of its seed on {devices[record['seed']]}")
+    return notes
+
+
 def recompute(record: dict) -> list[str]:
-    """Return what a record leaves open, a line each.
+    """Make the numbers of a record again and return what it leaves open, a line each.
 
     Raises
     ------
     ValueError
         A number is missing, or is not what the others make; the message names it with both values.
     """
+    try:
+        return _recompute(record)
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(f"its numbers cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _recompute(record: dict) -> list[str]:
     numbers = record["numbers"]
-    section = records.protocol(record["experiment"])
+    protocol = records.protocol(record["experiment"])
     kind = record["experiment"].split("-")[0]
-    _source(record, kind, section)
     tuning = kind == "arithmetic" and record["experiment"].endswith("tuning")
     needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"}))
     for name in sorted({"grid", "validation"} if tuning else needed):
@@ -52,15 +84,25 @@ def recompute(record: dict) -> list[str]:
     for name, value in numbers.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is {value}, which is no number")
+    _source(record, kind, protocol)
     if tuning:
-        return _arithmetic_grid(numbers, section)
+        return _arithmetic_grid(numbers, protocol)
     if kind == "arithmetic":
-        return _arithmetic(record, section)
+        return _arithmetic(record, protocol)
     if kind == "bench":
         return []
     if "test_margin" in numbers:
-        return _margins(record, section)
-    return _compact(record, section)
+        return _margins(record, protocol)
+    return _compact(record, protocol)
+
+
+def _setting(record: dict) -> None:
+    """Raise ValueError unless a run took the rate, or setting, that did best in tuning."""
+    best = verdicts.tuned(record["experiment"], record["arm"])
+    taken = record["numbers"].get("learning_rate", record["numbers"].get("setting"))
+    by_words = "tuned_by" in records.protocol(record["experiment"])
+    if best and taken is not None and "rate" not in record and taken not in best and not by_words:
+        raise ValueError(f"it took {taken}, and tuning found {' or '.join(map(str, best))}")
 
 
 def _equal(name: str, stored: float, made: float, tolerance: float = 1e-9) -> None:
@@ -101,6 +143,8 @@ def _margins(record: dict, section: dict) -> list[str]:
     label = np.array(numbers["test_label"])
     if not np.array_equal(index, _rows(section)):
         raise ValueError(f"its {len(index)} test rows are not those of the protocol")
+    if len(margin) != len(index):
+        raise ValueError(f"{len(margin)} margins of {len(index)} test rows")
     if not np.array_equal(label, index >= 12_500):  # as IMDb is published: negative ones first
         raise ValueError("its test labels are not those of IMDb's test set")
     right = int(((margin > 0) == label)[margin != 0].sum())
@@ -122,8 +166,9 @@ def _margins(record: dict, section: dict) -> list[str]:
 
 
 def _scored(arm: str, candidates: int) -> tuple[int, int]:
-    """Return the least and the most that an arm may have scored: plain and twin nothing, random now and then."""
-    return {"plain": (0, 0), "twin": (0, 0), "random": (0, candidates)}.get(arm, (candidates, candidates))
+    """Return the least and the most that an arm may have scored: plain and twin nothing, random some."""
+    none = {"plain": (0, 0), "twin": (0, 0), "random": (0, candidates)}
+    return none.get(re.split("[ -]", arm)[0], (candidates, candidates))
 
 
 def _budget(numbers: dict, section: dict) -> None:
@@ -143,7 +188,7 @@ def _compact(record: dict, section: dict) -> list[str]:
     if {"scored", "trained", "forward_passes"} <= numbers.keys():
         spent = FORWARD * numbers["scored"] + TRAIN * numbers["trained"]
         _equal("forward_passes", numbers["forward_passes"], spent)
-    if "budget" in numbers:
+    if "budget" in numbers and record["arm"] not in section.get("budget_of", {}):
         _budget(numbers, section)
     if not 0 <= numbers["accuracy"] <= 1:
         raise ValueError(f"accuracy is {numbers['accuracy']}, not between 0 and 1")
@@ -156,6 +201,10 @@ def _compact(record: dict, section: dict) -> list[str]:
     _right(numbers, section)
     if "candidates_by_twentieth" in numbers:
         _decisions(numbers, section, record["arm"])
+    if "nll_each" in numbers:
+        values = compact.unpack_values(numbers["nll_each"])
+        _equal("the number of nll_each", len(values), section["test"])
+        _equal("nll", numbers["nll"], values.mean(), tolerance=1e-3 * values.mean() + 1e-6)
     return []
 
 
@@ -182,9 +231,11 @@ def _decisions(numbers: dict, section: dict, arm: str) -> None:
     if len(candidates) != compact.PARTS or len(kept) != compact.PARTS or (kept > candidates).any():
         raise ValueError("its counts by twentieth are not 20 pairs of candidates and fewer kept")
     _equal("acceptance_rate", numbers["acceptance_rate"], kept.sum() / candidates.sum())
-    size = section["batch_size"] if section["unit"] == "batch" else 1
+    by_example = section["unit"] == "example" or re.fullmatch(r"(at_rate|easy|random)-[\d.]+", arm)
+    size = 1 if by_example else section["batch_size"]
     least, most = _scored(arm, int(candidates.sum()))
-    if not least <= math.ceil(numbers["scored"] / size) <= most * size:
+    cut = size * (1 + least * size // section["train"])  # the last batch of each pass may be smaller
+    if not size * least - cut <= numbers["scored"] <= size * most:
         raise ValueError(f"{numbers['scored']} were scored, of {candidates.sum()} decided on by {size}")
     if numbers["trained"] > kept.sum() * size:
         raise ValueError(f"{numbers['trained']} were trained on, and {kept.sum()} kept by {size}")

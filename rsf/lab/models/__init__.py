@@ -52,8 +52,8 @@ def load(
     ----------
     name : "bert" or "chat"
         bert: from the Hub bert-base-uncased, locally the folder bert/ in `RSF_MODELS`, embedded
-        all-MiniLM-L6-v2. chat: from the Hub Qwen2.5-0.5B-Instruct, locally the folder stories260K/, embedded a
-        tiny GPT-2 that was never trained and writes letter by letter.
+        all-MiniLM-L6-v2. chat: from the Hub Qwen2.5-0.5B-Instruct, locally the folder stories260K/, embedded
+        a tiny GPT-2 that was never trained and writes letter by letter.
     num_labels : int, or None for "chat"
         Size of the head.
     rng : numpy.random.Generator
@@ -127,7 +127,7 @@ def load(
 
 
 def _tiny_chat(rng, config):
-    """Return a GPT-2 of some 80,000 random weights and its tokenizer, a token a letter; others it reads as "?"."""
+    """Return a GPT-2 of some 80,000 random weights and its tokenizer: a token a letter, "?" for others."""
     words = Tokenizer(WordLevel({letter: i for i, letter in enumerate([*LETTERS, "<end>"])}))
     words.normalizer = normalizers.Replace(Regex(r"[^\n -~]"), "?")
     words.decoder = decoders.Fuse()
@@ -160,7 +160,8 @@ def _tiny_chat(rng, config):
 def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Generator) -> torch.nn.Module:
     """Return the model with low-rank adapters on all its linear layers (peft), which alone are trained.
 
-    Needs the package peft. rng draws the first factors; the second are zero, so nothing changes until training.
+    Needs the package peft. rng draws the first factors; the second are zero, so nothing changes until
+    training.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -258,7 +259,7 @@ def lower_outputs(
     tokens: int,
     batch_size: int = 16,
 ) -> list[dict]:
-    """Return what the frozen lower part makes of each text: a list of {"hidden": (tokens, hidden), "label", "index"}.
+    """Return what the frozen lower part makes of each text, {"hidden": (tokens, hidden), "label", "index"}.
 
     Texts are cut at `tokens`. The result is in their order.
     """
@@ -275,7 +276,7 @@ def frozen_outputs(
     encoded: list[list[int]],
     batch_size: int = 16,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (i, hidden states (tokens, hidden)) of each token list, in order of length, so that little is padded."""
+    """Yield (i, hidden states (tokens, hidden)) of each token list, in order of length: little is padded."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]

@@ -1,10 +1,11 @@
-"""The last layer of a BERT classifier where it is read, at the first position, on stored outputs of those below.
+"""The last layer of a BERT classifier where it is read, the first position, on stored outputs of those below.
 
     scores   q·(W_k h_j + b_k)        = (W_kᵀ q)·h_j + q·b_k
     values   sum_j p_j (W_v h_j + b_v) = W_v sum_j p_j h_j + b_v sum_j p_j
 
-The pooler reads the first position alone, so there is one query, and no key or value is made of any position; q·b_k
-is the same for every j, and the softmax takes it out. The weights p_j sum to 1, but for attention dropout.
+The pooler reads the first position alone, so there is one query, and no key or value is made of any position;
+q·b_k is the same for every j, and the softmax takes it out. The weights p_j sum to 1, but for attention
+dropout.
 """
 
 import copy
@@ -28,10 +29,11 @@ CHUNK = 512  # texts between two notes of how far a cache is
 
 
 class LastLayer(torch.nn.Module):
-    """The last layer, pooler and head of a BERT classifier, computed at the first position only: equal to the full form.
+    """The last layer, pooler and head of a BERT classifier, computed at the first position only.
 
-    Called as the upper part of `split_layers` is, with `inputs_embeds`, `attention_mask` and `labels`. It holds copies
-    of the classifier's own modules; the key's bias, which nothing hangs on, is not trained.
+    It equals the full form, and is called as the upper part of `split_layers` is, with `inputs_embeds`,
+    `attention_mask` and `labels`. It holds copies of the classifier's own modules; the key's bias, which
+    nothing hangs on, is not trained.
     """
 
     def __init__(self, model: BertForSequenceClassification):
@@ -45,7 +47,7 @@ class LastLayer(torch.nn.Module):
     def forward(
         self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None
     ) -> SequenceClassifierOutput:
-        """Return loss and logits of hidden states (batch, tokens, hidden), of any precision, with their mask."""
+        """Return loss and logits of hidden states (batch, tokens, hidden), in any precision."""
         hidden = inputs_embeds.to(self.classifier.weight.dtype)
         first = hidden[:, :1]  # (batch, 1, hidden)
         attended = self.layer.attention.output(self._attend(first, hidden, attention_mask), first)
@@ -107,8 +109,8 @@ def cached(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the frozen lower part makes of each text, cut at `tokens`; computed once, then read.
 
-    The name of the files is a digest of weights, texts and `tokens`. A computation that was killed goes on behind its
-    last whole chunk.
+    The name of the files is a digest of weights, texts and `tokens`. A computation that was killed goes on
+    behind its last whole chunk.
 
     Parameters
     ----------
@@ -175,8 +177,8 @@ def _room_for(file, lengths, width):
     free = shutil.disk_usage(file.parent).free
     if free < size - there:
         raise OSError(
-            f"the outputs of the frozen layers take {size / 1e9:.1f} GB, {file.parent} has {free / 1e9:.1f} GB "
-            "free: set RSF_CACHE to a folder with more room"
+            f"the outputs of the frozen layers take {size / 1e9:.1f} GB, "
+            f"{file.parent} has {free / 1e9:.1f} GB free: set RSF_CACHE to a folder with more room"
         )
     logger.info("%s: %.1f GB", file, size / 1e9)
     with open(file, "ab") as handle:

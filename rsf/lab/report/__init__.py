@@ -10,9 +10,11 @@ from rsf.lab.report.generation import arithmetic_table, generation_figure, gener
 from rsf.lab.report.overview import imdb_table, overview_figure, setup_line
 from rsf.lab.report.sampling import sampling_figure, sampling_table
 from rsf.lab.report.selection import selection_figure, selection_table
+from rsf.lab.report.whole_model import whole_model_figure, whole_model_table
 
 FIGURES = {
     "overview": overview_figure,
+    "whole_model": whole_model_figure,
     "sampling": sampling_figure,
     "selection": selection_figure,
     "bench_generation": generation_figure,
@@ -20,6 +22,7 @@ FIGURES = {
 TABLES = {
     "README.md": (
         setup_line,
+        whole_model_table,
         sampling_table,
         imdb_table,
         arithmetic_table,

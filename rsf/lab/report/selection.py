@@ -12,7 +12,8 @@ RATES, SHARES = ("keep 0.25", "keep 0.5", "keep 0.75"), (0.3, 1)
 def stored(arm="cpu"):
     """Return the passes of the stored benchmark and its record.
 
-    The passes are {name: array (slices, 3)}: seconds (of the processor on a CPU), tokens decided on, tokens trained on.
+    The passes are {name: array (slices, 3)}: seconds (of the processor on a CPU), tokens decided on, tokens
+    trained on.
     """
     record, every = (
         records.read("bench-selection")[arm][0],

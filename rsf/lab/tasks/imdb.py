@@ -1,6 +1,6 @@
-"""Is a film review good or bad? A pretrained encoder fine-tuned on IMDb by one arm: the sections imdb-* and mini-reviews-*.
+"""Is a film review good or bad? A pretrained encoder fine-tuned by one arm: imdb-* and mini-reviews-*.
 
-python -m rsf experiment imdb-small          every arm and seed of that section, a result file each; goes on where it stopped
+python -m rsf experiment imdb-small    every arm and seed of that section; goes on where it stopped
 """
 
 import time
@@ -14,7 +14,10 @@ from rsf.lab import arms, data, models, records
 
 
 class Prepared(NamedTuple):
-    """A model and its reviews, ready to be trained on: `collate` pads to the longest or as the section says, `full` to its length."""
+    """A model and its reviews, ready to be trained on.
+
+    `collate` pads to the longest or as the section says, `full` to the section's length.
+    """
 
     model: torch.nn.Module
     train: object
@@ -78,7 +81,7 @@ def _train_on_embedded(reviews, settings):
 
 
 class Watch:
-    """Told each decision of a training: notes it, and looks at the accuracy on the way with the clock stopped."""
+    """Told each decision of a training: notes it, and looks at the accuracy with the clock stopped."""
 
     def __init__(self, prepared: Prepared, settings: dict):
         self.prepared = prepared

@@ -1,4 +1,4 @@
-"""Does it help? The last layer of a pretrained encoder, trained on film reviews by one arm: sections imdb-last-*.
+"""Does it help? The last layer of a pretrained encoder, trained on film reviews: the sections imdb-last-*.
 
 python -m rsf experiment imdb-last-limited-tuning    every arm, seed and rate; an edge widens the grid
 python -m rsf experiment imdb-last-limited           each arm at the learning rate that was best for it
@@ -7,7 +7,6 @@ What the frozen layers make of the reviews is computed once, into the folder RSF
 (4.8 GB).
 """
 
-import base64
 import gc
 import os
 import time
@@ -38,7 +37,7 @@ def sources() -> tuple[data.Data, models.Checkpoint]:
 
 @lru_cache
 def outputs(part: str, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what the frozen layers make of "train" or "test", as `last_layer.cached` does, and the labels."""
+    """Return what the frozen layers make of "train" or "test" (see `last_layer.cached`), and the labels."""
     reviews, checkpoint = sources()
     lower, _ = models.split_layers(checkpoint.model, 1)
     folder = Path(os.environ.get("RSF_CACHE") or records.checkout() / "build" / "cache")
@@ -63,7 +62,7 @@ def parts() -> tuple[np.ndarray, np.ndarray]:
 
 
 def reviews_of(settings: dict, rng: np.random.Generator) -> tuple[last_layer.CachedOutputs, ...]:
-    """Return the reviews to train on, drawn from the pool, and those to validate on, labels flipped as told."""
+    """Return the reviews to train on, drawn from the pool, and those to validate on, with labels flipped."""
     aside, pool = parts()
     drawn = rng.permutation(pool)
     ends = [settings["train"], settings["train"] + settings["validation"]]
@@ -87,14 +86,6 @@ def tested(tokens: int, begin: int, end: int) -> last_layer.CachedOutputs:
     return last_layer.CachedOutputs(hidden, lengths, label[index], index)
 
 
-def losses(scores: np.ndarray, labels: np.ndarray) -> str:
-    """Return the loss of each review (n,) as float16 in base64, from logits (n, 2)."""
-    loss = np.logaddexp(
-        0, scores[np.arange(len(labels)), 1 - labels] - scores[np.arange(len(labels)), labels]
-    )
-    return base64.b64encode(loss.astype("<f2").tobytes()).decode()
-
-
 def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> records.Run:
     """Run one arm with one seed, at a learning rate of the grid where it is for tuning."""
     torch.set_num_threads(1)
@@ -114,17 +105,14 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     begun = time.perf_counter()
     trainer = arms.fine_tune(model, train, arm, seed, settings, models.pad_hidden, told)
     seconds = time.perf_counter() - begun
+    in_grid = rate is not None
+    decides = settings["measure"] == "nll" and not in_grid
     counts = compact.decisions(candidates, kept)
     report = trainer.loader.report
     scores = arms.logits(model, examples, models.pad_hidden, 128)
     numbers = {
-        **compact.outcomes(scores, examples.labels, scalars=rate is not None),
-        **(counts if rate is None else {"acceptance_rate": counts["acceptance_rate"]}),
-        **(
-            {"losses": losses(scores, examples.labels)}
-            if rate is None and settings["measure"] == "nll"
-            else {}
-        ),
+        **compact.outcomes(scores, examples.labels, scalars=in_grid, each=decides),
+        **({"acceptance_rate": counts["acceptance_rate"]} if in_grid else counts),
         "forward_passes": trainer.spent,
         **({"budget": trainer.budget} if np.isfinite(trainer.budget) else {}),
         "scored": report.scored,
