@@ -78,6 +78,8 @@ def _recompute(record: dict) -> list[str]:
     kind = record["experiment"].split("-")[0]
     tuning = kind == "arithmetic" and record["experiment"].endswith("tuning")
     needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"}))
+    if protocol.get("progress") == "updates":  # forward passes are only counted
+        needed = needed - {"budget"}
     for name in sorted({"grid", "validation"} if tuning else needed):
         if name not in numbers:
             raise ValueError(f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")

@@ -16,6 +16,7 @@ import pytest
 from rsf import rules
 from rsf.__main__ import main
 from rsf.lab import arms, compact, data, models, records, tuning
+from rsf.lab.tasks import imdb_floor
 from rsf.lab.tasks import imdb_last_layer as task
 
 SETTINGS = {"k": 0.5, "window": 32, "rate_window": 256, "unit": "batch"}
@@ -46,6 +47,14 @@ passes = 2
 tokens = 8
 grid_learning_rate = [1e-3, 2e-3, 4e-3]
 edges = []
+
+[floor-small]
+like = "floor-imdb"
+seeds = [1]
+train = 24
+test = 30
+test_places = [10, 40]
+tokens = 8
 """
 
 
@@ -62,7 +71,12 @@ def small(folder):
         folder.mkdir(parents=True, exist_ok=True)
         text = (records.ROOT / "results" / "protocol.toml").read_text(encoding="utf-8")
         (folder / "protocol.toml").write_text(text + SMALL, encoding="utf-8")
-    return {(records, "RESULTS"): folder, (task, "sources"): embedded, (task, "ASIDE"): 20}
+    return {
+        (records, "RESULTS"): folder,
+        (task, "sources"): embedded,
+        (imdb_floor, "sources"): embedded,
+        (task, "ASIDE"): 20,
+    }
 
 
 @pytest.fixture
@@ -159,6 +173,27 @@ def test_no_text_stands_in_two_of_training_validation_and_test(in_small):
     assert noisy.sum() == 25
     tested = task.tested(8, 10, 40)
     assert np.array_equal(tested.index, np.sort(np.random.default_rng(0).permutation(240)[10:40]))
+
+
+def test_the_floor_counts_the_words_of_the_same_reviews(in_small, monkeypatch):
+    in_small("floor")
+    told = []
+
+    class Told(imdb_floor.TfidfVectorizer):
+        def fit_transform(self, texts, y=None):
+            told.append(list(texts))
+            return super().fit_transform(texts, y)
+
+    monkeypatch.setattr(imdb_floor, "TfidfVectorizer", Told)
+    runs = [imdb_floor.run("floor-small", arm, 1) for arm in ("same words", "whole reviews")]
+    rng = np.random.default_rng(1)
+    models.draw(embedded()[1].model, task.HEAD, rng)
+    rows, _ = task.reviews_of(records.protocol("imdb-last-small"), rng)
+    texts = [embedded()[0].train["text"][i] for i in rows.index]
+    assert told[1] == texts
+    for short, text in zip(told[0], texts, strict=True):
+        assert 0 < len(short) < len(text) and short.split()[0].strip(".,'") in text.lower()
+    assert all(compact.unpack(run.numbers["right"], 30).mean() == run.numbers["accuracy"] for run in runs)
 
 
 # ---- grids
