@@ -1,7 +1,7 @@
 """From a model's own samples to training data: sample, judge, keep, fine-tune, and again.
 
-Names are loaded when they are asked for: `sample_and_judge` needs `datasets`, the others PyTorch and transformers too.
-"""
+Names are loaded when they are asked for: `sample_and_judge` needs `datasets`, the others PyTorch and
+transformers too."""
 
 from importlib import import_module
 

@@ -1,7 +1,7 @@
-"""What was sampled and what became of it, on disk: an interrupted run goes on where it was, and memory holds one block.
+"""What was sampled and what became of it, on disk: a killed run goes on, and memory holds one block.
 
-A file of drafts is named by the SHA-256 of all that determines them: the sampler's key, the coins' seed, prompts and sample numbers.
-"""
+A file of drafts is named by the SHA-256 of all that determines them: the sampler's key, the coins' seed,
+prompts and sample numbers."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def drafted(
     folder: str | Path | None,
     key: Sequence,
 ) -> dict[str, list]:
-    """Return the columns that the sampler gives for these prompts, from the folder if they were drawn before."""
+    """Return the columns that the sampler gives for prompts, from the folder if they were drawn before."""
     file = folder and Path(folder) / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
     if file and file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ class Table:
         self.stream.write_table(pa.Table.from_arrays([*rows.columns, *ours], schema=self.schema))
 
     def close(self, whole: bool = True) -> Dataset:
-        """Return all that was written; only now does the file take its name, which says so if it is not the whole."""
+        """Return all that was written; only now the file takes its name, another if it is not the whole."""
         self.stream.close()
         if not self.file:
             return Dataset.from_buffer(self.sink.getvalue())

@@ -2,11 +2,11 @@
 
     kept completions of a prompt x follow  q(y | x) A(r(x, y)) / Z(x),   Z(x) = E_q[A]
 
-With a fixed number of samples a prompt the prompts are tilted too, by Z(x); sampled until accepted, they keep their law, at
-1 / Z(x) samples each. Every sample has a Generator of its own: its first coin decides whether it is kept, the others pick its
-tokens, so that neither batches nor interruptions change anything. Known as RFT (Yuan et al. 2023, arXiv 2308.01825), RAFT
-(Dong et al. 2023, arXiv 2304.06767) and, accepting by exp((r - ceiling) / beta), RSO (Liu et al. 2023, arXiv 2309.06657).
-"""
+With a fixed number of samples a prompt the prompts are tilted too, by Z(x); sampled until accepted, they
+keep their law, at 1 / Z(x) samples each. Every sample has a Generator of its own: its first coin decides
+whether it is kept, the others pick its tokens, so that neither batches nor interruptions change anything.
+Known as RFT (Yuan et al. 2023, arXiv 2308.01825), RAFT (Dong et al. 2023, arXiv 2304.06767) and, accepting
+by exp((r - ceiling) / beta), RSO (Liu et al. 2023, arXiv 2309.06657)."""
 
 import math
 from collections import deque
@@ -37,9 +37,9 @@ class RewardError(ValueError):
 class SamplingReport:
     """Totals of `sample_and_judge`.
 
-    samples : judged, of which `skipped` had no reward and `accepted` passed the rule; tokens : decoded for all of them
-    kept : accepted less `duplicates` and `over_cap`; without : positions of the prompts that had no sample accepted
-    slack : min |u - A| over all coins
+    samples : judged, of which `skipped` had no reward and `accepted` passed the rule; tokens : decoded for
+    all of them kept : accepted less `duplicates` and `over_cap`; without : positions of the prompts that
+    had no sample accepted slack : min |u - A| over all coins
 
     >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
     3 accepted of 8 samples (0.3750); 1 of 2 prompts without any; 0 skipped, 40 tokens decoded
@@ -72,7 +72,10 @@ class SamplingReport:
 
     @property
     def acceptance_rate(self) -> float:
-        """Accepted per sample that had a reward, NaN if none had: the mean of Z(x), or, until accepted, about 1 / (mean of 1 / Z(x))."""
+        """Accepted per sample that had a reward; NaN if none had.
+
+        With a fixed number of samples it estimates the mean of Z(x), until accepted 1 / (mean of 1 / Z(x)).
+        """
         judged = self.samples - self.skipped
         return self.accepted / judged if judged else math.nan
 
@@ -82,8 +85,8 @@ class SamplingReport:
             f", less {self.duplicates:,} duplicates and {self.over_cap:,} over the cap" if thinned else ""
         )
         return (
-            f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples ({self.acceptance_rate:.4f}){removed}; "
-            f"{len(self.without):,} of {self.prompts:,} prompts without any; {self.skipped:,} skipped, "
+            f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples "
+            f"({self.acceptance_rate:.4f}){removed}; {len(self.without):,} of {self.prompts:,} prompts without any; {self.skipped:,} skipped, "
             f"{self.tokens:,} tokens decoded"
         )
 
@@ -104,41 +107,57 @@ def sample_and_judge(
     block: int = 1024,
     round: int = 0,
 ) -> tuple[Dataset, Dataset, SamplingReport]:
-    """Return (kept, judged, report): what the rule keeps of completions that `sample` draws, everything judged, and the totals.
+    """Draw completions, judge them, and return (kept, judged, report): what the rule keeps, all, the totals.
 
     Parameters
     ----------
-    sample : callable(prompts, rngs) -> list of str, or dict of lists: "completion" and optionally "log_probability", "tokens", "ended"
-        One completion for each of up to `block` prompts (which repeat), drawn by the Generator at its place and no other coins:
-        `model_sampler(...)`. With `folder` it needs an attribute `key`, a str (or a function that gives it) that says all that
-        it depends on. A method `check(prompts, to_train=False)`, if it has one, may refuse prompts first.
-    prompts : datasets.Dataset with a str column "prompt", a table or dict of columns, rows, or texts
+    sample : callable(prompts, rngs) -> list of str, or dict of lists
+        One completion for each of up to `block` prompts (which repeat), drawn by the Generator at its place
+        and no other coins: `model_sampler(...)`. A dict has "completion" and, if it likes,
+        "log_probability", "tokens" and "ended". With `folder` it needs an attribute `key`, a str (or a
+        function that gives it) that says all that it depends on. A method `check(prompts, to_train=False)`,
+        if it has one, may refuse prompts first.
+    prompts : datasets.Dataset with a str column "prompt", or a list of rows or of texts
         See `rsf.generation.prompts.as_dataset`.
     reward : callable(prompts=, completions=, **other columns) -> list of float
         TRL's convention. None: does not apply, the sample is judged, never kept, not counted in the rate.
     rule : rsf.rules rule
-        Decides each sample, or with `best_of(n)` each n consecutive samples of a prompt; observes after each block.
+        Decides each sample, or with `best_of(n)` each n consecutive samples of a prompt; observes each block.
     rng : numpy.random.Generator
         Spawns the streams: sample j of prompt i has the same coins whatever else is sampled.
     samples_per_prompt : int
-        Drawn for each prompt; with `until_accepted`, accepted of each prompt, out of at most `max_samples` drawn.
+        Drawn for each prompt; with `until_accepted`, accepted of each, out of at most `max_samples` drawn.
     dedupe : callable(completion) -> key
-        Of a prompt's accepted samples with one key only the first is kept (`str`: exact duplicates). It and `cap`, the most
-        kept of one prompt, thin what was accepted (another law): they cause no further sampling.
+        Of a prompt's accepted samples with one key only the first is kept (`str`: exact duplicates). It and
+        `cap`, the most kept of one prompt, thin what was accepted (another law): they cause no further
+        sampling.
     folder : path
-        What was sampled is written there, a file a block, before it is judged; a call with the same sampler, rng (made anew
-        from its seed), prompts and numbers reads it instead of sampling (rewards and rules may have changed: they are asked
-        again). The result lies there too, memory-mapped; without a folder it is held in memory.
+        What was sampled is written there, a file a block, before it is judged; a call with the same
+        sampler, rng (made anew from its seed), prompts and numbers reads it instead of sampling (rewards
+        and rules may have changed: they are asked again). The result lies there too, memory-mapped; without
+        a folder it is held in memory.
     block : int
-        Samples that are drawn, judged, decided upon and observed at once; what one prompt is due at a time is not split.
+        Samples that are drawn, judged, decided upon and observed at once; what one prompt is due at a time
+        is not split.
+
+    Returns
+    -------
+    kept : datasets.Dataset
+        The prompts' columns, completion, reward, log_acceptance, log_probability, tokens, ended and round.
+        To train on it with TRL's SFTTrainer, `kept.map(encode, fn_kwargs={"tokenizer": tokenizer})`: of the
+        texts as they are it would learn an end also where the model wrote none (`ended` is False).
+    judged : datasets.Dataset
+        All samples, with the column `kept`.
+    report : SamplingReport
 
     Raises
     ------
     ValueError
         The arguments do not fit together; nothing was sampled.
     RewardError
-        The reward raised, or gave NaN, an infinity, a text, another number of values, or what the rule refuses (above a
-        ceiling). This and any other error on the way has what was judged before in its attribute `judged`.
+        The reward raised, or gave NaN, an infinity, a text, another number of values, or what the rule
+        refuses (above a ceiling). This and any other error on the way has what was judged before as its
+        `judged`.
     """
     prompts = as_dataset(prompts, "prompts")
     check_call(prompts, reward, rule, rng, samples_per_prompt, until_accepted, max_samples, dedupe, cap)
@@ -196,7 +215,7 @@ def check_call(
     dedupe: object,
     cap: int | None,
 ) -> None:
-    """Refuse arguments of `sample_and_judge` that do not fit together: a ValueError, before anything is sampled."""
+    """Refuse arguments of `sample_and_judge` that do not fit together, before anything is sampled."""
     taken = sorted(set(prompts.column_names) & set(COLUMNS))
     refuse_if(taken, f"the prompts' columns {taken} would be overwritten: rename or remove them")
     refuse_if(len(prompts) == 0, "need at least one prompt, got 0 prompts")
@@ -228,7 +247,7 @@ def check_call(
 
 
 def check_sampler(sample: Callable, prompts: Dataset, *, to_train: bool = False) -> None:
-    """Let a sampler refuse what it cannot sample from (or what could not be trained on), before it samples from anything."""
+    """Let a sampler refuse what it has no room for (to sample, or to train on) before it samples anything."""
     refuse_if(not callable(sample), f"sample must be a function of prompts and rngs, got {sample!r:.80}")
     if hasattr(sample, "check"):
         for part in prompts.with_format(None).iter(1000):
@@ -240,8 +259,8 @@ def _blocks(
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield blocks of (prompt, number of its sample), a prompt again as long as it lacks accepted ones.
 
-    drawn, accepted : (prompts,), how many samples each prompt has had; the first is kept up to date here, the second by the caller
-    """
+    drawn, accepted : (prompts,), how many samples each prompt has had; the first is kept up to date here,
+    the second by the caller"""
     waiting = deque()
     fresh = iter(range(len(drawn)))
     while True:
@@ -276,8 +295,8 @@ def _judged(reward: Callable, table: Mapping[str, list], completions: list[str])
         raise RewardError(f"the reward raised {type(error).__name__}: {error}") from error
     refuse_if(
         len(rewards) != len(completions) or isinstance(given, (Mapping, set)),
-        f"the reward gave {len(rewards)} values for {len(completions)} completions, in a {type(given).__name__}: "
-        "it must give a list, one for each (no more than one too many is read)",
+        f"the reward gave {len(rewards)} values for {len(completions)} completions, in a "
+        f"{type(given).__name__}: it must give a list, one for each (no more than one too many is read)",
         RewardError,
     )
     values = np.array([_number(value) for value in rewards])
@@ -291,7 +310,7 @@ def _judged(reward: Callable, table: Mapping[str, list], completions: list[str])
 
 
 def _number(value: object) -> float:
-    """Return a number of any library as a float; NaN for what is none, a text that reads like one included."""
+    """Return a number of any library as a float; NaN for what is none, a text that reads like one, too."""
     try:
         return math.nan if isinstance(value, (str, bytes, bytearray)) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -332,7 +351,7 @@ def _thin(
     keys: dict[int, set],
     report: SamplingReport,
 ) -> None:
-    """Take back, in place, what is a prompt's duplicate or beyond its cap; keys: of what was kept so far of each prompt."""
+    """Take back, in place, a prompt's duplicates and what is beyond its cap; keys: of what each kept so far."""
     for place in np.flatnonzero(kept):
         i, number = rows[place]
         own = keys.setdefault(i, set())

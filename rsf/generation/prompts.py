@@ -1,4 +1,4 @@
-"""What prompts, and examples to learn from, may be given as: anything that has rows, and never another text than it holds."""
+"""What prompts and examples may be given as: whatever has rows, and never another text than it holds."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +20,9 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
     Parameters
     ----------
     given : Dataset, or any iterable of dicts, a row each
-        Where a single column is asked for, also any iterable of str: a list, a Series, a column of a Dataset. Of a pandas frame
-        or a dict of columns a Dataset is made by `Dataset.from_pandas`, `Dataset.from_dict`.
+        Where a single column is asked for, also any iterable of str: a list, a Series, a column of a
+        Dataset. Of a pandas frame or a dict of columns a Dataset is made by `Dataset.from_pandas`,
+        `Dataset.from_dict`.
     name : str
         What to call it in an error.
 
@@ -50,7 +51,8 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
     for column in columns:
         refuse_if(
             kinds.get(column) not in ("string", "large_string"),
-            f"{name} needs a column {column!r} of strings (a chat: apply the tokenizer's chat template first), got {kinds}",
+            f"{name} needs a column {column!r} of strings (a chat: apply the tokenizer's chat template "
+            f"first), got {kinds}",
         )
         for start, part in enumerate(table.with_format(None).select_columns(column).iter(1000)):
             if None in part[column]:
@@ -74,22 +76,21 @@ def _from_rows(given: Iterable, name: str, columns: Sequence[str]) -> Dataset:
     """Return texts, or dicts, as a Dataset."""
     for kinds, why in REFUSED.items():
         refuse_if(isinstance(given, kinds), f"{name} is a {type(given).__name__}, which {why}")
-    table = hasattr(given, "keys") or hasattr(given, "columns") or not isinstance(given, Iterable)
-    kind = f"{type(given).__name__}, which yields no rows"
     refuse_if(
-        table,
-        f"{name} is a {kind}: make it a datasets.Dataset (of columns: Dataset.from_dict, Dataset.from_pandas)",
+        hasattr(given, "keys") or hasattr(given, "columns") or not isinstance(given, Iterable),
+        f"{name} is a {type(given).__name__}, which yields no rows: make it a Dataset (of columns: "
+        "Dataset.from_dict, Dataset.from_pandas)",
     )
     rows = list(given)
     if not rows or (len(columns) == 1 and all(isinstance(row, str) for row in rows)):
         return Dataset.from_dict(
             dict.fromkeys(columns, rows), Features(dict.fromkeys(columns, Value("string")))
         )
-    for place, row in enumerate(rows):
-        chat = " (a chat: apply the tokenizer's chat template first)" if isinstance(row, list) else ""
-        refuse_if(
-            not isinstance(row, Mapping),
-            f"{name}[{place}] is neither a text nor a dict, but {row!r:.80}{chat}",
+    odd = [place for place, row in enumerate(rows) if not isinstance(row, Mapping)]
+    if odd:
+        raise ValueError(
+            f"{name}[{odd[0]}] is {rows[odd[0]]!r:.80}, where all must be texts, or all dicts (a chat: apply "
+            "the tokenizer's chat template first)"
         )
     names = dict.fromkeys(chain.from_iterable(rows))  # of all rows, not of the first
     return Dataset.from_dict({column: [row.get(column) for row in rows] for column in names})

@@ -1,13 +1,13 @@
-"""The article's loop in its own words: sample, keep what is acceptable, fine-tune on it, and again until a stop condition holds.
+"""The article's loop in its own words: sample, keep what is acceptable, fine-tune on it, and again.
 
-    spent = tokens read or written in sampling + 3 x tokens trained on     (forward passes of one token; a backward is two)
+    spent = tokens read or written in sampling + 3 x tokens trained on     (forward passes of one token; a
+    backward is two)
 
-Training is that of the ordinary transformers.Trainer, and so of accelerate and of LoRA. Known as RAFT (Dong et al. 2023, arXiv
-2304.06767), which goes on from the last round's model, and, restarting from the base, as ReST-EM (arXiv 2312.06585).
-"""
+Training is that of the ordinary transformers.Trainer, and so of accelerate and of LoRA. Known as RAFT (Dong
+et al. 2023, arXiv 2304.06767), which goes on from the last round's model, and, restarting from the base, as
+ReST-EM (arXiv 2312.06585)."""
 
 import copy
-import hashlib
 import json
 import math
 import re
@@ -35,7 +35,7 @@ from rsf.generation.drafts import key_of
 from rsf.generation.encoding import encode
 from rsf.generation.judging import SamplingReport, check_call, check_sampler, sample_and_judge
 from rsf.generation.prompts import as_dataset, refuse_if
-from rsf.generation.sampler import bytes_of, model_sampler, positions
+from rsf.generation.sampler import digest, model_sampler, positions
 from rsf.rules import Rule
 
 TRAINING = (  # the settings that must stay as they are to go on
@@ -59,10 +59,9 @@ TRAINING = (  # the settings that must stay as they are to go on
 class RoundReport:
     """One round: what was sampled with the model as it came in, and what was trained then.
 
-    reward : mean reward of all that was sampled, with the model before training; examples : kept and supervised, trained on
-    steps, loss : of the Trainer; spent : forward passes of one token, all rounds so far
-    stopped : why no further round was begun, None if there was one
-    """
+    reward : mean reward of all that was sampled, with the model before training; examples : kept and
+    supervised, trained on steps, loss : of the Trainer; spent : forward passes of one token, all rounds so
+    far stopped : why no further round was begun, None if there was one"""
 
     round: int
     sampling: SamplingReport
@@ -107,7 +106,7 @@ def rsf_rounds(
     sampler: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Callable] = model_sampler,
     on_round: Callable[[RoundReport], object] | None = None,
 ) -> list[RoundReport]:
-    """Train `model` in place on what it writes and the rule keeps, round by round, and return a RoundReport for each.
+    """Train `model` in place on what it writes and the rule keeps; return a RoundReport for each round.
 
     Parameters
     ----------
@@ -115,15 +114,16 @@ def rsf_rounds(
     prompts, reward, rule, rng, samples_per_prompt, until_accepted, max_samples, dedupe, cap
         As for `sample_and_judge`.
     args : transformers.TrainingArguments
-        Of each round's training (a new optimiser and schedule each). `args.output_dir` gets a folder a round: the model, what
-        was sampled and a report. Called again with the same arguments, it goes on from there (a training cut off starts its
-        round anew).
+        Of each round's training (a new optimiser and schedule each). `args.output_dir` gets a folder a
+        round: the model, what was sampled and a report. Called again with the same arguments, it goes on
+        from there (a training cut off starts its round anew).
     rounds : int
         The most rounds.
     supervised : datasets.Dataset, or rows, with "prompt" and "completion", optional
         Mixed in, in every round.
     restart : bool
-        Each round trains from the weights that the model came with (ReST-EM), not from the last round's (RAFT).
+        Each round trains from the weights that the model came with (ReST-EM), not from the last round's
+        (RAFT).
     target_reward : float, optional
         Stop once the mean reward of all samples reaches it.
     saturation : float, optional
@@ -138,7 +138,8 @@ def rsf_rounds(
     Raises
     ------
     ValueError
-        The arguments do not fit together, or the folder holds another run; nothing was sampled and nothing written.
+        The arguments do not fit together, or the folder holds another run; nothing was sampled and nothing
+        written.
     """
     drawing = {
         "samples_per_prompt": samples_per_prompt,
@@ -152,20 +153,20 @@ def rsf_rounds(
     _check_loop(args, rounds, on_round, [target_reward, saturation, budget])
     learner = _Learner(model, tokenizer, args, supervised, restart)
     sample = sampler(model, tokenizer)
-    check_sampler(sample, prompts, to_train=True)
     coins = rng.spawn(rounds)
     settings = {
         "restart": restart,
         "samples": drawing,
         "rule": re.sub(" at 0x[0-9a-fA-F]+", "", str(rule)),  # an object's address is another in each process
         "coins": str(coins[0].bit_generator.seed_seq),
-        "weights": _digest((name, bytes_of(value)) for name, value in learner.start.items()),
-        "prompts": _digest(enumerate(_rows(prompts))),
+        "weights": digest(learner.start.items()),
+        "prompts": digest(enumerate(_rows(prompts))),
         "sampler": key_of(sample),
-        "supervised": _digest(enumerate(_rows(supervised))),
+        "supervised": digest(enumerate(_rows(supervised))),
         "training": [str(getattr(args, name)) for name in TRAINING],
     }
     learner.claim(settings, rounds)
+    check_sampler(sample, prompts, to_train=True)
     draw = partial(sample_and_judge, prompts=prompts, reward=reward, rule=rule, dedupe=dedupe, **drawing)
     stop = partial(_why_stop, target_reward=target_reward, saturation=saturation)
     return _loop(learner, rule, coins, draw, stop, budget, sample, sampler, on_round)
@@ -182,7 +183,7 @@ def _loop(
     sampler: Callable,
     on_round: Callable[[RoundReport], object] | None,
 ) -> list[RoundReport]:
-    """Go through the rounds: `sample` writes in the first, what `sampler` makes of the model in the others."""
+    """Go through the rounds; `sample` writes in the first, what `sampler` makes in the others."""
     reports = []
     for r, rng in enumerate(coins, start=1):
         if learner.report(r).exists():  # done in an earlier call
@@ -214,7 +215,7 @@ def _loop(
 def _why_stop(
     reports: list[RoundReport], examples: int, target_reward: float | None, saturation: float | None
 ) -> str | None:
-    """Return why no training, and no further round, should follow on what was sampled last; None if they should."""
+    """Return why neither training nor a round should follow what was sampled last; None if they should."""
     last = reports[-1]
     rate = last.sampling.acceptance_rate
     before = reports[-2].sampling.acceptance_rate if len(reports) > 1 else -math.inf
@@ -229,16 +230,16 @@ def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limit
     """Refuse what `rsf_rounds` cannot use, before anything is sampled."""
     if args.world_size > 1:
         raise NotImplementedError(f"rsf_rounds samples on one device, found {args.world_size}: show it one")
-    whole = isinstance(rounds, Integral) and rounds >= 1
-    refuse_if(not whole, f"rounds must be a whole number of at least 1, got {rounds!r:.80}")
+    refuse_if(
+        not (isinstance(rounds, Integral) and rounds >= 1), f"rounds must be at least 1, got {rounds!r:.80}"
+    )
     refuse_if(not callable(on_round or str), f"on_round must be a function of a report, got {on_round!r:.80}")
-    numbers = [limit for limit in limits if isinstance(limit, Real) and not math.isnan(limit)]
-    wrong = len(numbers) + limits.count(None) < len(limits)
-    refuse_if(wrong, f"target_reward, saturation and budget must be numbers, got {limits}")
+    wrong = [one for one in limits if one is not None and not (isinstance(one, Real) and one == one)]
+    refuse_if(wrong, f"target_reward, saturation and budget must be numbers, got {wrong}")
 
 
 class _Learner:
-    """The model that learns: what it came with, what is mixed in, and the folder that holds a folder a round."""
+    """The model that learns: what it came with, what is mixed in, and the folder of its rounds."""
 
     def __init__(
         self,
@@ -318,7 +319,7 @@ class _Learner:
         (self.home / f"trained-{r - 1:02}.safetensors").unlink(missing_ok=True)
 
     def resume(self, r: int, rule: Rule) -> RoundReport:
-        """Return the report of a round that is done; bring the rule, and after the last the model, to where they were."""
+        """Return the report of a round that is done, and bring back the rule and, of the last, the model."""
         record = json.loads(self.report(r).read_text(encoding="utf-8"))
         rule.load_state_dict(record.pop("rule"))
         if not self.report(r + 1).exists():
@@ -329,18 +330,24 @@ class _Learner:
     def claim(self, settings: dict, rounds: int) -> None:
         """Take the folder for this run, or see that it is this run's."""
         file = self.home / "run.json"
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
+        begun = file.exists() and self.report(1).parent.exists()
+        found = json.loads(file.read_text(encoding="utf-8")) if begun else settings
         other = ", ".join(name for name in settings if found.get(name) != settings[name])
-        advice = "take another output_dir"
-        refuse_if(other, f"{self.home} holds the rounds of another run, which differs in {other}: {advice}")
+        run = (
+            f"{self.home} holds the rounds of another run, which differs in {other}: take another output_dir"
+        )
+        refuse_if(other, run)
         more = self.report(rounds + 1).exists()
-        refuse_if(more, f"{self.home} holds more than {rounds} rounds: ask for as many at least, or {advice}")
+        refuse_if(
+            more,
+            f"{self.home} holds more than {rounds} rounds: ask for as many at least, or another output_dir",
+        )
         self.home.mkdir(parents=True, exist_ok=True)
         write_json(file, settings)
 
 
 def _tokens(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return how many tokens were read and written; where the sampler did not count, the text is tokenized."""
+    """Return how many tokens were read and written; where the sampler did not count, a text is tokenized."""
     total = 0
     for part in judged.iter(1000):
         uncounted = None in part["tokens"]
@@ -351,16 +358,5 @@ def _tokens(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _rows(table: Dataset) -> Iterator[dict]:
     """Yield the rows, read by the thousand, which is faster than one by one."""
-    for part in table.iter(1000):
-        yield from (dict(zip(part, row, strict=True)) for row in zip(*part.values(), strict=True))
-
-
-def _digest(pairs: Iterable[tuple[object, object]]) -> str:
-    """Return the SHA-256 of named bytes, or of numbered rows."""
-    digest = hashlib.sha256()
-    for name, value in pairs:
-        text = not isinstance(value, np.ndarray)
-        data = json.dumps(value, default=lambda other: type(other).__name__).encode() if text else value
-        digest.update(f"{name} {len(data)} ".encode())
-        digest.update(data)
-    return digest.hexdigest()
+    for part in table.with_format("arrow").iter(1000):
+        yield from part.to_pylist()

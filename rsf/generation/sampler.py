@@ -2,13 +2,14 @@
 
     token = first t with  q(0) + ... + q(t) > u,    log q(completion) = sum of log q(token)
 
-Cache and batches are those of `generate`; what is ours is the pick, so that a completion depends on its prompt and its
-Generator alone. (Inversion: Devroye 1986, Non-Uniform Random Variate Generation, III.2.)
+Cache and batches are those of `generate`; what is ours is the pick, so that a completion depends on its
+prompt and its Generator alone. (Inversion: Devroye 1986, Non-Uniform Random Variate Generation, III.2.)
 """
 
 import hashlib
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,11 +18,6 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, Pre
 
 from rsf.generation.encoding import prompt_ids
 from rsf.generation.prompts import refuse_if
-
-FLOAT64 = (
-    "cpu",
-    "cuda",
-)  # devices that are known to have it; for any other (MPS has none) the CPU picks the tokens
 
 
 def model_sampler(
@@ -36,32 +32,34 @@ def model_sampler(
 ) -> "ModelSampler":
     """Return a `sample` for `sample_and_judge` that lets a transformers model write.
 
-    `generate` runs batches of like length with its cache; each token is picked by inverse CDF from the row's own coins, in
-    float64. Completions do not depend on the batch size as long as the model's logits do not: in float64, but for one coin in
-    about 1e8.
+    `generate` runs batches of like length with its cache; each token is picked by inverse CDF from the
+    row's own coins, in float64. Completions do not depend on the batch size as long as the model's logits
+    do not: in float64, but for one coin in about 1e8.
 
     Parameters
     ----------
     model : transformers model with `generate`, decoder-only or encoder-decoder
-        Used in eval mode. Of its `generation_config` only the special tokens are heeded: no penalties, no top-p that nobody
-        asked for. With LoRA, the model that `peft` made.
+        Used in eval mode. Of its `generation_config` only the special tokens are heeded: no penalties, no
+        top-p that nobody asked for. With LoRA, the model that `peft` made.
     tokenizer : its tokenizer, with or without a padding token
     temperature : float
     warpers : sequence of transformers.LogitsProcessor
-        What else shall change q, such as `TopPLogitsWarper(0.9)`; log probabilities are those of the changed q.
+        What else shall change q, such as `TopPLogitsWarper(0.9)`; log probabilities are those of the
+        changed q.
     stop : str or sequence of str
-        A completion ends with the first of them. (Without it: at the end-of-sequence token, or after `max_new_tokens`.)
+        A completion ends with the first of them. (Without it: at the end-of-sequence token, or after
+        `max_new_tokens`.)
 
     Raises
     ------
     ValueError
-        A number is not positive, or the model is one of prompt tuning, whose completions would depend on the batch size.
+        A number is not positive, a stop string is empty, or the model has learned a prompt (prompt tuning).
     """
     return ModelSampler(model, tokenizer, max_new_tokens, temperature, warpers, stop, batch_size)
 
 
 class ModelSampler:
-    """A transformers model that writes one completion for each prompt; `model_sampler` makes it and explains what it takes."""
+    """A transformers model that writes a completion for each prompt; see `model_sampler`, which makes it."""
 
     def __init__(
         self,
@@ -80,34 +78,31 @@ class ModelSampler:
         self.warpers = list(warpers)
         self.stop = [stop] if isinstance(stop, str) else list(stop)
         self.batch_size = batch_size
-        refuse_if(
-            not min(temperature, max_new_tokens, batch_size) > 0,
-            f"temperature, max_new_tokens and batch_size must be positive, got {temperature}, {max_new_tokens}, {batch_size}",
-        )
+        numbers = {"temperature": temperature, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        refuse_if(not min(numbers.values()) > 0, f"{', '.join(numbers)} must be positive, got {numbers}")
+        refuse_if("" in self.stop, f"a stop string must not be empty, got {self.stop}")
         adapter = getattr(model, "active_peft_config", None)
         refuse_if(
             getattr(adapter, "is_prompt_learning", False),
-            f"{type(adapter).__name__}: virtual tokens stand in front of a batch and its padding, so a completion would "
-            "depend on the prompts beside it; use an adapter that changes weights, such as LoRA",
+            f"{type(adapter).__name__}: its virtual tokens stand in front of a batch's padding, so a "
+            "completion would depend on the prompts beside it; take an adapter that changes weights, such as LoRA",
         )
-        refuse_if("" in self.stop, f"a stop string must not be empty, got {self.stop}")
         self.seq2seq = model.config.is_encoder_decoder
         own = model.generation_config.to_dict()
+        eos = _first(own.get("eos_token_id"), tokenizer.eos_token_id)
+        pad = _first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.special = {name: value for name, value in own.items() if name.endswith("_token_id")}
-        ends = (self.special.get("eos_token_id"), tokenizer.eos_token_id)
-        self.special["eos_token_id"] = next((end for end in ends if end is not None), None)
-        pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        self.special["pad_token_id"] = next(pad for pad in pads if pad is not None)
+        self.special |= {"eos_token_id": eos, "pad_token_id": pad}
+        self.ends = [] if eos is None else np.atleast_1d(eos).tolist()
 
     def __call__(self, prompts: Sequence[str], rngs: Sequence[np.random.Generator]) -> dict[str, list]:
-        """Return a completion of each prompt, drawn by the Generator at its place: a dict of lists.
+        """Return the columns completion, log_probability, tokens and ended, a row for each prompt.
 
-        They are completion, log_probability (of its tokens under the law they were drawn from), tokens and ended (by the model).
-        """
-        alike = not isinstance(prompts, str) and len(prompts) == len(rngs)
+        Each is drawn by the Generator at its place. log_probability is that of its tokens under the law
+        that they were drawn from; ended says whether the model itself ended it."""
+        each = not isinstance(prompts, str) and len(prompts) == len(rngs)
         refuse_if(
-            not alike,
-            f"need a list of prompts, and a Generator for each, got {prompts!r:.80} and {len(rngs)}",
+            not each, f"need a list of prompts, a Generator for each, got {type(prompts)} and {len(rngs)}"
         )
         ids = self._ids(prompts)
         longest_first = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # batches of like length
@@ -120,30 +115,17 @@ class ModelSampler:
         return {name: [drafts[i][name] for i in range(len(ids))] for name in drafts[0]}
 
     def key(self) -> str:
-        """Return the SHA-256 of all that a completion depends on besides prompt and coins: settings, tokenizer, weights."""
-        # in full: the text of a long tensor would leave out its middle
-        warpers = [
-            {
-                type(one).__name__: {
-                    name: getattr(value, "tolist", lambda value=value: value)()
-                    for name, value in vars(one).items()
-                }
-            }
-            for one in self.warpers
-        ]
-        settings = [self.max_new_tokens, self.temperature, self.stop, self.special, warpers]
-        fast = self.tokenizer.is_fast
-        words = (
-            self.tokenizer.backend_tokenizer.to_str() if fast else sorted(self.tokenizer.get_vocab().items())
-        )
-        digest = hashlib.sha256(f"{settings} {words} {self.model.config.to_json_string()}".encode())
-        for name, value in self.model.state_dict().items():
-            digest.update(f"{name} {value.dtype}".encode())
-            digest.update(bytes_of(value))
-        return digest.hexdigest()
+        """Return a digest of all that a completion depends on besides prompt and coins."""
+        tokenizer = self.tokenizer
+        fast = tokenizer.is_fast
+        words = tokenizer.backend_tokenizer.to_str() if fast else sorted(tokenizer.get_vocab().items())
+        warpers = [(type(one).__name__, *map(_in_full, vars(one).items())) for one in self.warpers]
+        settings = [self.max_new_tokens, self.temperature, self.stop, self.special, warpers, words]
+        config = self.model.config.to_json_string()
+        return digest([("settings", settings), ("config", config), *self.model.state_dict().items()])
 
     def check(self, prompts: Sequence[str], *, to_train: bool = False) -> None:
-        """Refuse a prompt without tokens, and one that leaves the model no room for `max_new_tokens`: a ValueError names it.
+        """Refuse a prompt without tokens, or with so many that the model has no room for `max_new_tokens`.
 
         The last token written is not read again, unless the completion is to be trained on.
         """
@@ -157,10 +139,11 @@ class ModelSampler:
         longest = max(ids_of, key=lambda text: len(ids_of[text]))
         lengths = (len(ids_of[longest]), self.max_new_tokens)
         needed = max(lengths) if self.seq2seq else sum(lengths) - (not to_train)
+        room = positions(self.model)
         refuse_if(
-            needed > positions(self.model),
-            f"the prompt {longest!r:.80} has {lengths[0]} tokens, with max_new_tokens={lengths[1]} that is {needed} positions, "
-            f"the model has {positions(self.model)}: cut the prompt or write less",
+            needed > room,
+            f"the prompt {longest!r:.80} has {lengths[0]} tokens, with max_new_tokens={lengths[1]} that is "
+            f"{needed} positions, the model has {room}: cut the prompt or write less",
         )
         return [ids_of[text] for text in prompts]
 
@@ -169,8 +152,8 @@ class ModelSampler:
         device = self.model.device
         width = max(map(len, ids))
         pad = self.special["pad_token_id"]
-        coins = np.stack([one.random(self.max_new_tokens) for one in rngs])
-        batch = _Batch(torch.tensor(coins, device=device if device.type in FLOAT64 else "cpu"), self)
+        coins = torch.tensor(np.stack([one.random(self.max_new_tokens) for one in rngs]))
+        batch = _Batch(coins.to(device) if device.type == "cuda" else coins, self)
         rows = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
         cache = {}
@@ -209,18 +192,17 @@ class ModelSampler:
         """Return what the first `length` new tokens after a prompt say, up to their first stop string."""
         text = self._text(row, new[:length])
         cut = self._cut(text)
+        # a stop string is seen late where it begins with a space and the tokenizer drops a leading space
         while cut and length > 1 and (before := self._cut(self._text(row, new[: length - 1]))):
-            cut = before  # seen late: it begins with a space, which a text loses when it is decoded without its prompt
+            cut = before
             length -= 1
         log_probability = float(log_q[:length].sum())
         if math.isnan(log_probability):
             raise ValueError(f"the model's probabilities are NaN after {self.tokenizer.decode(row)!r}")
-        own = self.special["eos_token_id"] is not None and new[length - 1] in np.atleast_1d(
-            self.special["eos_token_id"]
-        )
+        own = new[length - 1] in self.ends
         whole = (
             text if own else text.rstrip("\ufffd")
-        )  # without a character of which the last bytes are missing
+        )  # which stands for a character that lacks its last bytes
         return {
             "completion": cut or whole,
             "log_probability": log_probability,
@@ -229,30 +211,27 @@ class ModelSampler:
         }
 
     def _text(self, row: list[int], new: list[int]) -> str:
-        """Return what new tokens say after a prompt: decoded together with it, or a space between them could be lost."""
+        """Return what new tokens say; decoded together with the prompt, or a space between could be lost."""
         head = "" if self.seq2seq else self.tokenizer.decode(row, skip_special_tokens=True)
         text = self.tokenizer.decode(row + new if head else new, skip_special_tokens=True)
-        return (
-            text[len(head) :]
-            if text.startswith(head)
-            else self.tokenizer.decode(new, skip_special_tokens=True)
-        )
+        if text.startswith(head):
+            return text[len(head) :]
+        return self.tokenizer.decode(new, skip_special_tokens=True)
 
     def _cut(self, text: str) -> str | None:
         """Return the text up to its first stop string, or None if it has none."""
         cuts = [text[: text.find(one) + len(one)] for one in self.stop if one in text]
         return min(cuts, key=len, default=None)
 
-    def ends(self, new: torch.Tensor) -> torch.Tensor:
+    def ended_now(self, new: torch.Tensor) -> torch.Tensor:
         """Return which rows end with the last of their new tokens (rows, tokens so far): a boolean each."""
-        ends = [] if self.special["eos_token_id"] is None else self.special["eos_token_id"]
-        done = torch.isin(new[:, -1], torch.tensor(ends, dtype=torch.long, device=new.device))
+        ended = torch.isin(new[:, -1], torch.tensor(self.ends, dtype=torch.long, device=new.device))
         if self.stop:  # the library's StopStringCriteria would need a tokenizer that knows the letters a to f
-            # a token that adds to the text adds a byte at least, so a string of n bytes lies within the last n of those
+            # a token that adds to the text adds a byte at least, so n tokens are enough to hold n bytes
             tail = new[:, -max(len(one.encode()) for one in self.stop) :]
             texts = self.tokenizer.batch_decode(tail, skip_special_tokens=True)
-            done |= torch.tensor([self._cut(text) is not None for text in texts], device=new.device)
-        return done
+            ended |= torch.tensor([self._cut(text) is not None for text in texts], device=new.device)
+        return ended
 
 
 def positions(model: PreTrainedModel) -> float:
@@ -260,13 +239,31 @@ def positions(model: PreTrainedModel) -> float:
     return getattr(model.config, "max_position_embeddings", None) or math.inf
 
 
-def bytes_of(tensor: torch.Tensor) -> np.ndarray:
-    """Return the bytes of a tensor, wherever it is and in whatever order its numbers lie.
+def digest(pairs: Iterable[tuple[object, object]]) -> str:
+    """Return the SHA-256 of named values: tensors, or what fits JSON.
 
-    >>> bytes_of(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).T).tolist()
-    [1, 3, 2, 4]
+    >>> digest([("a", torch.tensor([1, 2]))]) == digest([("a", torch.tensor([1, 3]))])
+    False
     """
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    total = hashlib.sha256()
+    for name, value in pairs:
+        if isinstance(value, torch.Tensor):
+            data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        else:
+            data = json.dumps(value, default=repr).encode()
+        total.update(f"{name} {getattr(value, 'dtype', '')} {len(data)} ".encode())
+        total.update(data)
+    return total.hexdigest()
+
+
+def _in_full(setting: tuple[str, object]) -> str:
+    """Return a name and its value as text, a tensor as a list: its own text would leave out the middle."""
+    return f"{setting[0]}: {getattr(setting[1], 'tolist', lambda: setting[1])()}"
+
+
+def _first(*tokens: int | list[int] | None) -> int | list[int] | None:
+    """Return the first of the tokens that is there."""
+    return next((token for token in tokens if token is not None), None)
 
 
 @contextmanager
@@ -285,7 +282,11 @@ def _writing(model: PreTrainedModel, special: dict) -> Iterator[None]:
 
 
 class _Batch:
-    """Rows that are written at once: their coins, their log probabilities, and after how many tokens each of them ended."""
+    """Rows that are written at once: their coins, and after how many tokens each of them ended.
+
+    On a device that has no float64 (MPS), or of which we do not know it, the coins stay on the CPU, and each
+    step's logits come to them.
+    """
 
     width = 0  # of what stands before the first new token
 
@@ -297,31 +298,28 @@ class _Batch:
         self.rows = torch.arange(len(coins), device=coins.device)  # those that are still written
 
     def pick(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Leave each row one token: the first at which the cumulated probability exceeds the row's next coin."""
+        """Leave each row one token: the first at which the cumulated probability exceeds its next coin."""
         self.width = self.width or input_ids.shape[1]
         step = input_ids.shape[1] - self.width
         p = scores.to(self.coins.device).to(torch.float64, copy=True).div_(self.sampler.temperature)
         reached = p.sub_(p.amax(-1, keepdim=True)).exp_().cumsum(-1)
         whole = reached[:, -1:].contiguous()
         token = torch.searchsorted(reached, self.coins[self.rows, step, None] * whole, right=True)
-        token = token.minimum(
-            torch.searchsorted(reached, whole)
-        )  # rounding must not reach a token of probability 0
+        token = token.minimum(torch.searchsorted(reached, whole))  # rounding: never one of probability 0
         token = token.clamp_(max=p.shape[1] - 1)  # where probabilities are NaN, any
         self.log_q[self.rows, step] = (p.gather(1, token) / whole).log_()[:, 0]
         return torch.full_like(scores, -torch.inf).scatter_(1, token.to(scores.device), 0.0)
 
     def ended(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
-        """Return which rows ended, looking at the completion only: a prompt may end like a stop string begins.
+        """Return which rows have ended, by their completions: a prompt may end like a stop string begins.
 
-        Where rows can leave, `generate` is broken off once half of them have ended, to go on without these.
+        Once half of them have, all are said to: `generate` breaks off, to go on without those that have. (Not
+        where the cache cannot do without rows.)
         """
         new = input_ids[:, self.width :]
         lengths = self.lengths[self.rows]
-        lengths[self.sampler.ends(new).to(lengths.device) & (lengths > new.shape[1])] = new.shape[1]
+        lengths[self.sampler.ended_now(new).to(lengths.device) & (lengths > new.shape[1])] = new.shape[1]
         self.lengths[self.rows] = lengths
         ended = (lengths <= new.shape[1]).to(new.device)
-        can_leave = not (
-            self.sampler.seq2seq or self.sampler.model._is_stateful
-        )  # the cache can do without them
+        can_leave = not (self.sampler.seq2seq or self.sampler.model._is_stateful)
         return ended | (can_leave and len(ended) >= 8 and 2 * int(ended.sum()) >= len(ended))
