@@ -76,8 +76,7 @@ class SamplingReport:
 
         With a fixed number of samples it estimates the mean of Z(x), until accepted 1 / (mean of 1 / Z(x)).
         """
-        judged = self.samples - self.skipped
-        return self.accepted / judged if judged else math.nan
+        return self.accepted / (self.samples - self.skipped) if self.samples > self.skipped else math.nan
 
     def __str__(self) -> str:
         thinned = self.duplicates or self.over_cap
@@ -86,8 +85,8 @@ class SamplingReport:
         )
         return (
             f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples "
-            f"({self.acceptance_rate:.4f}){removed}; {len(self.without):,} of {self.prompts:,} prompts without any; {self.skipped:,} skipped, "
-            f"{self.tokens:,} tokens decoded"
+            f"({self.acceptance_rate:.4f}){removed}; {len(self.without):,} of {self.prompts:,} prompts without any; "
+            f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded"
         )
 
 
@@ -183,8 +182,8 @@ def sample_and_judge(
         try:
             rngs = [_stream(seeds, row) for row in rows]
             coins = np.array([one.random() for one in rngs])
-            named = [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]]
-            drafts = drafted(sample, table["prompt"], rngs, folder, named)
+            name = [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]]
+            drafts = drafted(sample, table["prompt"], rngs, folder, name)
             rewards = _judged(reward, table, drafts["completion"])
             keep, log_a, slack = _decided(rule, rewards, coins)
             np.add.at(accepted, [i for (i, _), yes in zip(rows, keep, strict=True) if yes], 1)
@@ -351,7 +350,7 @@ def _thin(
     keys: dict[int, set],
     report: SamplingReport,
 ) -> None:
-    """Take back, in place, a prompt's duplicates and what is beyond its cap; keys: of what each kept so far."""
+    """Take back, in place, duplicates and what is beyond the cap; keys: of what each prompt kept so far."""
     for place in np.flatnonzero(kept):
         i, number = rows[place]
         own = keys.setdefault(i, set())

@@ -253,6 +253,7 @@ class _Learner:
         self.tokenizer = tokenizer
         self.args = args
         self.restart = restart
+        self.seq2seq = model.config.is_encoder_decoder
         self.home = Path(args.output_dir)
         self.start = self.weights()
         refuse_if(not self.start, "the model has nothing to train: none of its parameters has requires_grad")
@@ -263,6 +264,10 @@ class _Learner:
         """Return where the report of a round lies, which is written last."""
         return self.home / f"round-{r:02}" / "report.json"
 
+    def trained(self, r: int) -> Path:
+        """Return where the weights after a round lie, to go on from bit for bit."""
+        return self.home / f"trained-{r:02}.safetensors"
+
     def weights(self) -> dict[str, torch.Tensor]:
         """Return a copy of what is trained, its numbers in the order that a file needs."""
         named = self.model.named_parameters()
@@ -272,11 +277,11 @@ class _Learner:
 
     def examples(self, rows: Dataset) -> list[dict[str, list[int]]]:
         """Return rows as token ids and labels, once the model is seen to have positions for them."""
-        encoded = [encode(row, self.tokenizer, self.model.config.is_encoder_decoder) for row in _rows(rows)]
+        encoded = [encode(row, self.tokenizer, self.seq2seq) for row in _rows(rows)]
         longest = max((len(ids) for one in encoded for ids in one.values()), default=0)
-        room = positions(self.model)
         refuse_if(
-            longest > room, f"an example to train on has {longest} tokens, the model has {room} positions"
+            longest > positions(self.model),
+            f"an example to train on has {longest} tokens, the model has {positions(self.model)} positions",
         )
         return encoded
 
@@ -288,8 +293,8 @@ class _Learner:
         args = copy.copy(self.args)
         args.output_dir = str(folder)
         args.remove_unused_columns = False
-        collator = DataCollatorForSeq2Seq(padding)
-        trainer = Trainer(self.model, args, train_dataset=examples, data_collator=collator)
+        collate = DataCollatorForSeq2Seq(padding)
+        trainer = Trainer(self.model, args, train_dataset=examples, data_collator=collate)
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -307,24 +312,21 @@ class _Learner:
         report.examples = len(examples)
         report.steps = result.global_step
         report.loss = result.training_loss
-        names = ("input_ids", "labels") if self.model.config.is_encoder_decoder else ("input_ids",)
-        tokens = sum(len(one[name]) for one in examples for name in names)
+        tokens = sum(len(one["input_ids"]) + self.seq2seq * len(one["labels"]) for one in examples)
         report.spent += TRAIN * round(trainer.state.epoch * tokens)
 
     def save(self, report: RoundReport, rule: Rule) -> None:
         """Write the weights, to go on from bit for bit, and then the report: the round is done."""
-        r = report.round
-        write_whole(self.home / f"trained-{r:02}.safetensors", lambda part: save_file(self.weights(), part))
-        write_json(self.report(r), asdict(report) | {"rule": rule.state_dict()})
-        (self.home / f"trained-{r - 1:02}.safetensors").unlink(missing_ok=True)
+        write_whole(self.trained(report.round), lambda part: save_file(self.weights(), part))
+        write_json(self.report(report.round), asdict(report) | {"rule": rule.state_dict()})
+        self.trained(report.round - 1).unlink(missing_ok=True)
 
     def resume(self, r: int, rule: Rule) -> RoundReport:
         """Return the report of a round that is done, and bring back the rule and, of the last, the model."""
         record = json.loads(self.report(r).read_text(encoding="utf-8"))
         rule.load_state_dict(record.pop("rule"))
         if not self.report(r + 1).exists():
-            trained = load_file(self.home / f"trained-{r:02}.safetensors")
-            self.model.load_state_dict(trained, strict=False)
+            self.model.load_state_dict(load_file(self.trained(r)), strict=False)
         return RoundReport(**record | {"sampling": SamplingReport(**record["sampling"])})
 
     def claim(self, settings: dict, rounds: int) -> None:
@@ -333,13 +335,12 @@ class _Learner:
         begun = file.exists() and self.report(1).parent.exists()
         found = json.loads(file.read_text(encoding="utf-8")) if begun else settings
         other = ", ".join(name for name in settings if found.get(name) != settings[name])
-        run = (
-            f"{self.home} holds the rounds of another run, which differs in {other}: take another output_dir"
-        )
-        refuse_if(other, run)
-        more = self.report(rounds + 1).exists()
         refuse_if(
-            more,
+            other,
+            f"{self.home} holds the rounds of another run, which differs in {other}: take another output_dir",
+        )
+        refuse_if(
+            self.report(rounds + 1).exists(),
             f"{self.home} holds more than {rounds} rounds: ask for as many at least, or another output_dir",
         )
         self.home.mkdir(parents=True, exist_ok=True)
@@ -350,9 +351,9 @@ def _tokens(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return how many tokens were read and written; where the sampler did not count, a text is tokenized."""
     total = 0
     for part in judged.iter(1000):
-        uncounted = None in part["tokens"]
-        written = map(len, tokenizer(part["completion"])["input_ids"]) if uncounted else part["tokens"]
-        total += sum(written) + sum(map(len, tokenizer(part["prompt"])["input_ids"]))
+        counted = None not in part["tokens"]
+        texts = part["prompt"] if counted else part["prompt"] + part["completion"]
+        total += sum(map(len, tokenizer(texts)["input_ids"])) + sum(part["tokens"] if counted else [])
     return total
 
 

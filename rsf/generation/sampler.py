@@ -78,21 +78,23 @@ class ModelSampler:
         self.warpers = list(warpers)
         self.stop = [stop] if isinstance(stop, str) else list(stop)
         self.batch_size = batch_size
-        numbers = {"temperature": temperature, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        refuse_if(not min(numbers.values()) > 0, f"{', '.join(numbers)} must be positive, got {numbers}")
-        refuse_if("" in self.stop, f"a stop string must not be empty, got {self.stop}")
-        adapter = getattr(model, "active_peft_config", None)
         refuse_if(
-            getattr(adapter, "is_prompt_learning", False),
-            f"{type(adapter).__name__}: its virtual tokens stand in front of a batch's padding, so a "
-            "completion would depend on the prompts beside it; take an adapter that changes weights, such as LoRA",
+            not min(temperature, max_new_tokens, batch_size) > 0,
+            "temperature, max_new_tokens and batch_size must be positive, got "
+            f"{temperature}, {max_new_tokens}, {batch_size}",
+        )
+        refuse_if("" in self.stop, f"a stop string must not be empty, got {self.stop}")
+        refuse_if(
+            getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False),
+            "the model has learned a prompt (prompt tuning, p-tuning, ...), whose virtual tokens stand in front of "
+            "the padding of a batch, so a completion would depend on the prompts beside it: take LoRA instead",
         )
         self.seq2seq = model.config.is_encoder_decoder
         own = model.generation_config.to_dict()
         eos = _first(own.get("eos_token_id"), tokenizer.eos_token_id)
         pad = _first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        self.special = {name: value for name, value in own.items() if name.endswith("_token_id")}
-        self.special |= {"eos_token_id": eos, "pad_token_id": pad}
+        special = {name: value for name, value in own.items() if name.endswith("_token_id")}
+        self.special = special | {"eos_token_id": eos, "pad_token_id": pad}
         self.ends = [] if eos is None else np.atleast_1d(eos).tolist()
 
     def __call__(self, prompts: Sequence[str], rngs: Sequence[np.random.Generator]) -> dict[str, list]:
@@ -116,9 +118,10 @@ class ModelSampler:
 
     def key(self) -> str:
         """Return a digest of all that a completion depends on besides prompt and coins."""
-        tokenizer = self.tokenizer
-        fast = tokenizer.is_fast
-        words = tokenizer.backend_tokenizer.to_str() if fast else sorted(tokenizer.get_vocab().items())
+        fast = self.tokenizer.is_fast
+        words = (
+            self.tokenizer.backend_tokenizer.to_str() if fast else sorted(self.tokenizer.get_vocab().items())
+        )
         warpers = [(type(one).__name__, *map(_in_full, vars(one).items())) for one in self.warpers]
         settings = [self.max_new_tokens, self.temperature, self.stop, self.special, warpers, words]
         config = self.model.config.to_json_string()
