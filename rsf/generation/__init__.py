@@ -8,7 +8,7 @@ from importlib import import_module
 _FILES = {
     "ModelSampler": "sampler",
     "RewardError": "judging",
-    "RoundReport": "rounds",
+    "RoundReport": "learner",
     "SamplingReport": "judging",
     "encode": "encoding",
     "model_sampler": "sampler",

@@ -14,18 +14,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 
 from rsf.accounts import write_json
-from rsf.generation.prompts import refuse_if
-
-COLUMNS = {
-    "completion": "string",
-    "reward": "float64",
-    "kept": "bool",
-    "log_acceptance": "float64",
-    "log_probability": "float64",
-    "tokens": "int64",
-    "ended": "bool",
-    "round": "int64",
-}
+from rsf.generation.arguments import COLUMNS, refuse_if
 
 
 def key_of(sample: Callable) -> str | None:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,8 +20,8 @@ import numpy as np
 from datasets import Dataset
 
 from rsf.acceptance import accept
-from rsf.generation.drafts import COLUMNS, Table, drafted, key_of
-from rsf.generation.prompts import as_dataset, refuse_if
+from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if
+from rsf.generation.drafts import Table, drafted, key_of
 from rsf.rules import Rule
 
 
@@ -85,7 +84,8 @@ class SamplingReport:
         )
         return (
             f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples "
-            f"({self.acceptance_rate:.4f}){removed}; {len(self.without):,} of {self.prompts:,} prompts without any; "
+            f"({self.acceptance_rate:.4f}){removed}; "
+            f"{len(self.without):,} of {self.prompts:,} prompts without any; "
             f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded"
         )
 
@@ -117,7 +117,7 @@ def sample_and_judge(
         function that gives it) that says all that it depends on. A method `check(prompts, to_train=False)`,
         if it has one, may refuse prompts first.
     prompts : datasets.Dataset with a str column "prompt", or a list of rows or of texts
-        See `rsf.generation.prompts.as_dataset`.
+        See `rsf.generation.arguments.as_dataset`.
     reward : callable(prompts=, completions=, **other columns) -> list of float
         TRL's convention. None: does not apply, the sample is judged, never kept, not counted in the rate.
     rule : rsf.rules rule
@@ -201,56 +201,6 @@ def sample_and_judge(
     judged = judged.close()
     kept = judged.select(np.flatnonzero(judged.data["kept"].to_numpy()))
     return kept.remove_columns("kept"), judged, report
-
-
-def check_call(
-    prompts: Dataset,
-    reward: object,
-    rule: object,
-    rng: object,
-    samples_per_prompt: int,
-    until_accepted: bool,
-    max_samples: int | None,
-    dedupe: object,
-    cap: int | None,
-) -> None:
-    """Refuse arguments of `sample_and_judge` that do not fit together, before anything is sampled."""
-    taken = sorted(set(prompts.column_names) & set(COLUMNS))
-    refuse_if(taken, f"the prompts' columns {taken} would be overwritten: rename or remove them")
-    refuse_if(len(prompts) == 0, "need at least one prompt, got 0 prompts")
-    refuse_if(not callable(reward), f"reward must be one function, got {reward!r:.80}")
-    refuse_if(not hasattr(rule, "log_probability"), f"rule must be a rule such as above(1), got {rule!r:.80}")
-    generator = isinstance(rng, np.random.Generator)
-    refuse_if(not generator, f"rng must be a Generator such as numpy.random.default_rng(0), got {rng!r:.80}")
-    refuse_if(
-        not (dedupe is None or callable(dedupe)), f"dedupe must be a function such as str, got {dedupe!r:.80}"
-    )
-    for name, number in (
-        ("samples_per_prompt", samples_per_prompt),
-        ("max_samples", max_samples or 1),
-        ("cap", 1 if cap is None else cap),
-    ):
-        whole = isinstance(number, Integral) and number >= 1
-        refuse_if(not whole, f"{name} must be a whole number of at least 1, got {number!r:.80}")
-    group = rule.n if getattr(rule, "joint", False) else None
-    refuse_if(
-        group and (until_accepted or samples_per_prompt % group),
-        f"{rule} chooses among {group} samples of a prompt: samples_per_prompt must be a multiple of it, got "
-        f"{samples_per_prompt}, and until_accepted=False",
-    )
-    refuse_if(
-        until_accepted != (max_samples is not None) or (until_accepted and max_samples < samples_per_prompt),
-        "until_accepted, and nothing else, needs max_samples, the most to draw for one prompt "
-        f"(at least {samples_per_prompt}); got {max_samples}",
-    )
-
-
-def check_sampler(sample: Callable, prompts: Dataset, *, to_train: bool = False) -> None:
-    """Let a sampler refuse what it has no room for (to sample, or to train on) before it samples anything."""
-    refuse_if(not callable(sample), f"sample must be a function of prompts and rngs, got {sample!r:.80}")
-    if hasattr(sample, "check"):
-        for part in prompts.with_format(None).iter(1000):
-            sample.check(part["prompt"], to_train=to_train)
 
 
 def _blocks(

@@ -7,35 +7,21 @@ Training is that of the ordinary transformers.Trainer, and so of accelerate and 
 et al. 2023, arXiv 2304.06767), which goes on from the last round's model, and, restarting from the base, as
 ReST-EM (arXiv 2312.06585)."""
 
-import copy
-import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from numbers import Integral, Real
-from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
-from transformers import (
-    DataCollatorForSeq2Seq,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from rsf.accounts import TRAIN, write_json, write_whole
+from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if
 from rsf.generation.drafts import key_of
-from rsf.generation.encoding import encode
-from rsf.generation.judging import SamplingReport, check_call, check_sampler, sample_and_judge
-from rsf.generation.prompts import as_dataset, refuse_if
-from rsf.generation.sampler import digest, model_sampler, positions
+from rsf.generation.judging import sample_and_judge
+from rsf.generation.learner import Learner, RoundReport, rows_of
+from rsf.generation.sampler import digest, model_sampler
 from rsf.rules import Rule
 
 TRAINING = (  # the settings that must stay as they are to go on
@@ -53,34 +39,6 @@ TRAINING = (  # the settings that must stay as they are to go on
     "bf16",
     "fp16",
 )
-
-
-@dataclass
-class RoundReport:
-    """One round: what was sampled with the model as it came in, and what was trained then.
-
-    reward : mean reward of all that was sampled, with the model before training; examples : kept and
-    supervised, trained on steps, loss : of the Trainer; spent : forward passes of one token, all rounds so
-    far stopped : why no further round was begun, None if there was one"""
-
-    round: int
-    sampling: SamplingReport
-    reward: float
-    spent: int
-    examples: int = 0
-    steps: int = 0
-    loss: float = math.nan
-    stopped: str | None = None
-
-    def __str__(self) -> str:
-        trained = (
-            f"trained {self.steps:,} steps on {self.examples:,} examples" if self.steps else "not trained"
-        )
-        end = f"; stopped: {self.stopped}" if self.stopped else ""
-        return (
-            f"round {self.round}: {self.sampling}; mean reward {self.reward:z.4f}; {trained}; "
-            f"{self.spent:,} forward passes{end}"
-        )
 
 
 def rsf_rounds(
@@ -151,7 +109,7 @@ def rsf_rounds(
     supervised = as_dataset([] if supervised is None else supervised, "supervised", ("prompt", "completion"))
     check_call(prompts, reward, rule, rng, dedupe=dedupe, **drawing)
     _check_loop(args, rounds, on_round, [target_reward, saturation, budget])
-    learner = _Learner(model, tokenizer, args, supervised, restart)
+    learner = Learner(model, tokenizer, args, supervised, restart)
     sample = sampler(model, tokenizer)
     coins = rng.spawn(rounds)
     settings = {
@@ -160,9 +118,9 @@ def rsf_rounds(
         "rule": re.sub(" at 0x[0-9a-fA-F]+", "", str(rule)),  # an object's address is another in each process
         "coins": str(coins[0].bit_generator.seed_seq),
         "weights": digest(learner.start.items()),
-        "prompts": digest(enumerate(_rows(prompts))),
+        "prompts": digest(enumerate(rows_of(prompts))),
         "sampler": key_of(sample),
-        "supervised": digest(enumerate(_rows(supervised))),
+        "supervised": digest(enumerate(rows_of(supervised))),
         "training": [str(getattr(args, name)) for name in TRAINING],
     }
     learner.claim(settings, rounds)
@@ -173,7 +131,7 @@ def rsf_rounds(
 
 
 def _loop(
-    learner: "_Learner",
+    learner: Learner,
     rule: Rule,
     coins: list[np.random.Generator],
     draw: Callable,
@@ -238,115 +196,6 @@ def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limit
     refuse_if(wrong, f"target_reward, saturation and budget must be numbers, got {wrong}")
 
 
-class _Learner:
-    """The model that learns: what it came with, what is mixed in, and the folder of its rounds."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        args: TrainingArguments,
-        supervised: Dataset,
-        restart: bool,
-    ) -> None:
-        self.model = model.to(args.device)
-        self.tokenizer = tokenizer
-        self.args = args
-        self.restart = restart
-        self.seq2seq = model.config.is_encoder_decoder
-        self.home = Path(args.output_dir)
-        self.start = self.weights()
-        refuse_if(not self.start, "the model has nothing to train: none of its parameters has requires_grad")
-        self.gold = self.examples(supervised)
-        self.trainer(self.gold, self.home)  # what it refuses, it refuses before anything is sampled
-
-    def report(self, r: int) -> Path:
-        """Return where the report of a round lies, which is written last."""
-        return self.home / f"round-{r:02}" / "report.json"
-
-    def trained(self, r: int) -> Path:
-        """Return where the weights after a round lie, to go on from bit for bit."""
-        return self.home / f"trained-{r:02}.safetensors"
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Return a copy of what is trained, its numbers in the order that a file needs."""
-        named = self.model.named_parameters()
-        return {
-            name: one.detach().to("cpu", copy=True).contiguous() for name, one in named if one.requires_grad
-        }
-
-    def examples(self, rows: Dataset) -> list[dict[str, list[int]]]:
-        """Return rows as token ids and labels, once the model is seen to have positions for them."""
-        encoded = [encode(row, self.tokenizer, self.seq2seq) for row in _rows(rows)]
-        longest = max((len(ids) for one in encoded for ids in one.values()), default=0)
-        refuse_if(
-            longest > positions(self.model),
-            f"an example to train on has {longest} tokens, the model has {positions(self.model)} positions",
-        )
-        return encoded
-
-    def trainer(self, examples: list[dict[str, list[int]]], folder: Path) -> Trainer:
-        """Return the Trainer of a round; padding stands on the right, wherever the tokenizer puts it."""
-        padding = copy.deepcopy(self.tokenizer)
-        padding.padding_side = "right"
-        padding.pad_token = padding.pad_token or padding.convert_ids_to_tokens(0)
-        args = copy.copy(self.args)
-        args.output_dir = str(folder)
-        args.remove_unused_columns = False
-        collate = DataCollatorForSeq2Seq(padding)
-        trainer = Trainer(self.model, args, train_dataset=examples, data_collator=collate)
-        trainer.remove_callback(PrinterCallback)
-        return trainer
-
-    def train(self, kept: Dataset, report: RoundReport) -> None:
-        """Train by the ordinary Trainer, and fill in the report."""
-        if self.restart:
-            self.model.load_state_dict(self.start, strict=False)
-        examples = self.examples(kept) + self.gold
-        trainer = self.trainer(examples, self.report(report.round).parent)
-        result = trainer.train()
-        trainer.save_model()
-        self.tokenizer.save_pretrained(trainer.args.output_dir)
-        # mixed precision wraps the model; it would do so once more in each round
-        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-        report.examples = len(examples)
-        report.steps = result.global_step
-        report.loss = result.training_loss
-        tokens = sum(len(one["input_ids"]) + self.seq2seq * len(one["labels"]) for one in examples)
-        report.spent += TRAIN * round(trainer.state.epoch * tokens)
-
-    def save(self, report: RoundReport, rule: Rule) -> None:
-        """Write the weights, to go on from bit for bit, and then the report: the round is done."""
-        write_whole(self.trained(report.round), lambda part: save_file(self.weights(), part))
-        write_json(self.report(report.round), asdict(report) | {"rule": rule.state_dict()})
-        self.trained(report.round - 1).unlink(missing_ok=True)
-
-    def resume(self, r: int, rule: Rule) -> RoundReport:
-        """Return the report of a round that is done, and bring back the rule and, of the last, the model."""
-        record = json.loads(self.report(r).read_text(encoding="utf-8"))
-        rule.load_state_dict(record.pop("rule"))
-        if not self.report(r + 1).exists():
-            self.model.load_state_dict(load_file(self.trained(r)), strict=False)
-        return RoundReport(**record | {"sampling": SamplingReport(**record["sampling"])})
-
-    def claim(self, settings: dict, rounds: int) -> None:
-        """Take the folder for this run, or see that it is this run's."""
-        file = self.home / "run.json"
-        begun = file.exists() and self.report(1).parent.exists()
-        found = json.loads(file.read_text(encoding="utf-8")) if begun else settings
-        other = ", ".join(name for name in settings if found.get(name) != settings[name])
-        refuse_if(
-            other,
-            f"{self.home} holds the rounds of another run, which differs in {other}: take another output_dir",
-        )
-        refuse_if(
-            self.report(rounds + 1).exists(),
-            f"{self.home} holds more than {rounds} rounds: ask for as many at least, or another output_dir",
-        )
-        self.home.mkdir(parents=True, exist_ok=True)
-        write_json(file, settings)
-
-
 def _tokens(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return how many tokens were read and written; where the sampler did not count, a text is tokenized."""
     total = 0
@@ -355,9 +204,3 @@ def _tokens(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
         texts = part["prompt"] if counted else part["prompt"] + part["completion"]
         total += sum(map(len, tokenizer(texts)["input_ids"])) + sum(part["tokens"] if counted else [])
     return total
-
-
-def _rows(table: Dataset) -> Iterator[dict]:
-    """Yield the rows, read by the thousand, which is faster than one by one."""
-    for part in table.with_format("arrow").iter(1000):
-        yield from part.to_pylist()

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from rsf.generation.arguments import refuse_if
 from rsf.generation.encoding import prompt_ids
-from rsf.generation.prompts import refuse_if
 
 
 def model_sampler(
@@ -86,8 +86,8 @@ class ModelSampler:
         refuse_if("" in self.stop, f"a stop string must not be empty, got {self.stop}")
         refuse_if(
             getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False),
-            "the model has learned a prompt (prompt tuning, p-tuning, ...), whose virtual tokens stand in front of "
-            "the padding of a batch, so a completion would depend on the prompts beside it: take LoRA instead",
+            "prompt tuning, p-tuning and their like put virtual tokens in front of a batch and its padding, so a "
+            "a completion would depend on the prompts beside it: take an adapter such as LoRA",
         )
         self.seq2seq = model.config.is_encoder_decoder
         own = model.generation_config.to_dict()

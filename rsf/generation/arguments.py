@@ -1,12 +1,24 @@
-"""What prompts and examples may be given as: whatever has rows, and never another text than it holds."""
+"""What is given, looked at before anything is sampled: rows in any form, and what does not fit together."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
+from numbers import Integral
 
+import numpy as np
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 
-REFUSED = {
+COLUMNS = {  # what a sample has beside the columns of its prompt
+    "completion": "string",
+    "reward": "float64",
+    "kept": "bool",
+    "log_acceptance": "float64",
+    "log_probability": "float64",
+    "tokens": "int64",
+    "ended": "bool",
+    "round": "int64",
+}
+REFUSED = {  # what may look like rows, and why it is none
     (str, bytes, os.PathLike): "is one text: put it into a list",
     (set, frozenset): "has no order: make it a list",
     IterableDataset: "is a stream: take as many rows as you want, list(stream.take(1000))",
@@ -70,6 +82,56 @@ def refuse_if(wrong: object, message: str, error: type[ValueError] = ValueError)
     """
     if wrong:
         raise error(message)
+
+
+def check_call(
+    prompts: Dataset,
+    reward: object,
+    rule: object,
+    rng: object,
+    samples_per_prompt: int,
+    until_accepted: bool,
+    max_samples: int | None,
+    dedupe: object,
+    cap: int | None,
+) -> None:
+    """Refuse arguments of `sample_and_judge` that do not fit together, before anything is sampled."""
+    taken = sorted(set(prompts.column_names) & set(COLUMNS))
+    refuse_if(taken, f"the prompts' columns {taken} would be overwritten: rename or remove them")
+    refuse_if(len(prompts) == 0, "need at least one prompt, got 0 prompts")
+    refuse_if(not callable(reward), f"reward must be one function, got {reward!r:.80}")
+    refuse_if(not hasattr(rule, "log_probability"), f"rule must be a rule such as above(1), got {rule!r:.80}")
+    generator = isinstance(rng, np.random.Generator)
+    refuse_if(not generator, f"rng must be a Generator such as numpy.random.default_rng(0), got {rng!r:.80}")
+    refuse_if(
+        not (dedupe is None or callable(dedupe)), f"dedupe must be a function such as str, got {dedupe!r:.80}"
+    )
+    for name, number in (
+        ("samples_per_prompt", samples_per_prompt),
+        ("max_samples", max_samples or 1),
+        ("cap", 1 if cap is None else cap),
+    ):
+        whole = isinstance(number, Integral) and number >= 1
+        refuse_if(not whole, f"{name} must be a whole number of at least 1, got {number!r:.80}")
+    group = rule.n if getattr(rule, "joint", False) else None
+    refuse_if(
+        group and (until_accepted or samples_per_prompt % group),
+        f"{rule} chooses among {group} samples of a prompt: samples_per_prompt must be a multiple of it, got "
+        f"{samples_per_prompt}, and until_accepted=False",
+    )
+    refuse_if(
+        until_accepted != (max_samples is not None) or (until_accepted and max_samples < samples_per_prompt),
+        "until_accepted, and nothing else, needs max_samples, the most to draw for one prompt "
+        f"(at least {samples_per_prompt}); got {max_samples}",
+    )
+
+
+def check_sampler(sample: Callable, prompts: Dataset, *, to_train: bool = False) -> None:
+    """Let a sampler refuse what it has no room for (to sample, or to train on) before it samples anything."""
+    refuse_if(not callable(sample), f"sample must be a function of prompts and rngs, got {sample!r:.80}")
+    if hasattr(sample, "check"):
+        for part in prompts.with_format(None).iter(1000):
+            sample.check(part["prompt"], to_train=to_train)
 
 
 def _from_rows(given: Iterable, name: str, columns: Sequence[str]) -> Dataset:
