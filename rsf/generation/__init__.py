@@ -1,7 +1,8 @@
 """From a model's own samples to training data: sample, judge, keep, fine-tune, and again.
 
 Names are loaded when they are asked for: `sample_and_judge` needs `datasets`, the others PyTorch and
-transformers too."""
+transformers too.
+"""
 
 from importlib import import_module
 

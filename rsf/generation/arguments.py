@@ -1,7 +1,7 @@
 """What is given, looked at before anything is sampled: rows in any form, and what does not fit together."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from numbers import Integral
 
@@ -55,9 +55,9 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
     ValueError: prompts is a str, which is one text: put it into a list
     """
     table = given if isinstance(given, Dataset) else _from_rows(given, name, columns)
-    transform = table.format["type"] == "custom"
     refuse_if(
-        transform, f"{name} has texts that a transform makes when they are read: write them down with `map`"
+        table.format["type"] == "custom",
+        f"{name} has texts that a transform makes when they are read: write them down with `map`",
     )
     kinds = {column: getattr(kind, "dtype", kind) for column, kind in table.features.items()}
     for column in columns:
@@ -66,13 +66,16 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
             f"{name} needs a column {column!r} of strings (a chat: apply the tokenizer's chat template "
             f"first), got {kinds}",
         )
-        for start, part in enumerate(table.with_format(None).select_columns(column).iter(1000)):
-            if None in part[column]:
-                row = 1000 * start + part[column].index(None)
-                raise ValueError(
-                    f"{name} has no {column} in row {row}: leave that row out, or give it a text"
-                )
+    rows = enumerate(rows_of(table.select_columns(list(columns))))
+    empty = next((number for number, row in rows if None in row.values()), None)
+    refuse_if(empty is not None, f"{name} has no text in row {empty}: leave that row out, or give it one")
     return table
+
+
+def rows_of(table: Dataset) -> Iterator[dict]:
+    """Yield the rows as they are stored, read by the thousand, which is faster than one by one."""
+    for part in table.with_format("arrow").iter(1000):
+        yield from part.to_pylist()
 
 
 def refuse_if(wrong: object, message: str, error: type[ValueError] = ValueError) -> None:
@@ -94,25 +97,25 @@ def check_call(
     max_samples: int | None,
     dedupe: object,
     cap: int | None,
+    block: int = 1,
 ) -> None:
     """Refuse arguments of `sample_and_judge` that do not fit together, before anything is sampled."""
     taken = sorted(set(prompts.column_names) & set(COLUMNS))
     refuse_if(taken, f"the prompts' columns {taken} would be overwritten: rename or remove them")
     refuse_if(len(prompts) == 0, "need at least one prompt, got 0 prompts")
     refuse_if(not callable(reward), f"reward must be one function, got {reward!r:.80}")
+    refuse_if(not callable(dedupe or str), f"dedupe must be a function such as str, got {dedupe!r:.80}")
     refuse_if(not hasattr(rule, "log_probability"), f"rule must be a rule such as above(1), got {rule!r:.80}")
-    generator = isinstance(rng, np.random.Generator)
-    refuse_if(not generator, f"rng must be a Generator such as numpy.random.default_rng(0), got {rng!r:.80}")
     refuse_if(
-        not (dedupe is None or callable(dedupe)), f"dedupe must be a function such as str, got {dedupe!r:.80}"
+        not isinstance(rng, np.random.Generator),
+        f"rng must be a Generator such as numpy.random.default_rng(0), got {rng!r:.80}",
     )
-    for name, number in (
-        ("samples_per_prompt", samples_per_prompt),
-        ("max_samples", max_samples or 1),
-        ("cap", 1 if cap is None else cap),
-    ):
-        whole = isinstance(number, Integral) and number >= 1
-        refuse_if(not whole, f"{name} must be a whole number of at least 1, got {number!r:.80}")
+    numbers = [samples_per_prompt, max_samples or 1, 1 if cap is None else cap, block]
+    refuse_if(
+        not all(isinstance(number, Integral) and number >= 1 for number in numbers),
+        "samples_per_prompt, max_samples, cap and block must be whole numbers of at least 1, got "
+        f"{samples_per_prompt!r}, {max_samples!r}, {cap!r} and {block!r}",
+    )
     group = rule.n if getattr(rule, "joint", False) else None
     refuse_if(
         group and (until_accepted or samples_per_prompt % group),

@@ -1,7 +1,8 @@
 """What was sampled and what became of it, on disk: a killed run goes on, and memory holds one block.
 
 A file of drafts is named by the SHA-256 of all that determines them: the sampler's key, the coins' seed,
-prompts and sample numbers."""
+prompts and sample numbers.
+"""
 
 import hashlib
 import json

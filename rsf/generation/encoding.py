@@ -20,7 +20,8 @@ def encode(row: Mapping, tokenizer: PreTrainedTokenizerBase, seq2seq: bool = Fal
     False: a stop string, or `max_new_tokens`). The text is tokenized as a whole, in which a completion that
     begins with a space keeps one, not two. TRL's SFTTrainer takes these two columns as they are,
     `kept.map(encode, fn_kwargs={"tokenizer": tokenizer})`; of a completion that is text it would learn the
-    end of every row."""
+    end of every row.
+    """
     head = prompt_ids(tokenizer, row["prompt"], seq2seq)
     whole = prompt_ids(tokenizer, row["prompt"] + row["completion"])
     apart = seq2seq or whole[: len(head)] != head

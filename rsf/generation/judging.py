@@ -6,7 +6,8 @@ With a fixed number of samples a prompt the prompts are tilted too, by Z(x); sam
 keep their law, at 1 / Z(x) samples each. Every sample has a Generator of its own: its first coin decides
 whether it is kept, the others pick its tokens, so that neither batches nor interruptions change anything.
 Known as RFT (Yuan et al. 2023, arXiv 2308.01825), RAFT (Dong et al. 2023, arXiv 2304.06767) and, accepting
-by exp((r - ceiling) / beta), RSO (Liu et al. 2023, arXiv 2309.06657)."""
+by exp((r - ceiling) / beta), RSO (Liu et al. 2023, arXiv 2309.06657).
+"""
 
 import math
 from collections import deque
@@ -36,9 +37,11 @@ class RewardError(ValueError):
 class SamplingReport:
     """Totals of `sample_and_judge`.
 
-    samples : judged, of which `skipped` had no reward and `accepted` passed the rule; tokens : decoded for
-    all of them kept : accepted less `duplicates` and `over_cap`; without : positions of the prompts that
-    had no sample accepted slack : min |u - A| over all coins
+    samples : judged, of which `skipped` had no reward and `accepted` passed the rule
+    tokens : decoded for all of them
+    kept : accepted less `duplicates` and `over_cap`
+    slack : min |u - A| over all coins
+    without : positions of the prompts that had no sample accepted
 
     >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
     3 accepted of 8 samples (0.3750); 1 of 2 prompts without any; 0 skipped, 40 tokens decoded
@@ -159,12 +162,12 @@ def sample_and_judge(
         `judged`.
     """
     prompts = as_dataset(prompts, "prompts")
-    check_call(prompts, reward, rule, rng, samples_per_prompt, until_accepted, max_samples, dedupe, cap)
-    refuse_if(block < 1, f"block must be at least 1, got {block}")
+    check_call(
+        prompts, reward, rule, rng, samples_per_prompt, until_accepted, max_samples, dedupe, cap, block
+    )
     key = key_of(sample) if folder else None
     refuse_if(
-        folder and not key,
-        "with a folder the sampler needs an attribute `key`, a str that says all that it depends on",
+        folder and not key, "with a folder the sampler needs an attribute `key`, all that it depends on"
     )
     check_sampler(sample, prompts)
     seeds = rng.bit_generator.seed_seq.spawn(1)[0]
@@ -173,8 +176,8 @@ def sample_and_judge(
     prompts = prompts.with_format(None)
     arrow = prompts.with_format("arrow")
     drawn, accepted = np.zeros((2, len(prompts)), dtype=np.int64)
-    keys = {}  # of what was kept, for each prompt whose turn may come again
     most = max_samples or samples_per_prompt
+    keys = {}  # of what was kept, for each prompt whose turn may come again
     for rows in _blocks(drawn, accepted, samples_per_prompt, most, block):
         numbers = [i for i, _ in rows]
         table = prompts[numbers]  # columns, a row a sample
@@ -191,12 +194,12 @@ def sample_and_judge(
             if dedupe or cap is not None:
                 _thin(rows, keep, drafts["completion"], dedupe, cap, keys, report)
                 keys = {i: keys[i] for i in keys if accepted[i] < samples_per_prompt and drawn[i] < most}
+            decided = {"reward": rewards, "kept": keep, "log_acceptance": log_a, "round": [round] * len(rows)}
+            judged.write(arrow[numbers], drafts | decided)
         except BaseException as error:
             error.judged = judged.close(whole=False)
             error.completions = drafts.get("completion")
             raise
-        decided = {"reward": rewards, "kept": keep, "log_acceptance": log_a, "round": [round] * len(rows)}
-        judged.write(arrow[numbers], drafts | decided)
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
     kept = judged.select(np.flatnonzero(judged.data["kept"].to_numpy()))
@@ -208,8 +211,8 @@ def _blocks(
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield blocks of (prompt, number of its sample), a prompt again as long as it lacks accepted ones.
 
-    drawn, accepted : (prompts,), how many samples each prompt has had; the first is kept up to date here,
-    the second by the caller"""
+    drawn, accepted : (prompts,), how many samples each had so far; the caller keeps the second up to date
+    """
     waiting = deque()
     fresh = iter(range(len(drawn)))
     while True:
@@ -235,9 +238,7 @@ def _judged(reward: Callable, table: Mapping[str, list], completions: list[str])
     others = {name: values for name, values in table.items() if name != "prompt"}
     try:
         given = reward(prompts=prompts, completions=completions, **others)
-        if isinstance(
-            given, Coroutine
-        ):  # an async function: closed, or Python warns that it was never awaited
+        if isinstance(given, Coroutine):  # or Python would warn that it was never awaited
             given.close()
         rewards = list(islice(given, len(completions) + 1))  # it need not end
     except Exception as error:

@@ -6,7 +6,6 @@ spent in training = 3 x tokens trained on     (forward passes of one token; a ba
 import copy
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from transformers import (
 )
 
 from rsf.accounts import TRAIN, write_json, write_whole
-from rsf.generation.arguments import refuse_if
+from rsf.generation.arguments import refuse_if, rows_of
 from rsf.generation.encoding import encode
 from rsf.generation.judging import SamplingReport
 from rsf.generation.sampler import positions
@@ -34,9 +33,12 @@ from rsf.rules import Rule
 class RoundReport:
     """One round: what was sampled with the model as it came in, and what was trained then.
 
-    reward : mean reward of all that was sampled, with the model before training; examples : kept and
-    supervised, trained on steps, loss : of the Trainer; spent : forward passes of one token, all rounds so
-    far stopped : why no further round was begun, None if there was one"""
+    reward : mean reward of all that was sampled, with the model before training
+    examples : kept and supervised, trained on
+    steps, loss : of the Trainer
+    spent : forward passes of one token, all rounds so far
+    stopped : why no further round was begun, None if there was one
+    """
 
     round: int
     sampling: SamplingReport
@@ -90,10 +92,8 @@ class Learner:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return a copy of what is trained, its numbers in the order that a file needs."""
-        named = self.model.named_parameters()
-        return {
-            name: one.detach().to("cpu", copy=True).contiguous() for name, one in named if one.requires_grad
-        }
+        trained = {name: one.detach() for name, one in self.model.named_parameters() if one.requires_grad}
+        return {name: one.to("cpu", copy=True).contiguous() for name, one in trained.items()}
 
     def examples(self, rows: Dataset) -> list[dict[str, list[int]]]:
         """Return rows as token ids and labels, once the model is seen to have positions for them."""
@@ -165,9 +165,3 @@ class Learner:
         )
         self.home.mkdir(parents=True, exist_ok=True)
         write_json(file, settings)
-
-
-def rows_of(table: Dataset) -> Iterator[dict]:
-    """Yield the rows, read by the thousand, which is faster than one by one."""
-    for part in table.with_format("arrow").iter(1000):
-        yield from part.to_pylist()

@@ -1,11 +1,11 @@
 """The article's loop in its own words: sample, keep what is acceptable, fine-tune on it, and again.
 
-    spent = tokens read or written in sampling + 3 x tokens trained on     (forward passes of one token; a
-    backward is two)
+    spent = tokens read or written in sampling + 3 x tokens trained on
 
-Training is that of the ordinary transformers.Trainer, and so of accelerate and of LoRA. Known as RAFT (Dong
-et al. 2023, arXiv 2304.06767), which goes on from the last round's model, and, restarting from the base, as
-ReST-EM (arXiv 2312.06585)."""
+in forward passes of one token (a backward is two). Training is that of the ordinary transformers.Trainer, and
+so of accelerate and of LoRA. Known as RAFT (Dong et al. 2023, arXiv 2304.06767), which goes on from the last
+round's model, and, restarting from the base, as ReST-EM (arXiv 2312.06585).
+"""
 
 import math
 import re
@@ -17,10 +17,10 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if
+from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if, rows_of
 from rsf.generation.drafts import key_of
 from rsf.generation.judging import sample_and_judge
-from rsf.generation.learner import Learner, RoundReport, rows_of
+from rsf.generation.learner import Learner, RoundReport
 from rsf.generation.sampler import digest, model_sampler
 from rsf.rules import Rule
 

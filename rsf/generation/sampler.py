@@ -86,8 +86,8 @@ class ModelSampler:
         refuse_if("" in self.stop, f"a stop string must not be empty, got {self.stop}")
         refuse_if(
             getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False),
-            "prompt tuning, p-tuning and their like put virtual tokens in front of a batch and its padding, so a "
-            "a completion would depend on the prompts beside it: take an adapter such as LoRA",
+            "prompt tuning, p-tuning and their like put virtual tokens in front of a batch and its padding: "
+            "a completion would depend on the prompts beside it; take an adapter such as LoRA",
         )
         self.seq2seq = model.config.is_encoder_decoder
         own = model.generation_config.to_dict()
@@ -101,12 +101,13 @@ class ModelSampler:
         """Return the columns completion, log_probability, tokens and ended, a row for each prompt.
 
         Each is drawn by the Generator at its place. log_probability is that of its tokens under the law
-        that they were drawn from; ended says whether the model itself ended it."""
-        each = not isinstance(prompts, str) and len(prompts) == len(rngs)
+        that they were drawn from; ended says whether the model itself ended it.
+        """
         refuse_if(
-            not each, f"need a list of prompts, a Generator for each, got {type(prompts)} and {len(rngs)}"
+            isinstance(prompts, str) or len(prompts) != len(rngs),
+            f"need a list of prompts and a Generator for each, got {type(prompts).__name__} and {len(rngs)}",
         )
-        ids = self._ids(prompts)
+        ids = self.check(prompts)
         longest_first = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # batches of like length
         drafts = {}
         with _writing(self.model, self.special):
@@ -127,26 +128,21 @@ class ModelSampler:
         config = self.model.config.to_json_string()
         return digest([("settings", settings), ("config", config), *self.model.state_dict().items()])
 
-    def check(self, prompts: Sequence[str], *, to_train: bool = False) -> None:
-        """Refuse a prompt without tokens, or with so many that the model has no room for `max_new_tokens`.
+    def check(self, prompts: Sequence[str], *, to_train: bool = False) -> list[list[int]]:
+        """Return the prompts' token ids; refuse a prompt without any, or one that leaves no room to write.
 
         The last token written is not read again, unless the completion is to be trained on.
         """
-        self._ids(prompts, to_train)
-
-    def _ids(self, prompts: Sequence[str], to_train: bool = False) -> list[list[int]]:
-        """Return the prompts' token ids, once they are seen to fit."""
         ids_of = {text: prompt_ids(self.tokenizer, text, self.seq2seq) for text in dict.fromkeys(prompts)}
         empty = [text for text in ids_of if not ids_of[text]]
         refuse_if(empty, f"the prompt {''.join(empty[:1])!r} has no tokens: a model needs one to begin with")
         longest = max(ids_of, key=lambda text: len(ids_of[text]))
         lengths = (len(ids_of[longest]), self.max_new_tokens)
         needed = max(lengths) if self.seq2seq else sum(lengths) - (not to_train)
-        room = positions(self.model)
         refuse_if(
-            needed > room,
+            needed > positions(self.model),
             f"the prompt {longest!r:.80} has {lengths[0]} tokens, with max_new_tokens={lengths[1]} that is "
-            f"{needed} positions, the model has {room}: cut the prompt or write less",
+            f"{needed} positions, the model has {positions(self.model)}: cut the prompt or write less",
         )
         return [ids_of[text] for text in prompts]
 
@@ -250,13 +246,16 @@ def digest(pairs: Iterable[tuple[object, object]]) -> str:
     """
     total = hashlib.sha256()
     for name, value in pairs:
-        if isinstance(value, torch.Tensor):
-            data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        else:
-            data = json.dumps(value, default=repr).encode()
+        tensor = isinstance(value, torch.Tensor)
+        data = _bytes(value) if tensor else json.dumps(value, default=repr).encode()
         total.update(f"{name} {getattr(value, 'dtype', '')} {len(data)} ".encode())
         total.update(data)
     return total.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> np.ndarray:
+    """Return the bytes of a tensor, wherever it is and in whatever order its numbers lie."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _in_full(setting: tuple[str, object]) -> str:
