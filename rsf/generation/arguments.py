@@ -142,20 +142,20 @@ def _from_rows(given: Iterable, name: str, columns: Sequence[str]) -> Dataset:
     for kinds, why in REFUSED.items():
         refuse_if(isinstance(given, kinds), f"{name} is a {type(given).__name__}, which {why}")
     refuse_if(
-        hasattr(given, "keys") or hasattr(given, "columns") or not isinstance(given, Iterable),
+        isinstance(given, Mapping) or hasattr(given, "columns") or not isinstance(given, Iterable),
         f"{name} is a {type(given).__name__}, which yields no rows: make it a Dataset (of columns: "
         "Dataset.from_dict, Dataset.from_pandas)",
     )
     rows = list(given)
-    if not rows or (len(columns) == 1 and all(isinstance(row, str) for row in rows)):
-        return Dataset.from_dict(
-            dict.fromkeys(columns, rows), Features(dict.fromkeys(columns, Value("string")))
-        )
-    odd = [place for place, row in enumerate(rows) if not isinstance(row, Mapping)]
+    kind = str if len(columns) == 1 and (not rows or isinstance(rows[0], str)) else Mapping
+    odd = [place for place, row in enumerate(rows) if not isinstance(row, kind)]
     if odd:
         raise ValueError(
             f"{name}[{odd[0]}] is {rows[odd[0]]!r:.80}, where all must be texts, or all dicts (a chat: apply "
             "the tokenizer's chat template first)"
         )
+    if kind is str or not rows:
+        texts = Features(dict.fromkeys(columns, Value("string")))
+        return Dataset.from_dict(dict.fromkeys(columns, rows), texts)
     names = dict.fromkeys(chain.from_iterable(rows))  # of all rows, not of the first
     return Dataset.from_dict({column: [row.get(column) for row in rows] for column in names})

@@ -77,6 +77,8 @@ class Learner:
         self.restart = restart
         self.seq2seq = model.config.is_encoder_decoder
         self.home = Path(args.output_dir)
+        for value in self.model.parameters():
+            value.data = value.data.contiguous()  # or it could not be saved
         self.start = self.weights()
         refuse_if(not self.start, "the model has nothing to train: none of its parameters has requires_grad")
         self.gold = self.examples(supervised)
@@ -91,9 +93,9 @@ class Learner:
         return self.home / f"trained-{r:02}.safetensors"
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return a copy of what is trained, its numbers in the order that a file needs."""
+        """Return a copy of what is trained."""
         trained = {name: one.detach() for name, one in self.model.named_parameters() if one.requires_grad}
-        return {name: one.to("cpu", copy=True).contiguous() for name, one in trained.items()}
+        return {name: one.to("cpu", copy=True) for name, one in trained.items()}
 
     def examples(self, rows: Dataset) -> list[dict[str, list[int]]]:
         """Return rows as token ids and labels, once the model is seen to have positions for them."""
