@@ -1,18 +1,24 @@
-"""Notebooks from their text, in one direction: text -> notebook -> executed, with outputs that are the same everywhere.
+"""Notebooks from their text, in one direction: text -> notebook -> executed, with outputs that are the same
+everywhere.
 
-`notebooks/text/NN_name.md` (MyST) is what one edits; `notebooks/NN_name.ipynb` is built from it, executed, and compared by
-`pytest --nbval`. Needs a checkout and the extra `docs`.
+`notebooks/text/NN_name.md` (MyST) is what one edits; `notebooks/NN_name.ipynb` is built from it, executed,
+and compared by `pytest --nbval`. Needs a checkout and the extra `lab`.
 """
 
 import base64
+import hashlib
 import json
 import os
 import re
+import shutil
 import statistics
+import subprocess
+import sys
 import time
 import tomllib
 
-from rsf.lab.records import ROOT
+from rsf.accounts import write_json
+from rsf.lab.records import ROOT, checkout
 
 TEXT, NOTEBOOKS, BUILD = ROOT / "notebooks" / "text", ROOT / "notebooks", ROOT / "build"
 QUIET = {
@@ -30,7 +36,9 @@ SECONDS = 600  # most for one cell
 
 
 def names(wanted=()):
-    """Return the names of all notebooks in order, or of those that begin with the words given (`07`, `07_fine`)."""
+    """Return the names of all notebooks in order, or of those that begin with the words given (`07`,
+    `07_fine`)."""
+    checkout()
     there = sorted(file.stem for file in TEXT.glob("*.md"))
     if unknown := [word for word in wanted if not any(name.startswith(word) for name in there)]:
         raise ValueError(f"no notebook begins with {unknown[0]!r}; there are {', '.join(there)}")
@@ -87,7 +95,8 @@ def execute(notebook, environment):
 
 
 def build(wanted=()):
-    """Build notebooks from their text, execute them, and store them with their outputs; yields (name, seconds)."""
+    """Build notebooks from their text, execute them, and store them with their outputs; yields (name,
+    seconds)."""
     import nbformat
 
     for name in names(wanted):
@@ -100,7 +109,8 @@ def build(wanted=()):
 
 
 def run(wanted=()):
-    """Execute the committed notebooks with the best source there is, into build/; yields a dict for each, whether it failed or not."""
+    """Execute the committed notebooks with the best source there is, into build/; yields a dict for each,
+    whether it failed or not."""
     import nbformat
 
     for folder in ("notebooks", "figures"):
@@ -137,6 +147,43 @@ def run(wanted=()):
         yield rows[-1]
 
 
+def open_lab(word, *, port=None, browser=True):
+    """Open JupyterLab at a notebook, on copies in build/lab/, until it is stopped; return its exit code.
+
+    A copy that its reader has changed is kept as it is; one that was only read follows the committed
+    notebook.
+    """
+    wanted = names([word])[0]
+    folder = BUILD / "lab"
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / ".copied.json"
+    copied = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    for source in sorted(NOTEBOOKS.glob("*.ipynb")):
+        copy = folder / source.name
+        if not copy.exists() or _digest(copy) == copied.get(source.name):
+            shutil.copyfile(source, copy)
+            copied[source.name] = _digest(copy)
+    write_json(record, copied)
+    options = [f"--ServerApp.root_dir={folder}"]
+    if port:
+        options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    if not browser:
+        options.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        options.append("--allow-root")  # Jupyter refuses the root of a container otherwise
+    command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    if os.name == "nt":
+        return subprocess.run(command, env=environment).returncode
+    return os.execve(
+        command[0], command, environment
+    )  # the server takes this process's place, and its signals
+
+
+def _digest(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def problems(name):
     """Return what is wrong with a committed notebook, as a list of lines; what nbval does not see."""
     import nbformat
@@ -162,8 +209,9 @@ def problems(name):
         for cell in code[1:]
     ]
     if lengths and (max(lengths) > 20 or statistics.median(lengths) > 6):
+        middle = statistics.median(lengths)
         found.append(
-            f"its code cells have {max(lengths)} lines at most and {statistics.median(lengths)} in the median: 20 and 6 are the limits"
+            f"its code cells have {max(lengths)} lines at most and {middle} in the median, not 20 and 6"
         )
     words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
     if (name[:2] <= "06" or name[:2] == "09") and words < 8 * sum(lengths):

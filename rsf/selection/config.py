@@ -1,4 +1,4 @@
-"""What `RSFTrainer` can be told beyond transformers.TrainingArguments: scalars only, so that they become JSON with the others."""
+"""What `RSFTrainer` can be told beyond transformers.TrainingArguments: scalars only, so that they become JSON too."""
 
 from dataclasses import dataclass, field
 
@@ -14,22 +14,36 @@ class RSFConfig(TrainingArguments):
     """TrainingArguments and what rejection needs.
 
     unit : "example" or "batch" (the published listing: one coin per batch, by its mean criterion)
-    block_size : candidates that a process decides upon at once, by the same weights; 0: `scoring_batch_size`, or else the training
-        batch size. Larger blocks score faster (their chunks are sorted by length) by weights that are a few steps older.
+    weighting : "none"; "acceptance", the twin: train on every example with weight A, without coins (no gradient through
+        A): the same expected gradient, nothing skipped; or "inverse": give what is kept the weight 1 / A, which undoes
+        the selection without bias, at the price of variance
+    progress : "compute": the run ends when `compute_budget` is spent, and the learning rate is a function of
+        spent / budget; or "updates": it ends after `max_steps` updates (0: those of plain fine-tuning for
+        `num_train_epochs`), as the Trainer does, the learning rate follows them, and forward passes are only counted
+    compute_budget : forward passes of one example to spend in training, by all processes together; 0: what plain
+        fine-tuning for `max_steps` steps, or else for `num_train_epochs` epochs, would spend. A positive `max_steps`
+        stays an upper bound
+    block_size : candidates that a process decides upon at once, by the same weights; 0: `scoring_batch_size`, or else
+        the training batch size. Larger blocks score faster (their chunks are sorted by length) by weights that are a
+        few steps older
     scoring_batch_size : candidates in one forward pass of scoring, the longest first; 0: the block
     scoring_dropout : score in train mode, as the listing does; default is eval mode
     scoring_dtype : "bfloat16" or "float16": score under autocast; default: as training does
-    weighting : "none"; "acceptance", the twin: train on every example with weight A, without coins (no gradient through A): the same
-        expected gradient, nothing skipped; or "inverse": give what is kept the weight 1 / A, which undoes the selection without bias,
-        at the price of variance
-    compute_budget : forward passes of one example to spend in training, by all processes together; 0: what plain fine-tuning for
-        `max_steps` steps, or else for `num_train_epochs` epochs, would spend. A positive `max_steps` stays an upper bound.
+    random_collator : whether the collator draws (masks, crops, noise), so that each candidate must be collated once and
+        for all before it is scored; None: found out by collating the first block several times
 
-    A schedule counts in steps of plain fine-tuning (`warmup_steps`, `lr_scheduler_kwargs`), however many are taken. For batches of
-    kept examples of like length take train_sampling_strategy="group_by_length", as in plain fine-tuning.
+    A schedule counts in steps of plain fine-tuning (`warmup_steps`, `lr_scheduler_kwargs`), however many are taken. For
+    batches of kept examples of like length take train_sampling_strategy="group_by_length", as in plain fine-tuning.
     """
 
     unit: str = _option("example", 'what one coin decides on: "example" or "batch"')
+    weighting: str = _option(
+        "none", 'weight "acceptance" (A, on every example: the twin) or "inverse" (1 / A, on what is kept)'
+    )
+    progress: str = _option(
+        "compute", 'what ends the run and moves the schedule: "compute" (forward passes) or "updates"'
+    )
+    compute_budget: int = _option(0, "forward passes of one example; 0: those of plain fine-tuning")
     block_size: int = _option(
         0, "candidates decided upon at once; 0: scoring_batch_size or else the training batch size"
     )
@@ -38,16 +52,14 @@ class RSFConfig(TrainingArguments):
     scoring_dtype: str = _option(
         "", 'score under autocast in "bfloat16" or "float16"; empty: as training does'
     )
-    weighting: str = _option(
-        "none", 'weight "acceptance" (A, on every example: the twin) or "inverse" (1 / A, on what is kept)'
-    )
-    compute_budget: int = _option(0, "forward passes of one example; 0: those of plain fine-tuning")
+    random_collator: bool | None = _option(None, "whether the collator draws; None: found out")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         choices = {
             "unit": ("example", "batch"),
             "weighting": ("none", "acceptance", "inverse"),
+            "progress": ("compute", "updates"),
             "scoring_dtype": ("", "bfloat16", "float16"),
         }
         for name, allowed in choices.items():
@@ -59,9 +71,16 @@ class RSFConfig(TrainingArguments):
         for name in ("block_size", "scoring_batch_size"):
             if self.unit == "batch" and getattr(self, name) not in (0, self.train_batch_size):
                 raise ValueError(
-                    f'with unit="batch" a block is a batch: {name} must be 0 or {self.train_batch_size}, got {getattr(self, name)}'
+                    f'with unit="batch" a block is a batch: {name} must be 0 or {self.train_batch_size}, '
+                    f"got {getattr(self, name)}"
                 )
+        if self.progress == "updates" and self.compute_budget:
+            raise ValueError(
+                'with progress="updates" max_steps ends the run and forward passes are only counted: '
+                f"compute_budget must be 0, got {self.compute_budget}"
+            )
         if self.weighting != "none" and self.label_smoothing_factor:
             raise ValueError(
-                f"weighting weighs the model's own loss, label_smoothing_factor must be 0, got {self.label_smoothing_factor}"
+                "weighting weighs the model's own loss, label_smoothing_factor must be 0, "
+                f"got {self.label_smoothing_factor}"
             )

@@ -2,28 +2,43 @@
 
     spent = scored + 3 x trained     (forward passes of one example; a backward is two; summed over all processes)
 
-It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the Trainer's bit for bit
-(where a pass is a whole number of steps; elsewhere kept examples fill a batch across passes, and the Trainer takes a short one).
-The learning rate is a function of spent / budget, so every arm of a comparison decays fully, just when its budget is spent.
+It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the Trainer's bit
+for bit (where a pass is a whole number of steps; elsewhere kept examples fill a batch across passes, and the Trainer
+takes a short one). The learning rate is a function of spent / budget, so every arm of a comparison decays fully, just
+when its budget is spent; with progress="updates" it is one of the updates, as the Trainer's.
 """
 
-import math
+import copy
+import logging
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import TrainOutput
 
-from rsf.accounts import FORWARD, TRAIN
+from rsf.accounts import FORWARD
 from rsf.rules import constant
 from rsf.selection import checkpoints
-from rsf.selection.budget import AtTheBudget, UntilStarved
+from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, cost, not_called_empty, plan_of
 from rsf.selection.config import RSFConfig
 from rsf.selection.loader import RejectionLoader
-from rsf.selection.losses import as_the_model_does, check_against_own, per_example_error, per_example_loss
+from rsf.selection.losses import (
+    as_the_model_does,
+    check_against_own,
+    is_unlabelled,
+    per_example_error,
+    per_example_loss,
+    refuse_virtual_tokens,
+)
 from rsf.selection.scoring import copies, is_random, joined, score
 
+logger = logging.getLogger(__name__)
 CRITERIA = {"loss": per_example_loss, "error": per_example_error}
+LOOKS = (
+    20  # so many batches of weighed examples are run once more, at most, the later half where losses differ
+)
 
 
 class RSFTrainer(Trainer):
@@ -32,166 +47,260 @@ class RSFTrainer(Trainer):
     Parameters
     ----------
     rule : rsf.rules rule
-        Default keeps everything: plain fine-tuning.
+        Default keeps everything: plain fine-tuning. A training that does not resume begins with the rule as it was
+        given: what it remembers of an earlier one is forgotten.
     criterion : "loss", "error" or callable(model, inputs, outputs) -> tensor (batch,)
+        "loss" is the one that the model itself reports, also under a `compute_loss` of one's own.
     on_decision : callable(block, criterion, kept)
         Told each decision, see `RejectionLoader`.
+
     All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed` and the process.
 
-    After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the forward passes, and `stopped` the
-    reason, if a rule starved. A rule with a memory remembers what its own process saw.
+    After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the forward passes, and
+    `stopped` the reason, if a rule starved. A rule with a memory remembers what its own process saw.
     """
 
     def __init__(
         self,
-        model=None,
-        args=None,
-        *,
-        rule=None,
-        criterion="loss",
-        on_decision=lambda block, criterion, kept: None,
-        **trainer_arguments,
+        model: PreTrainedModel | torch.nn.Module | None = None,
+        args: RSFConfig | None = None,
+        *arguments: object,
+        rule: object | None = None,
+        criterion: str | Callable[..., torch.Tensor] = "loss",
+        on_decision: Callable[[list, np.ndarray, np.ndarray], object] | None = None,
+        **more_arguments: object,
     ):
+        args = RSFConfig("tmp_trainer") if args is None else args  # as the Trainer
         if not isinstance(args, RSFConfig):
-            raise TypeError(f"args must be an RSFConfig, got {type(args).__name__}")
+            raise TypeError(
+                f"args must be an RSFConfig, which takes all that TrainingArguments takes, got {type(args).__name__}"
+            )
         if criterion not in CRITERIA and not callable(criterion):
             raise ValueError(f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}")
-        super().__init__(model=model, args=args, **trainer_arguments)
+        super().__init__(model, args, *arguments, **more_arguments)
         if args.n_gpu > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise NotImplementedError(
                 "RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)"
             )
-        if self.compute_loss_func and args.weighting != "none":
-            raise ValueError(
-                f"weighting={args.weighting!r} weighs the model's own loss: it does not go with compute_loss_func"
-            )
-        self.rule, self.criterion, self.on_decision = (
-            rule or constant(1),
-            CRITERIA.get(criterion, criterion),
-            on_decision,
+        self.rule = rule or constant(1)
+        self.criterion = CRITERIA.get(criterion, criterion)
+        self.on_decision = on_decision
+        self.loader = None
+        self.stopped = None
+        self._plan = None  # fixed while it trains
+        self._state = None  # of the checkpoint from which this training goes on
+        self._rule_at_first = copy.deepcopy(self.rule.state_dict())
+        self._judges = getattr(self.rule, "needs_criterion", True)
+        self._scores = self._judges and args.weighting != "acceptance"
+        self._random = None  # whether each candidate is collated once, since the collator draws
+        self._looks = (
+            LOOKS  # that are left; 0: the losses of the examples are what the model's own is made of
         )
-        self.loader, self.stopped, self._resumed, self._steps_wanted = None, None, None, args.max_steps
-        self._random, self._checked = (
-            None,
-            False,
-        )  # does the collator draw? are the losses of examples what the model's is made of?
-        self._per_step = (
-            TRAIN * self._train_batch_size * args.gradient_accumulation_steps * args.world_size
-        )  # cost of a step, at the least
+        self._unlabelled = 0  # examples trained on, as long as none had a label, then None
+        self._refuse()
         self.add_callback(AtTheBudget(self))
 
     @property
-    def spent(self):
-        """Forward passes of one example so far, of all processes."""
-        return FORWARD * self.loader.total.scored + TRAIN * self.loader.total.trained if self.loader else 0
+    def plan(self) -> Plan:
+        """What the present settings let a run spend; while it trains, what they were when it began."""
+        sizes = (len(self.train_dataset), self._train_batch_size, self._block_size)
+        return self._plan or plan_of(self.args, *sizes)
 
     @property
-    def budget(self):
-        """Forward passes of one example to spend."""
-        if self.args.compute_budget:
-            return self.args.compute_budget
-        if self._steps_wanted > 0:
-            return self._steps_wanted * self._per_step
-        return math.ceil(self.args.num_train_epochs * len(self.train_dataset) * TRAIN)
+    def spent(self) -> int:
+        """Forward passes of one example so far, of all processes."""
+        return cost(self.loader.total) if self.loader else 0
 
-    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+    @property
+    def budget(self) -> float:
+        """Forward passes of one example to spend; infinite with progress="updates"."""
+        return self.plan.budget
+
+    def is_over(self, steps: int) -> bool:
+        """Return whether training ends after so many updates: all is spent, or a rule starved."""
+        return bool(self.stopped) or self.spent >= self.budget or steps >= self.plan.steps
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: object | None = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Train until the budget is spent; arguments and result as in transformers.Trainer."""
-        if not hasattr(self.train_dataset, "__len__") or len(self.train_dataset) == 0:
+        data = self.train_dataset
+        if (
+            isinstance(data, torch.utils.data.IterableDataset)
+            or not hasattr(data, "__len__")
+            or not len(data)
+        ):
             raise ValueError(
-                f"there are no candidates: train_dataset must have a length, and not 0; got {type(self.train_dataset).__name__}"
+                "there are no candidates that could be met again in the same order: train_dataset must have a length, "
+                f"not 0, and an index, got {type(data).__name__}"
             )
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, self.args.world_size)
-        self._steps_wanted, self.loader, self.stopped = self.args.max_steps, None, None
-        self._resumed = resume_from_checkpoint or None
-        self._state = checkpoints.load(self._resumed, self.args.process_index) if self._resumed else None
-        # the most steps that the budget can pay: full batches, and with unit="batch" the short one that ends a pass
-        most = math.ceil(self.budget / self._per_step) + math.ceil(
-            self.budget / (TRAIN * len(self.train_dataset))
+        self._checkpoint = resume_from_checkpoint or None
+        self._state = (
+            checkpoints.load(self._checkpoint, self.args.process_index) if self._checkpoint else None
         )
-        self.args.max_steps = min(most, self._steps_wanted) if self._steps_wanted > 0 else most
         try:
-            with _swapped(self.args, ignore_data_skip=True):  # the loader knows its place itself
-                return super().train(self._resumed, trial, ignore_keys_for_eval)
+            with not_called_empty():
+                return super().train(self._checkpoint, trial, ignore_keys_for_eval)
         finally:
-            self.args.max_steps = self._steps_wanted
             if self.loader:
                 self.loader.close()
 
-    def get_train_dataloader(self):
-        """Return the loader: the Trainer's own batches, not collated, are its blocks."""
-        size = self.args.block_size or self.args.scoring_batch_size or self._train_batch_size
-        with _swapped(self, data_collator=list, _train_batch_size=size):
-            self._blocks = checkpoints.Blocks(
-                super().get_train_dataloader(), self.args.seed, self.args.world_size
+    def _inner_training_loop(
+        self, batch_size=None, args=None, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None
+    ):
+        """Train with what hangs on the settings worked out anew: a search changes them, and memory the batch size."""
+        self._train_batch_size = batch_size
+        self.rule.load_state_dict(copy.deepcopy(self._rule_at_first))
+        self.loader = None
+        self.stopped = None
+        self._looks = LOOKS
+        self._unlabelled = 0
+        now = self.plan
+        # the loader knows its place itself
+        with _swapped(args, max_steps=max(now.steps, 1), ignore_data_skip=True), _swapped(self, _plan=now):
+            return super()._inner_training_loop(
+                batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval
             )
-        self.loader = RejectionLoader(
-            self._blocks,
+
+    def set_initial_training_values(self, args, dataloader, *more):
+        """Take up the loader, at its place if the training resumes; a run that is over has no epochs left."""
+        self.loader = dataloader.loader
+        self._blocks = dataloader.blocks
+        if self._state:
+            self._load_state()
+        steps = self.loader.report.batches // args.gradient_accumulation_steps
+        epochs, *others = super().set_initial_training_values(
+            args, iter(()), *more
+        )  # whose length nobody knows
+        return (0 if self.is_over(steps) else epochs, *others)
+
+    def get_train_dataloader(self) -> UntilStarved:
+        """Return the loader: the Trainer's own batches, not collated, are its blocks."""
+        args = self.args
+        with _swapped(self, data_collator=list, _train_batch_size=self._block_size):
+            blocks = checkpoints.Blocks(super().get_train_dataloader(), args.seed, args.world_size)
+        loader = RejectionLoader(
+            blocks,
             self._score,
-            constant(1) if self.args.weighting == "acceptance" else self.rule,
+            constant(1) if args.weighting == "acceptance" else self.rule,
             self._train_batch_size,
-            np.random.default_rng([self.args.seed, self.args.process_index]),
-            collate=self._collate,
-            unit=self.args.unit,
+            np.random.default_rng([args.seed, args.process_index]),
+            collate=self._batch,
+            unit=args.unit,
             prepare=self._prepare,
-            weighting="inverse" if self.args.weighting == "inverse" else "none",
-            stop=self._stop,
-            on_decision=self.on_decision,
+            weighting="inverse" if args.weighting == "inverse" else "none",
+            stop=lambda: self._stop(loader),
+            on_decision=self.on_decision or (lambda block, criterion, kept: None),
             all_ranks=self._all_ranks,
         )
-        if self._resumed:
-            self._load_state()
-        return UntilStarved(self)
+        return UntilStarved(self, loader, blocks)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def get_batch_samples(self, epoch_iterator, num_batches, *device):
+        """Collect the batches of a step; where there are none, the pass is over, and the Trainer need not count on."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, *device)
+        self.control.should_epoch_stop |= not batches
+        return batches, items
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Take the Trainer's step; refuse a `compute_loss` of one's own under which the weights get lost."""
+        self._weight = inputs.pop("weight") if self.args.weighting == "inverse" else None
+        self._weighed = self.args.weighting == "none"
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self._weighed:
+            raise ValueError(
+                f"weighting={self.args.weighting!r} weighs the model's own loss: it does not go with a compute_loss of "
+                'your own, take weighting="none" or weigh there'
+            )
+        return loss
+
+    def compute_loss(
+        self, model, inputs, return_outputs=False, num_items_in_batch=None
+    ) -> torch.Tensor | tuple[torch.Tensor, object]:
         """Compute the Trainer's own loss; for the twin the same with each example's weighed by A, on request by 1 / A."""
         if not model.training or self.args.weighting == "none":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        weight = inputs.pop("weight", None)
         own, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss = per_example_loss(self.model, inputs, outputs)  # (batch,)
+        if self._looks > LOOKS / 2 or (self._looks and loss.max() > 1.05 * loss.min()):
+            self._look_again(inputs)
         if self.args.weighting == "acceptance":
-            self._check_twin(inputs)
-            criterion = self.criterion(self.model, inputs, outputs).detach().double().cpu().numpy()
+            criterion = self.criterion(self.model, inputs, outputs).detach().cpu().double().numpy()
             criterion = criterion.mean(keepdims=True) if self.args.unit == "batch" else criterion
-            weight = self.rule(criterion)
+            self._weight = self.rule(criterion)
             self.rule.observe(criterion)
-        weight = torch.as_tensor(weight, dtype=loss.dtype, device=loss.device)
+        self._weighed = True
+        weight = torch.as_tensor(self._weight, dtype=loss.dtype).to(loss.device)
         plain = as_the_model_does(self.model, inputs, loss).detach().clamp(min=torch.finfo(loss.dtype).tiny)
-        loss = as_the_model_does(self.model, inputs, weight * loss) * (
-            own.detach() / plain
-        )  # scaled as the Trainer has its own
+        scale = own.detach() / plain  # as the Trainer has its own
+        loss = as_the_model_does(self.model, inputs, weight * loss) * scale
         return (loss, outputs) if return_outputs else loss
 
-    def create_scheduler(self, num_training_steps, optimizer=None):
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the Trainer's own schedule, as a function of what was spent, counted in steps of plain fine-tuning."""
-        if self.lr_scheduler is None:
-            schedule = super().create_scheduler(self.budget / self._per_step, optimizer)
-            if not hasattr(schedule, "lr_lambdas"):
-                raise ValueError(
-                    f"lr_scheduler_type {self.args.lr_scheduler_type.value} is not a function of progress: take linear, cosine or constant"
-                )
-            schedule.lr_lambdas = [
-                lambda _, at=at: at(self.spent / self._per_step) for at in schedule.lr_lambdas
-            ]
-        return self.lr_scheduler
+        if self.args.progress == "updates":
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is not None:
+            logger.warning(
+                f"your own {type(self.lr_scheduler).__name__} follows updates, while the run ends with its budget of "
+                'forward passes, after fewer of them if the rule scores: take progress="updates", or no scheduler'
+            )
+            return self.lr_scheduler
+        per_step = self.plan.per_step
+        schedule = super().create_scheduler(self.budget / per_step, optimizer)
+        if not hasattr(schedule, "lr_lambdas"):
+            raise ValueError(
+                f"lr_scheduler_type {self.args.lr_scheduler_type.value} is not a function of progress: take linear, "
+                'cosine or constant, or progress="updates"'
+            )
+        schedule.lr_lambdas = [lambda _, at=at: at(self.spent / per_step) for at in schedule.lr_lambdas]
+        return schedule
 
-    def log(self, logs, start_time=None):
-        """Log what the Trainer logs, and what was kept by all processes."""
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log what the Trainer logs, and what was kept by all processes, which is not written into `logs`."""
+        ours = {}
         if self.loader and self.is_in_train:
-            report = self.loader.total
             names = ("acceptance_rate", "candidates", "kept", "effective_sample_size")
-            logs |= {name: getattr(report, name) for name in names} | {"forward_passes": self.spent}
+            ours = {name: getattr(self.loader.total, name) for name in names} | {"forward_passes": self.spent}
             if np.isfinite(getattr(self.rule, "k", np.nan)):
-                logs["k"] = self.rule.k
-        super().log(logs, start_time)
+                ours["k"] = self.rule.k
+        row = logs | ours | logs
+        super().log(row, start_time)
+        logs |= {name: value for name, value in row.items() if name not in ours}  # the Trainer adds the epoch
 
-    def _stop(self):
+    @property
+    def _block_size(self):
+        args = self.args
+        if args.unit == "batch":
+            return self._train_batch_size
+        return args.block_size or args.scoring_batch_size or self._train_batch_size
+
+    def _refuse(self):
+        """Refuse what does not go together, and say what a criterion does not see."""
+        weighting = self.args.weighting
+        if self.compute_loss_func and weighting != "none":
+            raise ValueError(
+                f"weighting={weighting!r} weighs the model's own loss: it does not go with compute_loss_func"
+            )
+        by_loss = self._judges and self.criterion in CRITERIA.values()
+        if by_loss or weighting != "none":
+            refuse_virtual_tokens(self.model)
+        if by_loss and (self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss):
+            logger.warning(
+                "candidates are judged by what the model itself reports, not by a loss of your own: to judge by that, "
+                "pass criterion=callable(model, inputs, outputs)"
+            )
+
+    def _stop(self, loader):
         """Whether the budget is spent, as if all processes were as busy as this one; never within a step of several batches."""
-        spent = self.spent + FORWARD * self.loader.pending * self.args.world_size
-        return (
-            spent >= self.budget and self.loader.report.batches % self.args.gradient_accumulation_steps == 0
-        )
+        spent = cost(loader.total) + FORWARD * loader.pending * self.args.world_size
+        return spent >= self.budget and loader.report.batches % self.args.gradient_accumulation_steps == 0
 
     def _all_ranks(self, numbers):
         """Return the numbers of all processes (ranks, numbers)."""
@@ -200,10 +309,12 @@ class RSFTrainer(Trainer):
         return self.accelerator.gather(torch.as_tensor(numbers[None], device=self.args.device)).cpu().numpy()
 
     def _prepare(self, block):
-        """Return the examples of a block; where the collator is random and they are to be scored, as batches of one each."""
+        """Return the examples of a block; where the collator draws and they are to be scored, as batches of one each."""
         if self._random is None:
-            self._random = getattr(self.loader.rule, "needs_criterion", True) and is_random(
-                self.data_collator, block
+            self._random = self._scores and (
+                is_random(self.data_collator, block)
+                if self.args.random_collator is None
+                else self.args.random_collator
             )
         return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 
@@ -211,84 +322,94 @@ class RSFTrainer(Trainer):
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         return joined(rows, tokenizer) if self._random else self.data_collator(copies(rows))
 
+    def _batch(self, rows):
+        """Return the batch of kept examples that is trained on."""
+        batch = self._collate(rows)
+        if self._unlabelled is not None:
+            self._unlabelled = self._unlabelled + len(rows) if is_unlabelled(self.model, batch) else None
+        labels = batch.get("labels")
+        if self.args.weighting != "none" and torch.is_tensor(labels) and len(labels) != len(rows):
+            raise ValueError(
+                f"{type(self.data_collator).__name__} packs {len(rows)} examples into {len(labels)} row(s), so none can "
+                "be given a weight of its own: take a collator that pads"
+            )
+        return batch
+
     def _score(self, rows):
         """Return the criterion (n,) of a block, on the model that is not wrapped."""
-        dtype, device = self.args.scoring_dtype, self.args.device.type
+        args = self.args
 
         def criterion(model, inputs, outputs):
             values = self.criterion(model, inputs, outputs)
-            self._check_once(inputs, outputs, values)
+            if self._looks and self.criterion is per_example_loss:
+                self._looks *= not check_against_own(model, inputs, outputs, values)
             return values
+
+        def autocast():
+            if args.scoring_dtype:
+                return torch.autocast(args.device.type, getattr(torch, args.scoring_dtype))
+            return self.compute_loss_context_manager()
 
         return score(
             self.model,
             rows,
             criterion,
             lambda rows: self._prepare_inputs(self._collate(rows)),
-            self.args.scoring_batch_size,
-            dropout=self.args.scoring_dropout,
-            autocast=lambda: (
-                torch.autocast(device, getattr(torch, dtype))
-                if dtype
-                else self.compute_loss_context_manager()
-            ),
+            args.scoring_batch_size,
+            dropout=args.scoring_dropout,
+            autocast=autocast,
         )
 
-    def _check_once(self, inputs, outputs, values):
-        """Hold the first losses of examples against the model's own."""
-        if not self._checked and self.criterion is per_example_loss:
-            check_against_own(self.model, inputs, outputs, values)
-        self._checked = True
-
-    def _check_twin(self, inputs):
-        """Do the same for the twin, which scores nothing, at its first batch (`own` is scaled by then)."""
-        if not self._checked:
-            with torch.no_grad():
-                outputs = self.model.eval()(**inputs)
-                self._check_once(inputs, outputs, per_example_loss(self.model, inputs, outputs))
-            self.model.train()
+    def _look_again(self, inputs):
+        """Hold the losses of a batch's examples against the model's own, which the Trainer scales while it trains."""
+        with torch.no_grad():
+            outputs = self.model.eval()(**inputs)
+        self.model.train()
+        values = per_example_loss(self.model, inputs, outputs)
+        decisive = check_against_own(self.model, inputs, outputs, values)
+        self._looks = 0 if decisive else self._looks - 1
 
     def _save_rng_state(self, output_dir):
-        """Save the loader's state with those of the generators, before the file that makes a checkpoint whole, on all ranks."""
+        """Save the loader's state with those of the generators, on all ranks, before the file that ends a checkpoint."""
         state = {
             "loader": self.loader.state_dict(),
             "rule": self.rule.state_dict(),
             "random": self._random,
             "began": self._blocks.began,
+            "collator": checkpoints.coins(self.data_collator),
+            "logged": None,
+            "setting": self._setting(),
         }
-        state["collator"] = checkpoints.coins(self.data_collator)
-        state["logged"] = hasattr(self, "_tr_loss") and [
-            self._tr_loss.item(),
-            self._globalstep_last_logged,
-        ]  # not in early transformers 5
-        checkpoints.save(state | {"setting": self._setting()}, output_dir, self.args.process_index)
+        if hasattr(self, "_tr_loss"):  # not in early transformers 5
+            state["logged"] = [self._tr_loss.item(), self._globalstep_last_logged]
+        checkpoints.save(state, output_dir, self.args.process_index)
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
     def _load_state(self):
         state = self._state
-        if (was := state["setting"]) != (now := self._setting()):
+        was = state["setting"]
+        now = self._setting()
+        if was != now:
             unlike = {name: (was[name], now[name]) for name in now if was[name] != now[name]}
             raise ValueError(f"resume with the settings of the checkpoint: (then, now) are {unlike}")
         self.loader.load_state_dict(state["loader"])
         self.rule.load_state_dict(state["rule"])
-        self._random, self._blocks.begin_from = state["random"], state["began"]
+        self._random = state["random"]
+        if state["loader"]["place"]["block"]:  # between two passes there is none to be begun again
+            self._blocks.begin_from = state["began"]
         checkpoints.load_coins(self.data_collator, state["collator"])
-        self.loader.on_resume = lambda: self._load_rng_state(
-            self._resumed
-        )  # finding the place has drawn from the global generator
+        # finding the place has drawn from the global generator
+        self.loader.on_resume = lambda: self._load_rng_state(self._checkpoint)
 
     def _setting(self):
         """Return what must be as it was for the same candidates to come in the same order, and meet the same coins."""
-        args, size = self.args, self._blocks.loader.total_batch_size
-        order = {
-            name: str(getattr(args, name))
-            for name in ("seed", "data_seed", "train_sampling_strategy", "unit", "weighting")
-        }
+        names = ("seed", "data_seed", "train_sampling_strategy", "unit", "weighting")
+        order = {name: str(getattr(self.args, name)) for name in names}
         return order | {
             "candidates": len(self.train_dataset),
-            "processes": args.world_size,
-            "block": size,
+            "processes": self.args.world_size,
+            "block": self._blocks.loader.total_batch_size,
             "batch": self._train_batch_size,
         }
 

@@ -52,6 +52,11 @@ def test_the_static_check_sees_what_nbval_does_not(words, tmp_path, monkeypatch)
     assert any(words in problem for problem in broken(BREAKS[words])(tmp_path, monkeypatch))
 
 
+def plain(source):
+    """A cell as Python without IPython: where the package is there, the line that would install it does nothing."""
+    return re.sub(r"^    %pip .*$", "    raise", source, flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_solutions_of_the_exercises_run(name, monkeypatch):
     notebook = notebooks.from_text(name)
@@ -65,7 +70,7 @@ def test_solutions_of_the_exercises_run(name, monkeypatch):
     names = {}
     for cell in notebook.cells:
         if cell.cell_type == "code" and "slow" not in cell.metadata.get("tags", []):
-            exec(cell.source, names)
+            exec(plain(cell.source), names)
     matplotlib.pyplot.close("all")
     for solution in solutions:
         assert "assert" in solution

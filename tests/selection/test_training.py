@@ -121,7 +121,7 @@ def test_a_pass_that_keeps_nothing_starves_and_says_how_many_it_tried():
 
 def test_a_rule_that_starves_in_a_later_pass_starves_too():
     asked = []
-    score = lambda block: asked.extend(block) or np.full(len(block), len(asked) <= 40)  # noqa: E731
+    score = lambda block: asked.extend(block) or np.full(len(block), len(asked) <= 40)
     loader = numpy_loader(above(1), score, stop=lambda: loader.report.candidates > 400)
     with pytest.raises(AcceptanceStarved, match="kept none of 40 candidates"):
         while list(loader):
@@ -294,6 +294,11 @@ def test_without_a_budget_it_is_what_plain_fine_tuning_would_spend(tmp_path, opt
         and 0 <= trainer.spent - budget < 12
         and trainer.args.max_steps == options.get("max_steps", 20)
     )
+
+
+def test_data_of_which_all_would_be_dropped_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="drops all 7 candidates: a pass needs 8 of them"):
+        train(tmp_path, data=DATA[:7], options={"dataloader_drop_last": True, "block_size": 8})
 
 
 def test_the_budget_is_known_before_training(tmp_path):

@@ -1,9 +1,12 @@
-"""Named data sets from the best source there is: Hub, local copy, or the small corpus inside the package; it says which.
+"""Named data sets from the best source there is: Hub, local copy, or the small corpus inside the package; it
+says which.
 
-`RSF_SOURCE` names the sources to try, in order: `hub`, `local`, `embedded`, several with commas, or `auto` (all three). The Hub
-counts only if it answers within seconds. A source asked for by name that is not there is an error, never a fallback.
+`RSF_SOURCE` names the sources to try, in order: `hub`, `local`, `embedded`, several with commas, or `auto`
+(all three). The Hub counts only if it answers within seconds. A source asked for by name that is not there is
+an error, never a fallback.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -46,8 +49,9 @@ def load(name, *, source=None):
     Parameters
     ----------
     name : "imdb" or "gsm8k"
-        imdb: columns text (str) and label (0 negative, 1 positive); embedded: *mini reviews*, with genre and kind as well. gsm8k: question
-        and answer (its steps, and a last line of `####` and the number); embedded: *mini problems*.
+        imdb: columns text (str) and label (0 negative, 1 positive); embedded: *mini reviews*, with genre and
+        kind as well. gsm8k: question and answer (its steps, and a last line of `####` and the number);
+        embedded: *mini problems*.
     source : str, optional
         Overrides `RSF_SOURCE`.
 
@@ -72,11 +76,11 @@ def load(name, *, source=None):
 
     def local(_):
         folder = local_folder("RSF_DATA", name)
-        if missing := [file for file in ("train.parquet", "test.parquet") if not (folder / file).is_file()]:
+        files = [folder / "train.parquet", folder / "test.parquet"]
+        if missing := [file.name for file in files if not file.is_file()]:
             raise SourceUnavailable(f"{folder} lacks {missing[0]}")
-        return *(
-            datasets.Dataset.from_parquet(str(folder / f"{split}.parquet")) for split in ("train", "test")
-        ), f"local copy of {title}"
+        train, test = (datasets.Dataset.from_parquet(str(file)) for file in files)
+        return train, test, f"local copy of {title}, SHA-256 {digest(files)[:16]}"
 
     def embedded(_):
         with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
@@ -95,13 +99,24 @@ def load(name, *, source=None):
     return data
 
 
+def digest(files):
+    """Return the SHA-256 of some files, one after the other: what a record says of local data."""
+    found = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(2**20):
+                found.update(block)
+    return found.hexdigest()
+
+
 def first_available(loaders, what, source=None):
-    """Return the result of the first loader that does not raise `SourceUnavailable`, in the order asked for."""
+    """Return the result of the first loader, in the order asked for, whose source is there."""
     asked = source or os.environ.get("RSF_SOURCE") or "auto"
     order = SOURCES if asked == "auto" else tuple(part.strip() for part in asked.split(","))
     if unknown := set(order) - set(SOURCES):
         raise ValueError(
-            f"unknown source {sorted(unknown)[0]!r} in RSF_SOURCE={asked!r}: use auto, or some of {', '.join(SOURCES)}"
+            f"unknown source {sorted(unknown)[0]!r} in RSF_SOURCE={asked!r}: "
+            f"use auto, or some of {', '.join(SOURCES)}"
         )
     reasons = []
     for part in order:
@@ -113,7 +128,7 @@ def first_available(loaders, what, source=None):
 
 
 def from_hub(load_it, repository, revision, kind, impatient):
-    """Return load_it(); if impatient, only when the Hub answers within seconds. Otherwise a cached copy serves offline too."""
+    """Return load_it(); if impatient, only when the Hub answers within seconds; a cached copy serves too."""
     try:
         if impatient:
             HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=HUB_PATIENCE)
@@ -121,9 +136,8 @@ def from_hub(load_it, repository, revision, kind, impatient):
     except (
         Exception
     ) as error:  # the Hub's clients raise many kinds: offline, DNS, time-out, HTTP, missing files
-        raise SourceUnavailable(
-            f"the Hub gave no {repository} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
+        reason = " ".join(str(error).splitlines()[:1])
+        raise SourceUnavailable(f"the Hub gave no {repository} ({type(error).__name__}: {reason})") from error
 
 
 def local_folder(variable, name):
