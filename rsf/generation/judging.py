@@ -23,7 +23,7 @@ from datasets import Dataset
 from rsf.acceptance import accept
 from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if
 from rsf.generation.drafts import Table, drafted, key_of
-from rsf.rules import Rule
+from rsf.rules import BaseRule
 
 
 class RewardError(ValueError):
@@ -97,7 +97,7 @@ def sample_and_judge(
     sample: Callable[[list[str], list[np.random.Generator]], Sequence[str] | Mapping[str, Sequence]],
     prompts: Iterable,
     reward: Callable[..., Iterable[float | None]],
-    rule: Rule,
+    rule: BaseRule,
     rng: np.random.Generator,
     *,
     samples_per_prompt: int,
@@ -267,7 +267,7 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _decided(rule: Rule, rewards: np.ndarray, coins: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def _decided(rule: BaseRule, rewards: np.ndarray, coins: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Return (kept, log A, slack) for a block; log A is NaN where nothing was decided."""
     decided = ~np.isnan(rewards)
     if joint := getattr(rule, "joint", False):  # a group that lacks a reward has no best

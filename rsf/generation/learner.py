@@ -26,7 +26,7 @@ from rsf.generation.arguments import refuse_if, rows_of
 from rsf.generation.encoding import encode
 from rsf.generation.judging import SamplingReport
 from rsf.generation.sampler import positions
-from rsf.rules import Rule
+from rsf.rules import BaseRule
 
 
 @dataclass
@@ -137,13 +137,13 @@ class Learner:
         tokens = sum(len(one["input_ids"]) + self.seq2seq * len(one["labels"]) for one in examples)
         report.spent += TRAIN * round(trainer.state.epoch * tokens)
 
-    def save(self, report: RoundReport, rule: Rule) -> None:
+    def save(self, report: RoundReport, rule: BaseRule) -> None:
         """Write the weights, to go on from bit for bit, and then the report: the round is done."""
         write_whole(self.trained(report.round), lambda part: save_file(self.weights(), part))
         write_json(self.report(report.round), asdict(report) | {"rule": rule.state_dict()})
         self.trained(report.round - 1).unlink(missing_ok=True)
 
-    def resume(self, r: int, rule: Rule) -> RoundReport:
+    def resume(self, r: int, rule: BaseRule) -> RoundReport:
         """Return the report of a round that is done, and bring back the rule and, of the last, the model."""
         record = json.loads(self.report(r).read_text(encoding="utf-8"))
         rule.load_state_dict(record.pop("rule"))

@@ -22,7 +22,7 @@ from rsf.generation.drafts import key_of
 from rsf.generation.judging import sample_and_judge
 from rsf.generation.learner import Learner, RoundReport
 from rsf.generation.sampler import digest, model_sampler
-from rsf.rules import Rule
+from rsf.rules import BaseRule
 
 TRAINING = (  # the settings that must stay as they are to go on
     "learning_rate",
@@ -46,7 +46,7 @@ def rsf_rounds(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Iterable,
     reward: Callable[..., Iterable[float | None]],
-    rule: Rule,
+    rule: BaseRule,
     args: TrainingArguments,
     rng: np.random.Generator,
     *,
@@ -132,7 +132,7 @@ def rsf_rounds(
 
 def _loop(
     learner: Learner,
-    rule: Rule,
+    rule: BaseRule,
     coins: list[np.random.Generator],
     draw: Callable,
     stop: Callable,
