@@ -1,12 +1,11 @@
 """What is given, looked at before anything is sampled: rows in any form, and what does not fit together."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from numbers import Integral
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
+from datasets import Dataset, Features, IterableDataset, Value
 
 COLUMNS = {  # what a sample has beside the columns of its prompt
     "completion": "string",
@@ -17,12 +16,6 @@ COLUMNS = {  # what a sample has beside the columns of its prompt
     "tokens": "int64",
     "ended": "bool",
     "round": "int64",
-}
-REFUSED = {  # what may look like rows, and why it is none
-    (str, bytes, os.PathLike): "is one text: put it into a list",
-    (set, frozenset): "has no order: make it a list",
-    IterableDataset: "is a stream: take as many rows as you want, list(stream.take(1000))",
-    (DatasetDict, IterableDatasetDict): "has several splits: take one of them",
 }
 
 
@@ -52,7 +45,7 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
     >>> as_dataset("1 + 1 =", "prompts")
     Traceback (most recent call last):
     ...
-    ValueError: prompts is a str, which is one text: put it into a list
+    ValueError: prompts is a str: take a Dataset, or a list of texts or of rows (...)
     """
     table = given if isinstance(given, Dataset) else _from_rows(given, name, columns)
     refuse_if(
@@ -138,13 +131,13 @@ def check_sampler(sample: Callable, prompts: Dataset, *, to_train: bool = False)
 
 
 def _from_rows(given: Iterable, name: str, columns: Sequence[str]) -> Dataset:
-    """Return texts, or dicts, as a Dataset."""
-    for kinds, why in REFUSED.items():
-        refuse_if(isinstance(given, kinds), f"{name} is a {type(given).__name__}, which {why}")
+    """Return texts, or dicts, as a Dataset; refuse what may look like a list of them and is none."""
     refuse_if(
-        isinstance(given, Mapping) or hasattr(given, "columns") or not isinstance(given, Iterable),
-        f"{name} is a {type(given).__name__}, which yields no rows: make it a Dataset (of columns: "
-        "Dataset.from_dict, Dataset.from_pandas)",
+        isinstance(given, (str, bytes, set, frozenset, Mapping, IterableDataset))
+        or hasattr(given, "columns")
+        or not isinstance(given, Iterable),
+        f"{name} is a {type(given).__name__}: take a Dataset, or a list of texts or of rows (of several "
+        "splits one, of a stream list(stream.take(1000)), of columns Dataset.from_dict or from_pandas)",
     )
     rows = list(given)
     kind = str if len(columns) == 1 and (not rows or isinstance(rows[0], str)) else Mapping
@@ -155,7 +148,8 @@ def _from_rows(given: Iterable, name: str, columns: Sequence[str]) -> Dataset:
             "the tokenizer's chat template first)"
         )
     if kind is str or not rows:
-        texts = Features(dict.fromkeys(columns, Value("string")))
-        return Dataset.from_dict(dict.fromkeys(columns, rows), texts)
+        return Dataset.from_dict(
+            dict.fromkeys(columns, rows), Features(dict.fromkeys(columns, Value("string")))
+        )
     names = dict.fromkeys(chain.from_iterable(rows))  # of all rows, not of the first
     return Dataset.from_dict({column: [row.get(column) for row in rows] for column in names})

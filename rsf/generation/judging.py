@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from datasets import Dataset
+from numpy.random import SeedSequence
 
 from rsf.acceptance import accept
 from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if
@@ -81,13 +82,10 @@ class SamplingReport:
         return self.accepted / (self.samples - self.skipped) if self.samples > self.skipped else math.nan
 
     def __str__(self) -> str:
-        thinned = self.duplicates or self.over_cap
-        removed = (
-            f", less {self.duplicates:,} duplicates and {self.over_cap:,} over the cap" if thinned else ""
-        )
+        less = f", less {self.duplicates:,} duplicates and {self.over_cap:,} over the cap"
         return (
             f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples "
-            f"({self.acceptance_rate:.4f}){removed}; "
+            f"({self.acceptance_rate:.4f}){less if self.kept < self.accepted else ''}; "
             f"{len(self.without):,} of {self.prompts:,} prompts without any; "
             f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded"
         )
@@ -183,10 +181,11 @@ def sample_and_judge(
         table = prompts[numbers]  # columns, a row a sample
         drafts = {}
         try:
-            rngs = [_stream(seeds, row) for row in rows]
+            streams = [SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, *row)) for row in rows]
+            rngs = [np.random.default_rng(stream) for stream in streams]
             coins = np.array([one.random() for one in rngs])
-            name = [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]]
-            drafts = drafted(sample, table["prompt"], rngs, folder, name)
+            given = [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]]
+            drafts = drafted(sample, table["prompt"], rngs, folder, given)
             rewards = _judged(reward, table, drafts["completion"])
             keep, log_a, slack = _decided(rule, rewards, coins)
             np.add.at(accepted, [i for (i, _), yes in zip(rows, keep, strict=True) if yes], 1)
@@ -225,11 +224,6 @@ def _blocks(
             return
         yield rows
         waiting += [i for i in dict.fromkeys(i for i, _ in rows) if accepted[i] < wanted and drawn[i] < most]
-
-
-def _stream(seeds: np.random.SeedSequence, row: tuple[int, int]) -> np.random.Generator:
-    """Return the Generator of a prompt's sample."""
-    return np.random.default_rng(np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, *row)))
 
 
 def _judged(reward: Callable, table: Mapping[str, list], completions: list[str]) -> np.ndarray:

@@ -94,8 +94,8 @@ class Learner:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return a copy of what is trained."""
-        trained = {name: one.detach() for name, one in self.model.named_parameters() if one.requires_grad}
-        return {name: one.to("cpu", copy=True) for name, one in trained.items()}
+        values = self.model.named_parameters()
+        return {name: one.detach().to("cpu", copy=True) for name, one in values if one.requires_grad}
 
     def examples(self, rows: Dataset) -> list[dict[str, list[int]]]:
         """Return rows as token ids and labels, once the model is seen to have positions for them."""
@@ -154,8 +154,8 @@ class Learner:
     def claim(self, settings: dict, rounds: int) -> None:
         """Take the folder for this run, or see that it is this run's."""
         file = self.home / "run.json"
-        begun = file.exists() and self.report(1).parent.exists()
-        found = json.loads(file.read_text(encoding="utf-8")) if begun else settings
+        sampled = self.report(1).parent.exists()  # until then the folder may be taken over
+        found = json.loads(file.read_text(encoding="utf-8")) if sampled and file.exists() else settings
         other = ", ".join(name for name in settings if found.get(name) != settings[name])
         refuse_if(
             other,
@@ -165,5 +165,4 @@ class Learner:
             self.report(rounds + 1).exists(),
             f"{self.home} holds more than {rounds} rounds: ask for as many at least, or another output_dir",
         )
-        self.home.mkdir(parents=True, exist_ok=True)
         write_json(file, settings)

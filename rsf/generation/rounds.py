@@ -174,13 +174,11 @@ def _why_stop(
     reports: list[RoundReport], examples: int, target_reward: float | None, saturation: float | None
 ) -> str | None:
     """Return why neither training nor a round should follow what was sampled last; None if they should."""
-    last = reports[-1]
-    rate = last.sampling.acceptance_rate
-    before = reports[-2].sampling.acceptance_rate if len(reports) > 1 else -math.inf
-    if target_reward is not None and last.reward >= target_reward:
+    rates = [report.sampling.acceptance_rate for report in reports[-2:]]
+    if target_reward is not None and reports[-1].reward >= target_reward:
         return f"the mean reward reached {target_reward:g}"
-    if saturation is not None and rate - before < saturation:
-        return f"the acceptance rate rose by less than {saturation:g}, from {before:.4f} to {rate:.4f}"
+    if saturation is not None and len(rates) == 2 and rates[1] - rates[0] < saturation:
+        return f"the acceptance rate rose by less than {saturation:g}, from {rates[0]:.4f} to {rates[1]:.4f}"
     return None if examples else "nothing was kept, so there is nothing to train on"
 
 

@@ -79,11 +79,10 @@ class ModelSampler:
         self.stop = [stop] if isinstance(stop, str) else list(stop)
         self.batch_size = batch_size
         refuse_if(
-            not min(temperature, max_new_tokens, batch_size) > 0,
-            "temperature, max_new_tokens and batch_size must be positive, got "
-            f"{temperature}, {max_new_tokens}, {batch_size}",
+            not min(temperature, max_new_tokens, batch_size) > 0 or "" in self.stop,
+            "temperature, max_new_tokens and batch_size must be positive, stop strings not empty, got "
+            f"{temperature}, {max_new_tokens}, {batch_size}, {self.stop}",
         )
-        refuse_if("" in self.stop, f"a stop string must not be empty, got {self.stop}")
         refuse_if(
             getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False),
             "prompt tuning, p-tuning and their like put virtual tokens in front of a batch and its padding: "
@@ -91,10 +90,13 @@ class ModelSampler:
         )
         self.seq2seq = model.config.is_encoder_decoder
         own = model.generation_config.to_dict()
-        eos = _first(own.get("eos_token_id"), tokenizer.eos_token_id)
-        pad = _first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        eos = tokenizer.eos_token_id if own.get("eos_token_id") is None else own["eos_token_id"]
+        pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         special = {name: value for name, value in own.items() if name.endswith("_token_id")}
-        self.special = special | {"eos_token_id": eos, "pad_token_id": pad}
+        self.special = special | {
+            "eos_token_id": eos,
+            "pad_token_id": next(pad for pad in pads if pad is not None),
+        }
         self.ends = [] if eos is None else np.atleast_1d(eos).tolist()
 
     def __call__(self, prompts: Sequence[str], rngs: Sequence[np.random.Generator]) -> dict[str, list]:
@@ -199,9 +201,7 @@ class ModelSampler:
         if math.isnan(log_probability):
             raise ValueError(f"the model's probabilities are NaN after {self.tokenizer.decode(row)!r}")
         own = new[length - 1] in self.ends
-        whole = (
-            text if own else text.rstrip("\ufffd")
-        )  # which stands for a character that lacks its last bytes
+        whole = text if own else text.rstrip("\ufffd")  # of a character that lacks its last bytes
         return {
             "completion": cut or whole,
             "log_probability": log_probability,
@@ -213,9 +213,8 @@ class ModelSampler:
         """Return what new tokens say; decoded together with the prompt, or a space between could be lost."""
         head = "" if self.seq2seq else self.tokenizer.decode(row, skip_special_tokens=True)
         text = self.tokenizer.decode(row + new if head else new, skip_special_tokens=True)
-        if text.startswith(head):
-            return text[len(head) :]
-        return self.tokenizer.decode(new, skip_special_tokens=True)
+        apart = not text.startswith(head)
+        return self.tokenizer.decode(new, skip_special_tokens=True) if apart else text[len(head) :]
 
     def _cut(self, text: str) -> str | None:
         """Return the text up to its first stop string, or None if it has none."""
@@ -246,26 +245,19 @@ def digest(pairs: Iterable[tuple[object, object]]) -> str:
     """
     total = hashlib.sha256()
     for name, value in pairs:
-        tensor = isinstance(value, torch.Tensor)
-        data = _bytes(value) if tensor else json.dumps(value, default=repr).encode()
+        data = (
+            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            if isinstance(value, torch.Tensor)
+            else json.dumps(value, default=repr).encode()
+        )
         total.update(f"{name} {getattr(value, 'dtype', '')} {len(data)} ".encode())
         total.update(data)
     return total.hexdigest()
 
 
-def _bytes(tensor: torch.Tensor) -> np.ndarray:
-    """Return the bytes of a tensor, wherever it is and in whatever order its numbers lie."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-
-
 def _in_full(setting: tuple[str, object]) -> str:
     """Return a name and its value as text, a tensor as a list: its own text would leave out the middle."""
     return f"{setting[0]}: {getattr(setting[1], 'tolist', lambda: setting[1])()}"
-
-
-def _first(*tokens: int | list[int] | None) -> int | list[int] | None:
-    """Return the first of the tokens that is there."""
-    return next((token for token in tokens if token is not None), None)
 
 
 @contextmanager

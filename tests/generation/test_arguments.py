@@ -89,21 +89,21 @@ def test_prompts_are_taken_as_the_texts_that_they_are(prompts):
 
 
 REFUSED = {
-    "a text": ("What is 1 + 1?", "prompts is a str, which is one text: put it into a list"),
-    "bytes": (b"a?", "bytes, which is one text"),
-    "a path": (Path("prompts.txt"), "Path, which is one text"),
-    "a set": ({"a?", "b?"}, "set, which has no order"),
-    "splits": (DatasetDict(train=TABLE, test=TABLE), "DatasetDict, which has several splits"),
-    "one split": (DatasetDict(train=TABLE), "take one of them"),
-    "a dict of splits": ({"train": TABLE}, "dict, which yields no rows: make it a Dataset"),
+    "a text": ("What is 1 + 1?", "prompts is a str: take a Dataset, or a list of texts"),
+    "bytes": (b"a?", "prompts is a bytes"),
+    "a path": (Path("prompts.txt"), "Path: take a Dataset"),
+    "a set": ({"a?", "b?"}, "prompts is a set"),
+    "splits": (DatasetDict(train=TABLE, test=TABLE), "DatasetDict: take .*of several splits one"),
+    "one split": (DatasetDict(train=TABLE), "of several splits one"),
+    "a dict of splits": ({"train": TABLE}, "prompts is a dict: take a Dataset"),
     "columns": ({"prompt": TEXTS, "answer": [1, 2, 3]}, "Dataset.from_dict"),
-    "a row": (TABLE[0], "dict, which yields no rows"),
-    "what pandas makes of a frame": (FRAME.to_dict(), "dict, which yields no rows"),
-    "a frame": (FRAME, "DataFrame, which yields no rows.*Dataset.from_pandas"),
-    "a table of Arrow": (TABLE.data.table, "Table, which yields no rows"),
-    "a stream": (TABLE.to_iterable_dataset(), "IterableDataset, which is a stream"),
-    "a number": (3, "int, which yields no rows"),
-    "nothing": (None, "NoneType, which yields no rows"),
+    "a row": (TABLE[0], "prompts is a dict"),
+    "what pandas makes of a frame": (FRAME.to_dict(), "prompts is a dict"),
+    "a frame": (FRAME, "DataFrame: take .*from_pandas"),
+    "a table of Arrow": (TABLE.data.table, "prompts is a Table"),
+    "a stream": (TABLE.to_iterable_dataset(), "IterableDataset: take .*take\\(1000\\)"),
+    "a number": (3, "prompts is a int"),
+    "nothing": (None, "prompts is a NoneType"),
     "a chat": (CHAT, r"column 'prompt' of strings.*'role': 'string'"),
     "chats": ([CHAT, CHAT], r"prompts\[0\] is \[{'role': 'user'.*chat template"),
     "chats in rows": ([{"prompt": CHAT}], "chat template"),
@@ -154,7 +154,7 @@ def test_a_stream_without_an_end_is_not_gone_through():
         while True:
             yield {"prompt": "a?"}
 
-    with pytest.raises(ValueError, match="stream"):
+    with pytest.raises(ValueError, match="IterableDataset"):
         one_each(IterableDataset.from_generator(endless))
 
 

@@ -52,12 +52,12 @@ def test_one_generator_for_each_prompt_of_a_list(prompts, number):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"temperature": 0}, "must be positive, got 0, 64, 64"),
-        ({"temperature": float("nan")}, "must be positive, got nan"),
+        ({"temperature": 0}, "must be positive, stop strings not empty, got 0, 64, 64"),
+        ({"temperature": float("nan")}, "got nan"),
         ({"max_new_tokens": 0}, "must be positive"),
         ({"batch_size": 0}, "must be positive"),
-        ({"stop": ""}, "must not be empty"),
-        ({"stop": ["a", ""]}, "must not be empty"),
+        ({"stop": ""}, r"stop strings not empty, got .*\[''\]"),
+        ({"stop": ["a", ""]}, "stop strings not empty"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
