@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers.trainer_pt_utils import safe_globals
 
 from rsf.accounts import write_whole
 
 logger = logging.getLogger(__name__)
-# what NumPy's numbers are unpickled by
-NUMPY = [np.float64().__reduce__()[0], *{type(np.dtype(code)) for code in np.typecodes["All"]}]
+# what NumPy's arrays and numbers are unpickled by
+NUMPY = [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["All"])]
+NUMPY += [np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]]
 
 
 class Blocks:
@@ -109,7 +109,7 @@ def load(folder: str | Path, rank: int) -> dict:
             f"no valid checkpoint: {folder} has no {file.name}, so it was not written by RSFTrainer on as "
             "many processes, or with save_only_model"
         )
-    with safe_globals(), torch.serialization.safe_globals(NUMPY):
+    with torch.serialization.safe_globals(NUMPY):
         return torch.load(file, weights_only=True)
 
 

@@ -130,6 +130,7 @@ def refuse(trainer, built_in: bool, own_loss: bool) -> None:
         )
     if trainer.lr_scheduler is not None and args.progress == "compute":
         logger.warning(
-            f"your own {type(trainer.lr_scheduler).__name__} follows updates, the run ends with its budget "
-            'of forward passes, after fewer of them if candidates are scored: take progress="updates"'
+            f"your own {type(trainer.lr_scheduler).__name__} follows updates, while the run ends with its "
+            "budget of forward passes, after fewer of them if candidates are scored: "
+            'take progress="updates"'
         )

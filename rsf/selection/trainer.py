@@ -213,7 +213,7 @@ class RSFTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, object]:
-        """Compute the Trainer's own loss, with each example's weighed by A (the twin) or 1 / A, if asked."""
+        """Compute the Trainer's own loss; on request each example's is weighed by A (the twin) or 1 / A."""
         if not model.training or self.args.weighting == "none":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         own, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
