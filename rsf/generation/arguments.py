@@ -42,10 +42,6 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
     ['prompt']
     >>> as_dataset([{"prompt": "1 + 1 =", "answer": 2}], "prompts")[0]
     {'prompt': '1 + 1 =', 'answer': 2}
-    >>> as_dataset("1 + 1 =", "prompts")
-    Traceback (most recent call last):
-    ...
-    ValueError: prompts is a str: take a Dataset, or a list of texts or of rows (...)
     """
     table = given if isinstance(given, Dataset) else _from_rows(given, name, columns)
     refuse_if(

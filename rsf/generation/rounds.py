@@ -61,7 +61,7 @@ def rsf_rounds(
     target_reward: float | None = None,
     saturation: float | None = None,
     budget: int | None = None,
-    sampler: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Callable] = model_sampler,
+    sampler: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Callable] | None = None,
     on_round: Callable[[RoundReport], object] | None = None,
 ) -> list[RoundReport]:
     """Train `model` in place on what it writes and the rule keeps; return a RoundReport for each round.
@@ -88,16 +88,15 @@ def rsf_rounds(
         Stop once the acceptance rate rises by less than this from one round to the next.
     budget : int, optional
         Forward passes of one token; no round is begun once they are spent.
-    sampler : callable(model, tokenizer) -> sample
-        Such as `functools.partial(model_sampler, max_new_tokens=8)`.
+    sampler : callable(model, tokenizer) -> sample, optional
+        `model_sampler`, or such as `functools.partial(model_sampler, max_new_tokens=8)`.
     on_round : callable(report), optional
         Called after each round's training, to measure the model.
 
     Raises
     ------
     ValueError
-        The arguments do not fit together, or the folder holds another run; nothing was sampled and nothing
-        written.
+        The arguments do not fit together, or the folder holds another run; nothing was sampled.
     """
     drawing = {
         "samples_per_prompt": samples_per_prompt,
@@ -110,6 +109,7 @@ def rsf_rounds(
     check_call(prompts, reward, rule, rng, dedupe=dedupe, **drawing)
     _check_loop(args, rounds, on_round, [target_reward, saturation, budget])
     learner = Learner(model, tokenizer, args, supervised, restart)
+    sampler = sampler or model_sampler
     sample = sampler(model, tokenizer)
     coins = rng.spawn(rounds)
     settings = {
