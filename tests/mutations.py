@@ -245,8 +245,8 @@ MUTATIONS = [
         *(
             "a step left half accumulated",
             "selection/budget.py",
-            "while trainer.loader.report",
-            "while False and trainer.loader.report",
+            "while self.loader.report",
+            "while False and self.loader.report",
         ),
         *("selection/test_training.py", "a_step_that_was_begun"),
     ),
