@@ -1,41 +1,43 @@
 """Where does a function of one variable turn, and how high does it get, as far as point evaluations can tell?
 
-    log k = max over all points tried of (log p - log q) + 0.001
+    log k = 0.001 + the largest log p - log q at any point tried
 
-It is tried on a grid (linear, geometric around every finite end and known extremum, and at known quantiles); every change of direction
-is then narrowed down to neighbouring floats. A spike between the points of the grid stays unseen: it must be stated.
+It is tried on a grid (linear, geometric around every finite end and known extremum, and at known quantiles);
+every change of direction is then narrowed down to neighbouring floats. A spike between the points of the grid
+stays unseen: it must be stated.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rsf.acceptance import EnvelopeError, log_acceptance
-from rsf.sampling.densities import evaluate, is_discrete, log_density, quantile
+from rsf.sampling.densities import evaluate, part, quantile, refuse
 
-OCTAVES = 2.0 ** np.arange(-996, 996, 0.5)  # distances at which the grid probes around a point
-FAR = (
-    np.linspace(3, 220, 2048) ** 2
-)  # distances, in half-widths of the highest peak, at which others are looked for
 NARROW = 1e-12  # relative differences up to this are rounding
 ZOOM = np.linspace(0, 1, 33)
+OCTAVES = 2.0 ** np.arange(-996, 996, 0.5)  # distances at which the grid probes around a point
+# distances, in half-widths of the highest peak, at which others are looked for: close enough for a box of that
+# width up to 2,000, for a normal density up to 50,000
+FAR = np.concatenate([np.arange(8, 2000, 0.9), np.linspace(45, 224, 2048) ** 2])
 
 
 def log_k_bound(
-    log_target: Any, proposal: Any, support: tuple[float, float], *, extrema: Sequence[float] = ()
+    log_target: object,
+    proposal: object,
+    support: tuple[float, float],
+    *,
+    extrema: np.ndarray | list[float] | tuple[float, ...] = (),
 ) -> float:
     """Return a log k with k q >= p on the support: the largest log p - log q found, plus 1e-3.
 
-    Point evaluations cannot exclude a spike between the points, so this is proven only if the ratio p / q is monotone between
-    the extrema stated; unstated ones are looked for on a grid (linear, and geometric around every end and extremum).
+    Point evaluations cannot exclude a spike between the points, so this is proven only if the ratio p / q is
+    monotone between the extrema stated; unstated ones are looked for on a grid (linear, and geometric around
+    every end and extremum).
 
     Parameters
     ----------
     log_target : callable or scipy.stats distribution
         Log density, vectorised; its constant may be missing.
-    proposal : object with logpdf
+    proposal : object with logpdf, or callable
     support : (low, high), may be infinite
     extrema : where p / q has local extrema, as far as known
 
@@ -43,105 +45,92 @@ def log_k_bound(
     ------
     EnvelopeError
         p / q is unbounded (it still grows at an end of the support), or q = 0 where p > 0.
-    ValueError
-        A log density that is NaN or not vectorised, a discrete law, a target that is 0 at all points tried.
+    ValueError, TypeError
+        A log density that is missing, NaN or not vectorised, a target that is 0 at all points tried.
 
     Examples
     --------
     >>> from scipy import stats
-    >>> round(log_k_bound(stats.norm(), stats.cauchy(), (-np.inf, np.inf)), 3)  # exactly log(2 pi / e) / 2 = 0.419
+    >>> round(log_k_bound(stats.norm(), stats.cauchy(), (-np.inf, np.inf)), 3)  # log(2 pi / e) / 2 = 0.419
     0.42
     """
-    if is_discrete(log_target) or is_discrete(proposal):
-        raise ValueError("log_k_bound is for densities: of discrete laws, compare logpmf at their points")
-    log_p_of, log_q_of = (log_density(law) for law in (log_target, proposal))
+    log_p_of = part(log_target, "logpdf")
+    log_q_of = part(proposal, "logpdf")
 
     def logs(x):
         with np.errstate(all="ignore"):  # far probes overflow: log densities of -inf there are right
             return evaluate(log_p_of, x, "the target's log density"), evaluate(log_q_of, x, "that of q")
 
-    low, high = ends(support)
-    grid = probes(low, high, extrema, [log_target, proposal])
-    log_p, log_q = logs(grid)
-    used = numbers(grid, np.where(np.isnan(log_q), np.nan, log_p), (low, high), "a log density")
-    top = np.max(log_p[used])
-
     def log_ratio(x):
         log_p, log_q = logs(x)
-        bad = np.isnan(log_p) | np.isnan(log_q)
-        if bad.any():
-            raise ValueError(f"a log density is NaN at x = {x[bad][0]:.6g}: it must be a number")
         # where p is smaller than e**-700 of its largest value seen, a q of 0 may be an underflow
         missed = (log_p == np.inf) | (np.isneginf(log_q) & (log_p > top - 700.0))
-        if missed.any():
-            raise EnvelopeError(
-                f"no k is large enough: at x = {x[missed][0]:.6g} the ratio p / q is infinite; "
-                "the proposal must cover the target"
-            )
+        text = (
+            "no k is large enough: at x = {x} the ratio p / q is infinite; the proposal must cover the target"
+        )
+        refuse(missed, x, text, EnvelopeError)
         return log_acceptance(np.where(np.isneginf(log_q), -np.inf, log_p), log_q, 0.0)
 
+    support = ends(support)
+    grid = probes(*support, extrema, [log_target, proposal])
+    log_p, log_q = logs(grid)
+    used = numbers(grid, np.where(np.isnan(log_q), np.nan, log_p), support, "the target's log density or q's")
+    top = np.max(log_p[used])
     grid = grid[used]
     value = log_ratio(grid)
     if not (value > -np.inf).any():
         raise ValueError(
-            f"the target is 0 at all {len(grid):,} points tried on [{low}, {high}]: "
+            f"the target is 0 at all {len(grid):,} points tried on {support}: "
             "state extrema, or a narrower support"
         )
-    refuse_growth(grid, value, (low, high), "p / q")
+    refuse_growth(grid, value, support, "p / q")
     tolerance = NARROW * np.maximum(1.0, np.abs(np.where(np.isfinite(value), value, 1.0)))
     tops = [log_ratio(np.array([x]))[0] for x in turning_points(log_ratio, grid, value, tolerance)]
     return float(max([value.max(), *tops])) + 1e-3
 
 
-def ends(support: Any) -> tuple[float, float]:
+def ends(support) -> tuple[float, float]:
     """Return the ends of a support as floats."""
     if np.shape(support) != (2,) or not support[0] < support[1]:
         raise ValueError(f"support must be (low, high) with low < high, got {support}")
     return float(support[0]), float(support[1])
 
 
-def probes(low: float, high: float, extrema: ArrayLike, laws: Sequence[Any]) -> np.ndarray:
-    """Return sorted points of the support: linear, geometric around every finite end and extremum, and known quantiles."""
+def probes(low: float, high: float, extrema, laws: list) -> np.ndarray:
+    """Return points of the support, sorted: linear, geometric around finite ends and extrema, quantiles of laws."""
     extrema = np.asarray(extrema, dtype=np.float64).ravel()
     if not ((extrema >= low) & (extrema <= high)).all():
         raise ValueError(f"extrema must lie in the support [{low}, {high}], got {extrema}")
     finite = [end for end in (low, high) if np.isfinite(end)]
+    linear = np.linspace(low, high, 4097) if len(finite) == 2 else []
     centres = [*extrema, *finite] or [0.0]
-    parts = [np.array([*extrema, *finite])]
-    parts += [centre + sign * OCTAVES for centre in centres for sign in (-1, 1)]
-    if len(finite) == 2:
-        parts.append(np.linspace(low, high, 4097))
+    parts = [centre + sign * OCTAVES for centre in centres for sign in (-1, 1)]
     parts += [quantile(law)(np.linspace(0, 1, 1025)[1:-1]) for law in laws if quantile(law)]
-    points = np.unique(np.concatenate(parts))
+    points = np.unique(np.concatenate([extrema, finite, linear, *parts]))
     return points[(points >= low) & (points <= high)]
 
 
 def numbers(x: np.ndarray, log_f: np.ndarray, support: tuple[float, float], what: str) -> slice:
-    """Return the part of the points x, sorted, on which a log density is a number; refuse NaN between two numbers.
+    """Return the part of the points x, sorted, at which a log density is a number; refuse NaN in the middle.
 
-    Formulas overflow to NaN far out, and at an open end: inf * 0 for x**-4 * exp(-1 / x) at x = 1e-80. Such a stretch is cut off
-    if the density is 0 at what points beyond it are numbers. At a finite end, where the density need not vanish, its mass must be
-    negligible, too: below 1e-15 of the whole, judged by the densities up to twice its length.
+    Formulas overflow to NaN far out, and at an open end: inf * 0 for x**-4 * exp(-1 / x) at x = 1e-80. Such a
+    stretch is left out if all numbers beyond it are 0. At a finite end, where the density need not vanish, its
+    mass must be negligible, too: below 1e-15 of the whole, judged by the densities up to twice its length.
     """
-    bad = np.flatnonzero(np.isnan(log_f))
-    harmless = len(bad) < len(x)
-    if harmless:
-        top = int(np.nanargmax(log_f))
-        first = max(bad[bad < top], default=-1) + 1
-        last = min(bad[bad > top], default=len(x))
-        used = slice(first, last)
-        harmless = not ((log_f[:first] > -np.inf).any() or (log_f[last:] > -np.inf).any())
-        for end, nearest, is_cut in (
-            (support[0], x[first], first > 0),
-            (support[1], x[last - 1], last < len(x)),
-        ):
-            if is_cut and np.isfinite(end):
-                distance = np.abs(x[used] - end)
-                log_mass = log_f[used] + np.log(distance)
-                close = distance <= 2 * np.abs(nearest - end)
-                harmless = harmless and log_mass[close].max() <= log_mass.max() - 35
-    if not harmless:
-        raise ValueError(f"{what} is NaN at x = {x[bad[0]]:.6g}: it must be a number")
+    is_nan = np.isnan(log_f)
+    top = np.argmax(np.where(is_nan, -np.inf, log_f))
+    bad = np.flatnonzero(is_nan)
+    used = slice(max(bad[bad < top], default=-1) + 1, min(bad[bad > top], default=len(x)))
+    from_low, to_high = x - support[0], support[1] - x
+    cut = max(
+        (stretch for stretch in (from_low[used][0], to_high[used][-1]) if stretch < np.inf), default=0.0
+    )
+    distance = np.minimum(from_low, to_high)[used]
+    with np.errstate(all="ignore"):
+        log_mass = log_f[used] + np.log(distance)
+    beside = log_mass[distance <= 2 * cut].max(initial=-np.inf)
+    lost = (np.delete(log_f, used) > -np.inf).any() or beside > log_mass.max() - 35
+    refuse(is_nan & (lost or is_nan[top]), x, what + " is NaN at x = {x}: it must be a number")
     return used
 
 
@@ -149,13 +138,12 @@ def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float,
     """Refuse what is largest at the outermost points of the grid and grows there by as much an octave as before."""
     there = np.isfinite(log_value)
     for order, end in ((slice(None, None, -1), support[0]), (slice(None), support[1])):
-        x = grid[there][order][-9:]
-        value = log_value[there][order][-9:]
+        x, value = (array[there][order][-9:] for array in (grid, log_value))
         distance = np.abs(x - end) if np.isfinite(end) else 1 / np.abs(x)
         x, value, distance = (array[distance > 0] for array in (x, value, distance))
         if len(x) > 3 and value[-1] >= np.max(log_value[there]) - NARROW:
-            # by how much it grows while the distance to the end halves: of a bounded function that falls with the distance
-            with np.errstate(divide="ignore", invalid="ignore"):  # points may lie closer than distances tell apart
+            # by how much it grows while the distance to the end halves: less and less if it is bounded
+            with np.errstate(all="ignore"):  # points may lie closer than their distances tell apart
                 slope = np.diff(value) / -np.diff(np.log(distance))
             if (slope > 1e-9).all() and slope[-1] > slope.max() / 2:
                 raise EnvelopeError(
@@ -164,7 +152,7 @@ def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float,
 
 
 def turns(grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return between which points of the grid a function turns: (left, right, 1 for a maximum and -1 for a minimum)."""
+    """Return between which points of the grid a function turns: (left, right, 1 at a maximum and -1 at a minimum)."""
     with np.errstate(invalid="ignore"):
         step = np.diff(value)
     moves = np.flatnonzero(np.abs(step) > np.maximum(tolerance[1:], tolerance[:-1]))
@@ -172,7 +160,7 @@ def turns(grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> tuple[n
     return grid[moves[at]], grid[moves[at + 1] + 1], np.sign(step[moves[at]])
 
 
-def turning_points(f: Callable, grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+def turning_points(f, grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
     """Return where f has local extrema between points of the grid; differences within the tolerance are none."""
     found = list(zip(*turns(grid, value, tolerance), strict=True))
     if len(found) > 200:
@@ -180,11 +168,11 @@ def turning_points(f: Callable, grid: np.ndarray, value: np.ndarray, tolerance: 
             f"{len(found):,} local extrema were found: is the function noisy, or periodic? "
             "It must be piecewise monotone"
         )
-    return np.array([_narrowed(f, *turn) for turn in found])
+    return np.array([narrowed(f, *turn) for turn in found])
 
 
-def _narrowed(f: Callable, low: float, high: float, sign: float) -> float:
-    """Return the one maximum (sign 1) or minimum (-1) of f in [low, high], by zooming in until floats are neighbours."""
+def narrowed(f, low: float, high: float, sign: float) -> float:
+    """Return the one maximum (sign 1) or minimum (-1) of f in [low, high], found by zooming in to the last float."""
     for _ in range(100):
         x = low + (high - low) * ZOOM
         best = int(np.argmax(sign * f(x)))
@@ -195,11 +183,18 @@ def _narrowed(f: Callable, low: float, high: float, sign: float) -> float:
     return x[best]
 
 
-def islands(f: Callable, grid: np.ndarray, value: np.ndarray, knots: np.ndarray) -> np.ndarray:
+def merged(x: np.ndarray, value: np.ndarray, new: np.ndarray, f) -> tuple[np.ndarray, np.ndarray]:
+    """Return points x, sorted, and their values with new points added, at which f is evaluated."""
+    new = np.setdiff1d(new, x)
+    at = np.searchsorted(x, new)
+    return np.insert(x, at, new), np.insert(value, at, f(new))
+
+
+def islands(f, grid: np.ndarray, value: np.ndarray, knots: np.ndarray) -> np.ndarray:
     """Return maxima far from the highest one that the grid, spanning the support, has stepped over.
 
-    They are seen if f is above 0 at one of the points of FAR. A normal density is above 0 in floats up to 38 standard deviations from
-    its mean: of the same width as the highest, it is seen up to about 50,000 standard deviations away.
+    They are seen if f is above 0 at one of the points of FAR: a normal density is, in floats, up to 38 standard
+    deviations from its mean.
     """
     top = int(np.argmax(value))
     lower = np.flatnonzero(value < value[top] / 2)
@@ -209,22 +204,10 @@ def islands(f: Callable, grid: np.ndarray, value: np.ndarray, knots: np.ndarray)
     far = far[(far > grid[0]) & (far < grid[-1])]
     x, value = merged(grid, value, far, f)
     left, right, sign = turns(x, value, NARROW * value)
-
-    def number_between(points):
-        return np.searchsorted(points, right, side="right") - np.searchsorted(points, left)
-
-    new = (sign > 0) & (number_between(knots) == 0) & (number_between(far) > 0)
-    left = left[new]
-    right = right[new]
-    tops = np.array([_narrowed(f, a, b, 1.0) for a, b in zip(left, right, strict=True)])
-    if not len(tops):
-        return tops
-    rise = f(tops) - np.maximum(f(left), f(right))
-    return tops[rise > NARROW * value.max()]
-
-
-def merged(x: np.ndarray, value: np.ndarray, new: np.ndarray, f: Callable) -> tuple[np.ndarray, np.ndarray]:
-    """Return points x, sorted, and their values with new points added, at which f is evaluated."""
-    new = np.setdiff1d(new, x)
-    at = np.searchsorted(x, new)
-    return np.insert(x, at, new), np.insert(value, at, f(new))
+    passed, known = (np.searchsorted(a, right, "right") - np.searchsorted(a, left) for a in (far, knots))
+    new = (sign > 0) & (passed > 0) & (known == 0)
+    if not new.any():
+        return np.empty(0)
+    tops = np.array([narrowed(f, a, b, 1.0) for a, b in zip(left[new], right[new], strict=True)])
+    rise = f(tops) - np.maximum(f(left[new]), f(right[new]))
+    return tops[rise > NARROW * value.max()]  # less is noise

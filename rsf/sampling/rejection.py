@@ -6,15 +6,13 @@ Sampling stops at the `size`-th kept candidate, so the number proposed is negati
 rate is (accepted - 1) / (proposed - 1), that of inverse sampling (Haldane 1945).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, first_index, log_acceptance, rounded_up
-from rsf.sampling.densities import draw, evaluate, log_density, mass_outside, rounding_of
+from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, log_acceptance, rounded_up
+from rsf.sampling.densities import draw, evaluate, is_discrete, mass_outside, part, refuse, rounding_of
 
 BLOCK = 2**16  # most candidates evaluated at once: bounds the memory
 
@@ -30,7 +28,7 @@ class Draws:
     stopped_at_size : True if drawing ended at the wanted size, False if at the budget
 
     >>> print(Draws(np.empty(8), proposed=50, accepted=8, max_log_ratio=0.0, slack=0.01))
-    8 kept of 50: acceptance rate 0.1429, 95 % interval [0.0717, 0.2779]
+    8 kept of 50: acceptance rate 0.1429, 95 % interval [0.0717, 0.2911]
     """
 
     samples: np.ndarray
@@ -53,27 +51,27 @@ class Draws:
         """Return a (low, high) confidence interval of the acceptance rate that covers it at least at this level.
 
         It is that of Clopper and Pearson, or its form for sampling that stopped at the size, widened where needed to hold the
-        estimate: one that was kept of two gives an unbiased estimate of 0.
+        estimate: if the second candidate is the first one kept, the unbiased estimate is 0.
         """
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level}")
         tail = (1 - level) / 2
-        kept = self.accepted
         rejected = self.proposed - self.accepted
-        low = stats.beta.ppf(tail, kept, rejected + 1) if kept else 0.0
+        low = stats.beta.ppf(tail, self.accepted, rejected + 1) if self.accepted else 0.0
         # stopped at size: the last candidate was bound to be a kept one, so one kept fewer was left to chance
-        high = stats.beta.ppf(1 - tail, kept + (not self.stopped_at_size), rejected) if rejected else 1.0
+        by_chance = self.accepted + (not self.stopped_at_size)
+        high = stats.beta.ppf(1 - tail, by_chance, rejected) if rejected else 1.0
         return float(np.fmin(low, self.acceptance_rate)), float(np.fmax(high, self.acceptance_rate))
 
     def __str__(self) -> str:
-        low, high = self.acceptance_interval()
-        rate = f"acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
+        rate = "acceptance rate {:.4f}, 95 % interval [{:.4f}, {:.4f}]"
+        rate = rate.format(self.acceptance_rate, *self.acceptance_interval())
         return f"{self.accepted:,} kept of {self.proposed:,}: {rate}"
 
 
 def rejection_sample(
-    log_target: Any,
-    proposal: Any,
+    log_target: object,
+    proposal: object,
     log_k: float,
     size: int,
     rng: np.random.Generator,
@@ -99,7 +97,7 @@ def rejection_sample(
     max_proposals : int
         Budget of candidates.
     clip : bool
-        Draw min(p, k q) (normalised) on purpose where k is too small, or where q is 0, instead of refusing.
+        Draw min(p, k q) (normalised) on purpose where k is too small, or q is 0, instead of refusing.
 
     Returns
     -------
@@ -112,31 +110,28 @@ def rejection_sample(
     AcceptanceStarved
         Budget spent; carries the Draws so far.
     ValueError, TypeError
-        A density that is NaN or +inf or not vectorised, target mass outside the proposal's support, an argument out of range.
+        A density that is NaN, +inf or not vectorised, target mass outside the proposal's support, an argument out of range.
 
     Examples
     --------
-    >>> proposal = stats.cauchy()
-    >>> log_k = 0.5 * np.log(2 * np.pi / np.e)  # the largest log p - log q, at x = 1 and x = -1
-    >>> draws = rejection_sample(stats.norm(), proposal, log_k, 1000, np.random.default_rng(0))
+    >>> log_k = np.log(2 * np.pi / np.e) / 2  # the largest log p - log q, at x = 1 and x = -1
+    >>> draws = rejection_sample(stats.norm(), stats.cauchy(), log_k, 1000, np.random.default_rng(0))
     >>> draws.samples.shape, round(draws.acceptance_rate, 2)
     ((1000,), 0.66)
     """
     log_k = _checked(log_k, size, rng, max_proposals)
     if not clip:
         _check_support(log_target, proposal)
-    log_p_of = log_density(log_target)
-    log_q_of = log_density(proposal)
+    parts = [part(law, "logpmf" if is_discrete(law) else "logpdf") for law in (log_target, proposal)]
     kept_blocks = []
-    proposed = 0
-    accepted = 0
+    proposed = accepted = 0
     max_log_ratio = -np.inf
     slack = np.inf
 
     while accepted < size and proposed < max_proposals:
         block = min(_block_size(size - accepted, accepted, proposed), max(2, max_proposals - proposed))
         x = draw(proposal, block, rng)
-        log_a = _log_acceptance(x, log_p_of, log_q_of, log_k, clip)  # (block,)
+        log_a = _log_acceptance(x, *parts, log_k, clip)  # (block,)
         kept, block_slack = accept(np.minimum(log_a, 0.0), rng, with_slack=True)
         counted = min(block, max_proposals - proposed)
         if kept[:counted].sum() >= size - accepted:  # stop at the candidate that completes the size
@@ -174,57 +169,10 @@ def _checked(log_k: float, size: int, rng: np.random.Generator, max_proposals: i
     return float(np.reshape(log_k, ()))
 
 
-def _block_size(wanted: int, accepted: int, proposed: int) -> int:
-    """Return how many candidates to draw next: about what is still needed at the rate seen so far."""
-    return int(np.clip(wanted * (proposed + 2) / (accepted + 1), 2, BLOCK))
-
-
-def _log_acceptance(
-    x: np.ndarray, log_p_of: Callable, log_q_of: Callable, log_k: float, clip: bool
-) -> np.ndarray:
-    """Return log A (n,) of candidates x (n, ...), above 0 only where it is clipped on purpose or by rounding."""
-    log_p = evaluate(log_p_of, x, "the target's log density")
-    log_q = evaluate(log_q_of, x, "the proposal's log density")
-    for name, value in (("target", log_p), ("proposal", log_q)):
-        bad = np.isnan(value) | (value == np.inf)
-        if bad.any():
-            raise ValueError(
-                f"the {name}'s log density is {value[bad][0]} at x = {_place(x, bad)}: "
-                "it must be a number below +inf"
-            )
-    astray = np.isneginf(log_q) & ~np.isneginf(log_p)
-    if astray.any():
-        raise ValueError(
-            f"the proposal drew x = {_place(x, astray)}, where its own density is 0 and the target's is not: "
-            "rvs and logpdf disagree"
-        )
-    log_a = log_acceptance(log_p, log_q, log_k)
-    too_large = log_a > np.maximum(rounding_of(log_p), rounding_of(log_q))
-    if too_large.any() and not clip:
-        worst = log_a == np.max(log_a[too_large])
-        needed = log_a[worst][0] + log_k
-        ratio, bound = _told_apart(needed, log_k)
-        raise EnvelopeError(
-            f"k is too small: at x = {_place(x, worst)} log p - log q = {ratio} exceeds log_k = {bound}, "
-            f"so min(p, k q) would be drawn instead of p; log_k = {rounded_up(needed):.6f} covers all candidates seen so far "
-            "(a proven bound is better)"
-        )
-    return log_a
-
-
-def _place(x: np.ndarray, mask: np.ndarray) -> str:
-    """Return the first point of x (n, ...) at which the mask (n,) is True, as text."""
-    return np.array2string(x[first_index(mask)], precision=6)
-
-
-def _told_apart(a: float, b: float) -> tuple[str, str]:
-    """Return two unequal numbers as text, with six digits or as many as it takes to see a difference."""
-    texts = [(f"{a:.{digits}g}", f"{b:.{digits}g}") for digits in range(6, 18)]
-    return next(((one, other) for one, other in texts if one != other), texts[-1])
-
-
-def _check_support(target: Any, proposal: Any) -> None:
-    """Refuse a target with known mass outside the proposal's known support."""
+def _check_support(target: object, proposal: object) -> None:
+    """Refuse a proposal that cannot be drawn from, and a target with known mass outside its known support."""
+    if not (hasattr(proposal, "rvs") or hasattr(proposal, "sample")):
+        raise TypeError(f"{type(proposal).__name__} cannot be drawn from: it needs rvs(size=, random_state=)")
     low, high = proposal.support() if callable(getattr(proposal, "support", None)) else (-np.inf, np.inf)
     missed = mass_outside(target, low, high) if np.ndim(low) == 0 else 0.0
     if missed > 0:
@@ -232,3 +180,34 @@ def _check_support(target: Any, proposal: Any) -> None:
             f"the target has mass {missed:.6g} outside the proposal's support [{low}, {high}]: "
             "no k can reach it; widen the proposal"
         )
+
+
+def _block_size(wanted: int, accepted: int, proposed: int) -> int:
+    """Return how many candidates to draw next: about what is still needed at the rate seen so far."""
+    return int(np.clip(wanted * (proposed + 2) / (accepted + 1), 2, BLOCK))
+
+
+def _log_acceptance(
+    x: np.ndarray, log_p_of: object, log_q_of: object, log_k: float, clip: bool
+) -> np.ndarray:
+    """Return log A (n,) of candidates x (n, ...), above 0 only if clipped on purpose, or by rounding."""
+    log_p = evaluate(log_p_of, x, "the target's log density")
+    log_q = evaluate(log_q_of, x, "the proposal's log density")
+    for name, value in (("target", log_p), ("proposal", log_q)):
+        text = f"the {name}'s log density is {{value}} at x = {{x}}: it must be a number below +inf"
+        refuse(np.isnan(value) | (value == np.inf), x, text, value=value)
+    text = "the proposal drew x = {x}, where its own density is 0 and the target's is not: rvs and logpdf disagree"
+    refuse(np.isneginf(log_q) & ~np.isneginf(log_p), x, text)
+    log_a = log_acceptance(log_p, log_q, log_k)
+    too_large = log_a > np.maximum(rounding_of(log_p), rounding_of(log_q))
+    if too_large.any() and not clip:
+        worst = np.argmax(np.where(too_large, log_a, -np.inf))
+        needed = log_a[worst] + log_k
+        # six digits, or as many as it takes to see a difference
+        digits = next((n for n in range(6, 17) if f"{needed:.{n}g}" != f"{log_k:.{n}g}"), 17)
+        raise EnvelopeError(
+            f"k is too small: at x = {np.array2string(x[worst], precision=6)} log p - log q = {needed:.{digits}g} "
+            f"exceeds log_k = {log_k:.{digits}g}, so min(p, k q) would be drawn instead of p; "
+            f"log_k = {rounded_up(needed):.6f} covers all candidates seen so far (a proven bound is better)"
+        )
+    return log_a

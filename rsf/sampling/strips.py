@@ -9,15 +9,13 @@ position: the ziggurat of Marsaglia and Tsang 2000; its layers are horizontal, t
 """
 
 import warnings
-from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rsf.acceptance import ROUNDING, EnvelopeError
-from rsf.sampling.landscape import Landscape, Tail
+from rsf.sampling.densities import refuse
+from rsf.sampling.landscape import Landscape
 
 BLOCK = 2**14  # draws at once: the buffers stay in the cache
 GROUP = 2**18  # draws after which those above the squeeze are decided, all at once
@@ -26,7 +24,7 @@ ONE = np.uint64(0x3FF0000000000000)  # the bits of 1.0
 NOISE = 1e-15  # rounding of a density, as a share of its maximum
 
 
-class StripEnvelope:
+class StripEnvelope(Landscape):
     """A hat of strips of equal area over a density, with its squeeze: an exact sampler from the density alone.
 
     Promise, to be kept by the density: it is bounded, monotone between the extrema stated or found, and its tails are no
@@ -67,34 +65,40 @@ class StripEnvelope:
 
     def __init__(
         self,
-        pdf: Any,
+        pdf: object,
         support: tuple[float, float] | None = None,
         *,
-        extrema: Sequence[float] = (),
+        extrema: np.ndarray | list[float] | tuple[float, ...] = (),
         strips: int = 4096,
         patience: float = 60.0,
     ) -> None:
         if strips < 64 or strips & (strips - 1) or strips > 2**16:
             raise ValueError(f"strips must be a power of two from 64 to {2**16:,}, got {strips}")
-        self.proposed = 0
-        self.accepted = 0
-        self._density = Landscape(pdf, support, extrema, strips, patience)
+        self.proposed = self.accepted = 0
+        super().__init__(pdf, support, extrema, strips, patience)
         try:
             self._lay(strips)
         except EnvelopeError:
             if np.size(extrema):
                 raise
-            self._density.look_closer()
+            # extrema were missed: look for them again where most of the density is
+            low, high = self.grid[self.height > 1e-4][[0, -1]]
+            self._explore(np.union1d(self.grid, np.linspace(low, high, 4097)))
             self._lay(strips)
-        if self._density.is_function:
-            self._warn_of_unseen_mass()
+        width = np.ptp(self.grid[self.height > 1e-4])
+        if self._is_function and self.high - self.low > 100 * width and 1e-3 < self._most_mass < 0.99:
+            warnings.warn(
+                f"the density integrates to {self._most_mass:.4g} where it was seen: if it is meant to be "
+                "normalised, the rest lies where it looked empty; state its extrema, or a narrower support",
+                stacklevel=2,
+            )
 
     def rvs(
         self,
         size: int | tuple[int, ...] | None = 1,
         rng: np.random.Generator | None = None,
         *,
-        random_state: Any = None,
+        random_state: object = None,
     ) -> np.ndarray | float:
         """Draw samples of shape `size`, one number if it is None, with a numpy Generator.
 
@@ -109,26 +113,21 @@ class StripEnvelope:
             self._fill(flat[start : start + GROUP], rng)
         return out[()]
 
-    def logpdf(self, x: ArrayLike) -> np.ndarray:
+    def logpdf(self, x: np.ndarray | float) -> np.ndarray:
         """Return the log density at x, normalised by Gauss-Legendre quadrature over the strips; -inf outside the support."""
         x = np.asarray(x, dtype=np.float64)
-        inside = (x >= self._density.low) & (x <= self._density.high)
-        value = self._density(np.where(inside, x, self._left[0]).ravel()).reshape(x.shape)
+        inside = (x >= self.low) & (x <= self.high)
+        value = self._pdf(np.where(inside, x, self._left[0]).ravel()).reshape(x.shape)
         with np.errstate(divide="ignore"):
             return np.where(inside, np.log(value / self._mass), -np.inf)
 
     def support(self) -> tuple[float, float]:
         """Return (low, high)."""
-        return self._density.low, self._density.high
+        return self.low, self.high
 
     def refine(self) -> None:
         """Double the number of strips; may be called at any time between draws, which stay exact."""
         self._lay(2 * len(self._squeeze))
-
-    @property
-    def evaluations(self) -> int:
-        """How often the density was evaluated so far, the set-up included."""
-        return self._density.evaluations
 
     @property
     def acceptance_rate(self) -> float:
@@ -144,36 +143,24 @@ class StripEnvelope:
     def _fill(self, out: np.ndarray, rng: np.random.Generator) -> None:
         """Fill out (n,) with independent draws: the fast path in blocks, then what lay above the squeeze."""
         undecided = []
-        buffer = np.empty(min(BLOCK, len(out)))
-        above = np.empty(min(BLOCK, len(out)), dtype=bool)
         bits = len(self._squeeze).bit_length() - 1
-        index_shift = np.uint64(64 - bits)
-        spare = np.uint64(max(0, bits - 12))
         for start in range(0, len(out), BLOCK):
             x = out[start : start + BLOCK]
-            other = buffer[: len(x)]
-            over = above[: len(x)]
             word = rng.integers(0, 2**64, len(x), dtype=np.uint64)
-            index = (word >> index_shift).view(np.int64)
-            if spare:
-                word <<= spare
-            word &= MANTISSA  # bits that did not choose the strip, as the mantissa of a float64 in [1, 2)
+            strip = (word >> np.uint64(64 - bits)).view(np.int64)
+            # the bits that did not choose the strip become the mantissa of a float64 in [1, 2)
+            word <<= np.uint64(max(0, bits - 12))
+            word &= MANTISSA
             word |= ONE
-            u = word.view(np.float64)
-            u -= 1.0
-            self._slope.take(index, out=x, mode="wrap")
-            x *= u
-            self._left.take(index, out=other, mode="wrap")
-            x += other
-            self._squeeze.take(index, out=other, mode="wrap")
-            np.greater_equal(u, other, out=over)
-            wedge = over.nonzero()[0]
-            if len(wedge):
-                undecided.append((wedge + start, index[wedge], u[wedge]))
+            coin = word.view(np.float64) - 1.0
+            np.multiply(self._slope.take(strip, mode="wrap"), coin, out=x)
+            x += self._left.take(strip, mode="wrap")
+            wedge = np.flatnonzero(coin >= self._squeeze.take(strip, mode="wrap"))
+            undecided.append((wedge + start, strip[wedge], coin[wedge]))
         self.proposed += len(out)
         self.accepted += len(out)
-        if undecided:
-            position, strip, coin = (np.concatenate(parts) for parts in zip(*undecided, strict=True))
+        position, strip, coin = (np.concatenate(parts) for parts in zip(*undecided, strict=True))
+        if len(position):
             self._decide(out, position, strip, coin, rng)
 
     def _decide(
@@ -192,7 +179,7 @@ class StripEnvelope:
         reach = self._width[strip] * np.where(in_body, u, side * u / (1.0 - u))
         fall = np.where(in_body, 1.0, (1.0 - u) ** 2)
         x = self._left[strip] + reach
-        value = self._density(x)
+        value = self._pdf(x)
         self._audit(x, value, self._bottom[strip], self._top[strip] * fall + NOISE * in_body)
         kept = coin * (self._hat[strip] * fall) < value
         out[position[kept]] = x[kept]
@@ -206,24 +193,21 @@ class StripEnvelope:
     def _audit(self, x: np.ndarray, value: np.ndarray, bottom: np.ndarray, top: np.ndarray) -> None:
         """Refuse density values that are not between those at the ends of their strip."""
         bad = (value > top * (1 + ROUNDING)) | (value < bottom * (1 - ROUNDING) - NOISE)
-        if bad.any():
-            at, got, low, high = (array[bad][0] for array in (x, value, bottom, top))
-            raise EnvelopeError(
-                f"at x = {at:.9g} the density {got * self._density.scale:.6g} is not between "
-                f"{low * self._density.scale:.6g} and {high * self._density.scale:.6g}, its bounds there: an extremum is missing "
-                "(state it in `extrema`), or the tail is heavier than a Cauchy's"
-            )
+        text = (
+            "at x = {x} the density {f:.6g} is not between {low:.6g} and {high:.6g}, its bounds there: an extremum "
+            "is missing (state it in `extrema`), or the tail is heavier than a Cauchy's"
+        )
+        scale = self._scale
+        refuse(bad, x, text, EnvelopeError, f=value * scale, low=bottom * scale, high=top * scale)
 
     # ---- set-up
 
     def _lay(self, strips: int) -> None:
         """Lay strips of equal hat area, and tails, over the density."""
-        edges, tails = self._density.cut(strips)
+        edges, tails = self._cut(strips)
         a, b = edges[:-1], edges[1:]
-        value = self._density(edges)
-        side, start, scale, foot = (
-            np.array([getattr(tail, name) for tail in tails]) for name in Tail._fields
-        )
+        value = self._pdf(edges)
+        side, start, scale, foot = (np.array([tail[i] for tail in tails]) for i in range(4))
         # the areas agree only nearly: what is missing in the number is filled up with strips that keep nothing
         blank = np.zeros(strips - len(a) - len(tails))
         self._edges = edges
@@ -239,7 +223,7 @@ class StripEnvelope:
         # rounded down to a value that u can take, whatever the number of its bits
         self._squeeze = np.floor(self._bottom / self._hat * 2.0**44) / 2.0**44
         self._slope = np.divide(self._width, self._squeeze, out=np.zeros(strips), where=self._squeeze > 0)
-        self._most_mass = float(step.sum() * self._density.scale)
+        self._most_mass = float(step.sum() * self._scale)
         areas = (np.minimum(self._bottom, self._top) * self._width, step)
         self.acceptance_bounds = tuple(float(part.sum() / (strips * step.max())) for part in areas)
         if not self.acceptance_bounds[1] >= 0.1:
@@ -247,40 +231,22 @@ class StripEnvelope:
                 f"{strips} strips keep at most {self.acceptance_bounds[1]:.3g} of the candidates: give more strips"
             )
         inner = np.concatenate([a + (b - a) * part for part in (0.2, 0.4, 0.6, 0.8)])
-        for x, height in ((inner, self._density(inner)), self._density.known):
+        for x, height in ((inner, self._pdf(inner)), self._known):
             inside = (x > edges[0]) & (x < edges[-1])
             strip = np.searchsorted(edges, x[inside], side="right") - 1
             self._audit(x[inside], height[inside], self._bottom[strip], self._top[strip] + NOISE)
-
-    def _warn_of_unseen_mass(self) -> None:
-        """Warn if what lies under the hat of a density on a wide support is less than 1."""
-        low, high = self._density.body()
-        if self._density.high - self._density.low > 100 * (high - low) and 1e-3 < self._most_mass < 0.99:
-            warnings.warn(
-                f"the density integrates to {self._most_mass:.4g} where it was seen: if it is meant to be normalised, the "
-                "rest lies where it looked empty at all points tried; state its extrema, or a narrower support",
-                stacklevel=3,
-            )
 
     @cached_property
     def _mass(self):
         """The density's integral, in the units of `_pdf`."""
         node, weight = np.polynomial.legendre.leggauss(8)
-        a, w = self._edges[:-1, None], np.diff(self._edges)[:, None]
-        mass = float(
-            np.sum(w / 2 * weight * self._density((a + w * (node + 1) / 2).ravel()).reshape(len(a), -1))
-        )
+        width = np.diff(self._edges)[:, None]
+        x = self._edges[:-1, None] + width * (node + 1) / 2  # (strips, 8)
+        parts = [np.sum(width / 2 * weight * self._pdf(x.ravel()).reshape(x.shape))]
         node, weight = np.polynomial.legendre.leggauss(64)
         u = (node + 1) / 2
         for i in np.flatnonzero(self._side):
             s = self._width[i]
-            mass += float(
-                np.sum(
-                    weight
-                    / 2
-                    * s
-                    / (1 - u) ** 2
-                    * self._density(self._left[i] + self._side[i] * s * u / (1 - u))
-                )
-            )
-        return mass
+            value = self._pdf(self._left[i] + self._side[i] * s * u / (1 - u))
+            parts.append(np.sum(weight / 2 * s / (1 - u) ** 2 * value))
+        return float(sum(parts))
