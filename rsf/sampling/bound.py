@@ -2,22 +2,21 @@
 
     log k = 0.001 + the largest log p - log q at any point tried
 
-It is tried on a grid (linear, geometric around every finite end and known extremum, and at known quantiles);
-every change of direction is then narrowed down to neighbouring floats. A spike between the points of the grid
-stays unseen: it must be stated.
+It is tried on a grid (linear, geometric around finite ends and known extrema, and at known quantiles); every
+change of direction is then narrowed down to neighbouring floats. A spike between the points of the grid stays
+unseen: it must be stated.
 """
 
 import numpy as np
 
 from rsf.acceptance import EnvelopeError, log_acceptance
-from rsf.sampling.densities import evaluate, part, quantile, refuse
+from rsf.sampling.densities import demand, evaluate, part, quantile, refuse
 
 NARROW = 1e-12  # relative differences up to this are rounding
 ZOOM = np.linspace(0, 1, 33)
 OCTAVES = 2.0 ** np.arange(-996, 996, 0.5)  # distances at which the grid probes around a point
-# distances, in half-widths of the highest peak, at which others are looked for: close enough for a box of that
-# width up to 2,000, for a normal density up to 50,000
-FAR = np.concatenate([np.arange(8, 2000, 0.9), np.linspace(45, 224, 2048) ** 2])
+# distances, in half-widths of the highest peak, at which others are looked for
+FAR = np.concatenate([np.arange(8, 2000, 0.9), np.arange(2000, 40_000, 10.0)])
 
 
 def log_k_bound(
@@ -78,11 +77,11 @@ def log_k_bound(
     top = np.max(log_p[used])
     grid = grid[used]
     value = log_ratio(grid)
-    if not (value > -np.inf).any():
-        raise ValueError(
-            f"the target is 0 at all {len(grid):,} points tried on {support}: "
-            "state extrema, or a narrower support"
-        )
+    demand(
+        np.max(value) > -np.inf,
+        f"the target is 0 at all {len(grid):,} points tried on {support}: "
+        "state extrema, or a narrower support",
+    )
     refuse_growth(grid, value, support, "p / q")
     tolerance = NARROW * np.maximum(1.0, np.abs(np.where(np.isfinite(value), value, 1.0)))
     tops = [log_ratio(np.array([x]))[0] for x in turning_points(log_ratio, grid, value, tolerance)]
@@ -91,16 +90,16 @@ def log_k_bound(
 
 def ends(support) -> tuple[float, float]:
     """Return the ends of a support as floats."""
-    if np.shape(support) != (2,) or not support[0] < support[1]:
-        raise ValueError(f"support must be (low, high) with low < high, got {support}")
+    holds = np.shape(support) == (2,) and support[0] < support[1]
+    demand(holds, f"support must be (low, high) with low < high, got {support}")
     return float(support[0]), float(support[1])
 
 
 def probes(low: float, high: float, extrema, laws: list) -> np.ndarray:
-    """Return points of the support, sorted: linear, geometric around finite ends and extrema, quantiles of laws."""
+    """Return points of the support, sorted: linear, geometric around ends and extrema, quantiles of laws."""
     extrema = np.asarray(extrema, dtype=np.float64).ravel()
-    if not ((extrema >= low) & (extrema <= high)).all():
-        raise ValueError(f"extrema must lie in the support [{low}, {high}], got {extrema}")
+    inside = (extrema >= low) & (extrema <= high)
+    demand(inside.all(), f"extrema must lie in the support [{low}, {high}], got {extrema}")
     finite = [end for end in (low, high) if np.isfinite(end)]
     linear = np.linspace(low, high, 4097) if len(finite) == 2 else []
     centres = [*extrema, *finite] or [0.0]
@@ -113,9 +112,10 @@ def probes(low: float, high: float, extrema, laws: list) -> np.ndarray:
 def numbers(x: np.ndarray, log_f: np.ndarray, support: tuple[float, float], what: str) -> slice:
     """Return the part of the points x, sorted, at which a log density is a number; refuse NaN in the middle.
 
-    Formulas overflow to NaN far out, and at an open end: inf * 0 for x**-4 * exp(-1 / x) at x = 1e-80. Such a
-    stretch is left out if all numbers beyond it are 0. At a finite end, where the density need not vanish, its
-    mass must be negligible, too: below 1e-15 of the whole, judged by the densities up to twice its length.
+    Formulas overflow to NaN far out, and at an open end: inf * 0 for x**-4 * exp(-1 / x) at x = 1e-80.
+    Such a stretch is left out if all numbers beyond it are 0. At a finite end, where the density need not
+    vanish, its mass must be negligible, too: below 1e-15 of the whole, judged by the densities up to
+    twice its length.
     """
     is_nan = np.isnan(log_f)
     top = np.argmax(np.where(is_nan, -np.inf, log_f))
@@ -135,7 +135,7 @@ def numbers(x: np.ndarray, log_f: np.ndarray, support: tuple[float, float], what
 
 
 def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float, float], what: str) -> None:
-    """Refuse what is largest at the outermost points of the grid and grows there by as much an octave as before."""
+    """Refuse what is largest at the last points of a grid and grows there by as much an octave as before."""
     there = np.isfinite(log_value)
     for order, end in ((slice(None, None, -1), support[0]), (slice(None), support[1])):
         x, value = (array[there][order][-9:] for array in (grid, log_value))
@@ -145,42 +145,41 @@ def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float,
             # by how much it grows while the distance to the end halves: less and less if it is bounded
             with np.errstate(all="ignore"):  # points may lie closer than their distances tell apart
                 slope = np.diff(value) / -np.diff(np.log(distance))
-            if (slope > 1e-9).all() and slope[-1] > slope.max() / 2:
-                raise EnvelopeError(
-                    f"{what} seems unbounded: it still grows at the last points tried, towards x = {x[-1]:.6g}"
-                )
+            demand(
+                not ((slope > 1e-9).all() and slope[-1] > slope.max() / 2),
+                f"{what} seems unbounded: it still grows at the last points tried, towards x = {x[-1]:.6g}",
+                EnvelopeError,
+            )
 
 
-def turns(grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return between which points of the grid a function turns: (left, right, 1 at a maximum and -1 at a minimum)."""
+def turns(grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> list[tuple[float, float, float]]:
+    """Return (left, right, 1 for a maximum or -1) of each turn of a function beyond a tolerance."""
     with np.errstate(invalid="ignore"):
         step = np.diff(value)
     moves = np.flatnonzero(np.abs(step) > np.maximum(tolerance[1:], tolerance[:-1]))
     at = np.flatnonzero(np.diff(np.sign(step[moves])) != 0)
-    return grid[moves[at]], grid[moves[at + 1] + 1], np.sign(step[moves[at]])
+    return list(zip(grid[moves[at]], grid[moves[at + 1] + 1], np.sign(step[moves[at]]), strict=True))
 
 
 def turning_points(f, grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
-    """Return where f has local extrema between points of the grid; differences within the tolerance are none."""
-    found = list(zip(*turns(grid, value, tolerance), strict=True))
-    if len(found) > 200:
-        raise ValueError(
-            f"{len(found):,} local extrema were found: is the function noisy, or periodic? "
-            "It must be piecewise monotone"
-        )
-    return np.array([narrowed(f, *turn) for turn in found])
-
-
-def narrowed(f, low: float, high: float, sign: float) -> float:
-    """Return the one maximum (sign 1) or minimum (-1) of f in [low, high], found by zooming in to the last float."""
-    for _ in range(100):
-        x = low + (high - low) * ZOOM
-        best = int(np.argmax(sign * f(x)))
-        width = high - low
-        low, high = x[max(best - 1, 0)], x[min(best + 1, 32)]
-        if not high - low < width:
-            break
-    return x[best]
+    """Return where f has local extrema between points of the grid, zooming in until floats are neighbours."""
+    found = turns(grid, value, tolerance)
+    demand(
+        len(found) <= 200,
+        f"{len(found):,} local extrema were found: is the function noisy, or periodic? "
+        "It must be piecewise monotone",
+    )
+    points = []
+    for low, high, sign in found:
+        for _ in range(100):
+            x = low + (high - low) * ZOOM
+            best = int(np.argmax(sign * f(x)))
+            width = high - low
+            low, high = x[max(best - 1, 0)], x[min(best + 1, 32)]
+            if not high - low < width:
+                break
+        points.append(x[best])
+    return np.array(points)
 
 
 def merged(x: np.ndarray, value: np.ndarray, new: np.ndarray, f) -> tuple[np.ndarray, np.ndarray]:
@@ -190,24 +189,15 @@ def merged(x: np.ndarray, value: np.ndarray, new: np.ndarray, f) -> tuple[np.nda
     return np.insert(x, at, new), np.insert(value, at, f(new))
 
 
-def islands(f, grid: np.ndarray, value: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """Return maxima far from the highest one that the grid, spanning the support, has stepped over.
+def far_points(x: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return points far from the highest one, at which other peaks may be seen.
 
-    They are seen if f is above 0 at one of the points of FAR: a normal density is, in floats, up to 38 standard
-    deviations from its mean.
+    They are 0.9 of its half-widths apart up to 2,000 of them, which hits any peak as wide, and 10 apart up to
+    40,000, where a normal density as wide is still above 1e-8 of its maximum at one of them.
     """
-    top = int(np.argmax(value))
+    top = int(np.nanargmax(value))
     lower = np.flatnonzero(value < value[top] / 2)
-    sides = (lower[lower < top], lower[lower > top])
-    width = max((np.abs(grid[side] - grid[top]).min() for side in sides if len(side)), default=0.0)
-    far = grid[top] + width * np.concatenate([-FAR[::-1], FAR])
-    far = far[(far > grid[0]) & (far < grid[-1])]
-    x, value = merged(grid, value, far, f)
-    left, right, sign = turns(x, value, NARROW * value)
-    passed, known = (np.searchsorted(a, right, "right") - np.searchsorted(a, left) for a in (far, knots))
-    new = (sign > 0) & (passed > 0) & (known == 0)
-    if not new.any():
-        return np.empty(0)
-    tops = np.array([narrowed(f, a, b, 1.0) for a, b in zip(left[new], right[new], strict=True)])
-    rise = f(tops) - np.maximum(f(left[new]), f(right[new]))
-    return tops[rise > NARROW * value.max()]  # less is noise
+    sides = [np.abs(x[side] - x[top]) for side in (lower[lower < top], lower[lower > top])]
+    width = max((distance.min() for distance in sides if len(distance)), default=0.0)
+    points = x[top] + width * np.concatenate([-FAR, FAR])
+    return points[(points > x[0]) & (points < x[-1])]

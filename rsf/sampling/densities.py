@@ -14,11 +14,13 @@ from rsf.acceptance import ROUNDING
 def part(law: object, name: str):
     """Return the law's method of this name, or the law itself if it is a function."""
     found = getattr(law, name, law)
-    if not callable(found):
-        raise TypeError(
-            f"{type(law).__name__} has no {name} and is no function: pass its {name} as one "
-            "(of torch: lambda x: law.log_prob(torch.as_tensor(x)), and its exponential as a pdf)"
-        )
+    example = "np.exp(law.logpdf(x))" if name == "pdf" else "law.log_prob(torch.as_tensor(x))"
+    demand(
+        callable(found),
+        f"{type(law).__name__} has no {name} and is no function: pass a function of an array of points, "
+        f"such as lambda x: {example}",
+        TypeError,
+    )
     return found
 
 
@@ -45,41 +47,41 @@ def mass_outside(law: object, low: float, high: float) -> float:
 
 def draw(law: object, n: int, rng: np.random.Generator) -> np.ndarray:
     """Return n draws, (n, ...)."""
-    x = np.asarray(law.rvs(size=n, random_state=rng) if hasattr(law, "rvs") else law.sample(n, rng=rng))
-    if x.shape[:1] != (n,):
-        raise ValueError(f"{n} draws of {type(law).__name__} must have shape ({n}, ...), got {x.shape}")
-    return x
+    return np.atleast_1d(law.rvs(size=n, random_state=rng) if hasattr(law, "rvs") else law.sample(n, rng=rng))
 
 
 def evaluate(function, x: np.ndarray, name: str) -> np.ndarray:
     """Return function(x) for points x (n, ...) as an array (n,), in its own precision."""
     try:
-        value = function(x)
+        value = function(x) if len(x) else np.empty(0)
         value = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     except (TypeError, ValueError) as error:
-        if isinstance(error, ValueError) and "truth value" not in str(error):
-            raise
-        raise TypeError(
-            f"{name} cannot be evaluated at an array of {len(x)} points: {error}; "
-            "np.vectorize lets a function of one number take one"
+        raise type(error)(
+            f"{name} cannot be evaluated at an array of {len(x)} points: {error} "
+            "(np.vectorize lets a function of one number take an array)"
         ) from error
-    if value.shape != x.shape[:1]:
-        raise ValueError(
-            f"{name} must be vectorised: for points of shape {x.shape} "
-            f"it must have shape ({len(x)},), got {value.shape}"
-        )
+    demand(
+        value.shape == x.shape[:1],
+        f"{name} must be vectorised: for points of shape {x.shape} "
+        f"it must have shape ({len(x)},), got {value.shape}",
+    )
     return value
 
 
-def rounding_of(value: np.ndarray) -> np.ndarray | float:
-    """Return how far log densities may be off by rounding: more than 1e-9 if they are not in float64."""
-    if value.dtype not in (np.float32, np.float16):
-        return ROUNDING
-    return 8 * np.finfo(value.dtype).eps * np.maximum(1.0, np.abs(value.astype(np.float64)))
+def rounding_of(value: np.ndarray) -> np.ndarray:
+    """Return how far log densities may be off by rounding: 1e-9, or a few of the last digits they have."""
+    last = np.finfo(value.dtype).eps if value.dtype.kind == "f" else 0.0
+    return np.maximum(ROUNDING, 8 * last * np.abs(value, dtype=np.float64))
+
+
+def demand(holds: bool, text: str, error: type[Exception] = ValueError) -> None:
+    """Raise an error unless something holds."""
+    if not holds:
+        raise error(text)
 
 
 def refuse(bad: np.ndarray, x: np.ndarray, text: str, error: type[Exception] = ValueError, **at) -> None:
-    """Raise an error if any point x (n, ...) is bad (n,); its text is filled in with the first one's values."""
+    """Raise an error if any point x (n, ...) is bad (n,), its text filled in with the first one's values."""
     if bad.any():
-        place = np.array2string(x[bad][0], precision=6)
+        place = np.array2string(x[bad][0], precision=6).removesuffix(".")
         raise error(text.format(x=place, **{name: value[bad][0] for name, value in at.items()}))

@@ -1,9 +1,10 @@
 """Draw candidates, keep each with probability A, and say what it cost.
 
-    x ~ q kept with A(x) = min(1, p(x) / (k q(x)))  =>  kept x ~ p, at acceptance rate Z / k  (Z the mass of p; 1 if normalised)
+    x ~ q kept with A(x) = min(1, p(x) / (k q(x)))  =>  kept x ~ p, at acceptance rate Z / k
+    (Z the mass of p; 1 if it is normalised)
 
-Sampling stops at the `size`-th kept candidate, so the number proposed is negative binomial and the unbiased estimate of the
-rate is (accepted - 1) / (proposed - 1), that of inverse sampling (Haldane 1945).
+Sampling stops at the `size`-th kept candidate, so the number proposed is negative binomial and the unbiased
+estimate of the rate is (accepted - 1) / (proposed - 1), that of inverse sampling (Haldane 1945).
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,16 @@ import numpy as np
 from scipy import stats
 
 from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, log_acceptance, rounded_up
-from rsf.sampling.densities import draw, evaluate, is_discrete, mass_outside, part, refuse, rounding_of
+from rsf.sampling.densities import (
+    demand,
+    draw,
+    evaluate,
+    is_discrete,
+    mass_outside,
+    part,
+    refuse,
+    rounding_of,
+)
 
 BLOCK = 2**16  # most candidates evaluated at once: bounds the memory
 
@@ -41,31 +51,29 @@ class Draws:
     @property
     def acceptance_rate(self) -> float:
         """Unbiased estimate of the acceptance rate; NaN if nothing was proposed."""
-        if self.proposed == 0:
-            return float("nan")
         if self.stopped_at_size and self.proposed > 1:
             return (self.accepted - 1) / (self.proposed - 1)
-        return self.accepted / self.proposed
+        return self.accepted / self.proposed if self.proposed else float("nan")
 
     def acceptance_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return a (low, high) confidence interval of the acceptance rate that covers it at least at this level.
+        """Return a (low, high) interval that covers the acceptance rate with at least this probability.
 
-        It is that of Clopper and Pearson, or its form for sampling that stopped at the size, widened where needed to hold the
-        estimate: if the second candidate is the first one kept, the unbiased estimate is 0.
+        It is Clopper and Pearson's, or its form for sampling that stopped at the size, widened where
+        needed to hold the estimate: if the second candidate is the first one kept, the unbiased estimate
+        is 0.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {level}")
+        demand(0 < level < 1, f"level must lie between 0 and 1, got {level}")
         tail = (1 - level) / 2
         rejected = self.proposed - self.accepted
         low = stats.beta.ppf(tail, self.accepted, rejected + 1) if self.accepted else 0.0
         # stopped at size: the last candidate was bound to be a kept one, so one kept fewer was left to chance
-        by_chance = self.accepted + (not self.stopped_at_size)
-        high = stats.beta.ppf(1 - tail, by_chance, rejected) if rejected else 1.0
+        more = not self.stopped_at_size
+        high = stats.beta.ppf(1 - tail, self.accepted + more, rejected) if rejected else 1.0
         return float(np.fmin(low, self.acceptance_rate)), float(np.fmax(high, self.acceptance_rate))
 
     def __str__(self) -> str:
-        rate = "acceptance rate {:.4f}, 95 % interval [{:.4f}, {:.4f}]"
-        rate = rate.format(self.acceptance_rate, *self.acceptance_interval())
+        low, high = self.acceptance_interval()
+        rate = f"acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
         return f"{self.accepted:,} kept of {self.proposed:,}: {rate}"
 
 
@@ -86,8 +94,8 @@ def rejection_sample(
     log_target : callable or scipy.stats distribution
         Log density, vectorised over candidates: (n, ...) -> (n,); its constant may be missing.
     proposal : object with rvs(size=, random_state=) and logpdf or logpmf
-        A frozen scipy.stats distribution, univariate or multivariate with candidates along the first axis, one of scipy's
-        newer kind (`scipy.stats.Normal()`), a StripEnvelope, or anything alike.
+        A frozen scipy.stats distribution, univariate or multivariate with candidates along the first
+        axis, one of scipy's newer kind (`scipy.stats.Normal()`), a StripEnvelope, or anything alike.
     log_k : float
         Log of a k with k q >= p everywhere.
     size : int
@@ -110,7 +118,8 @@ def rejection_sample(
     AcceptanceStarved
         Budget spent; carries the Draws so far.
     ValueError, TypeError
-        A density that is NaN, +inf or not vectorised, target mass outside the proposal's support, an argument out of range.
+        A density that is NaN, +inf or not vectorised, target mass outside the proposal's support, an argument
+        out of range.
 
     Examples
     --------
@@ -120,6 +129,11 @@ def rejection_sample(
     ((1000,), 0.66)
     """
     log_k = _checked(log_k, size, rng, max_proposals)
+    demand(
+        hasattr(proposal, "rvs") or hasattr(proposal, "sample"),
+        f"{type(proposal).__name__} cannot be drawn from: it needs rvs(size=, random_state=)",
+        TypeError,
+    )
     if not clip:
         _check_support(log_target, proposal)
     parts = [part(law, "logpmf" if is_discrete(law) else "logpdf") for law in (log_target, proposal)]
@@ -157,29 +171,32 @@ def rejection_sample(
 
 def _checked(log_k: float, size: int, rng: np.random.Generator, max_proposals: int) -> float:
     """Refuse arguments that are out of range; return log_k as a float."""
-    if not (np.ndim(size) == 0 and size >= 0 and float(size).is_integer() and max_proposals >= 1):
-        raise ValueError(
-            "size must be a whole number of at least 0 (how many to keep; reshape .samples afterwards) "
-            f"and max_proposals at least 1, got {size} and {max_proposals}"
-        )
-    if np.size(log_k) != 1 or not np.isfinite(log_k):
-        raise ValueError(f"log_k must be one finite number, got {log_k}: k itself must be a positive number")
-    if not isinstance(rng, np.random.Generator | np.random.RandomState):
-        raise TypeError(f"rng must be a numpy.random.Generator, such as default_rng(0), got {rng!r}")
+    demand(
+        np.ndim(size) == 0 and size >= 0 and float(size).is_integer() and max_proposals >= 1,
+        "size must be a whole number of at least 0 (how many to keep; reshape .samples afterwards) "
+        f"and max_proposals at least 1, got {size} and {max_proposals}",
+    )
+    demand(
+        np.size(log_k) == 1 and np.isfinite(log_k),
+        f"log_k must be one finite number, got {log_k}: k itself must be a positive number",
+    )
+    demand(
+        isinstance(rng, np.random.Generator | np.random.RandomState),
+        f"rng must be a numpy.random.Generator, such as default_rng(0), got {rng!r}",
+        TypeError,
+    )
     return float(np.reshape(log_k, ()))
 
 
 def _check_support(target: object, proposal: object) -> None:
-    """Refuse a proposal that cannot be drawn from, and a target with known mass outside its known support."""
-    if not (hasattr(proposal, "rvs") or hasattr(proposal, "sample")):
-        raise TypeError(f"{type(proposal).__name__} cannot be drawn from: it needs rvs(size=, random_state=)")
+    """Refuse a target with known mass outside the proposal's known support."""
     low, high = proposal.support() if callable(getattr(proposal, "support", None)) else (-np.inf, np.inf)
     missed = mass_outside(target, low, high) if np.ndim(low) == 0 else 0.0
-    if missed > 0:
-        raise ValueError(
-            f"the target has mass {missed:.6g} outside the proposal's support [{low}, {high}]: "
-            "no k can reach it; widen the proposal"
-        )
+    demand(
+        missed == 0,
+        f"the target has mass {missed:.6g} outside the proposal's support [{low}, {high}]: "
+        "no k can reach it; widen the proposal",
+    )
 
 
 def _block_size(wanted: int, accepted: int, proposed: int) -> int:
@@ -194,10 +211,17 @@ def _log_acceptance(
     log_p = evaluate(log_p_of, x, "the target's log density")
     log_q = evaluate(log_q_of, x, "the proposal's log density")
     for name, value in (("target", log_p), ("proposal", log_q)):
-        text = f"the {name}'s log density is {{value}} at x = {{x}}: it must be a number below +inf"
-        refuse(np.isnan(value) | (value == np.inf), x, text, value=value)
-    text = "the proposal drew x = {x}, where its own density is 0 and the target's is not: rvs and logpdf disagree"
-    refuse(np.isneginf(log_q) & ~np.isneginf(log_p), x, text)
+        refuse(
+            np.isnan(value) | (value == np.inf),
+            x,
+            f"the {name}'s log density is {{value}} at x = {{x}}: it must be a number below +inf",
+            value=value,
+        )
+    refuse(
+        np.isneginf(log_q) & ~np.isneginf(log_p),
+        x,
+        "the proposal drew x = {x}, where its own density is 0, the target's not: rvs and logpdf disagree",
+    )
     log_a = log_acceptance(log_p, log_q, log_k)
     too_large = log_a > np.maximum(rounding_of(log_p), rounding_of(log_q))
     if too_large.any() and not clip:
@@ -206,8 +230,9 @@ def _log_acceptance(
         # six digits, or as many as it takes to see a difference
         digits = next((n for n in range(6, 17) if f"{needed:.{n}g}" != f"{log_k:.{n}g}"), 17)
         raise EnvelopeError(
-            f"k is too small: at x = {np.array2string(x[worst], precision=6)} log p - log q = {needed:.{digits}g} "
-            f"exceeds log_k = {log_k:.{digits}g}, so min(p, k q) would be drawn instead of p; "
+            f"k is too small: at x = {np.array2string(x[worst], precision=6)} log p - log q = "
+            f"{needed:.{digits}g} exceeds log_k = {log_k:.{digits}g}, "
+            "so min(p, k q) would be drawn instead of p; "
             f"log_k = {rounded_up(needed):.6f} covers all candidates seen so far (a proven bound is better)"
         )
     return log_a

@@ -1,11 +1,12 @@
 """A hat so close to a density that nearly no candidate is lost and nearly no density evaluated.
 
-    between two neighbouring extrema f is monotone, so on a strip [a, b] of it  min(f(a), f(b)) <= f <= max(f(a), f(b))
+    between two neighbouring extrema f is monotone: on a strip [a, b]  min(f(a), f(b)) <= f <= max(f(a), f(b))
 
-The upper steps are an envelope (the hat), the lower ones a squeeze: a coin below the squeeze accepts without evaluating f.
-All strips have the same hat area, so one 64-bit word draws a candidate: its first bits choose the strip, the others are the
-coin u; u below the squeeze accepts, and, given that, u is uniform there: it is the position too. (One word for layer, coin and
-position: the ziggurat of Marsaglia and Tsang 2000; its layers are horizontal, the strips here are vertical.)
+The upper steps are an envelope (the hat), the lower ones a squeeze: a coin below the squeeze accepts without
+evaluating f. All strips have the same hat area, so one 64-bit word draws a candidate: its first bits choose
+the strip, the others are the coin u; u below the squeeze accepts, and, given that, u is uniform there: it is
+the position too. (One word for layer, coin and position: the ziggurat of Marsaglia and Tsang 2000; its layers
+are horizontal, the strips here are vertical.)
 """
 
 import warnings
@@ -14,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from rsf.acceptance import ROUNDING, EnvelopeError
-from rsf.sampling.densities import refuse
+from rsf.sampling.densities import demand, refuse
 from rsf.sampling.landscape import Landscape
 
 BLOCK = 2**14  # draws at once: the buffers stay in the cache
@@ -25,17 +26,21 @@ NOISE = 1e-15  # rounding of a density, as a share of its maximum
 
 
 class StripEnvelope(Landscape):
-    """A hat of strips of equal area over a density, with its squeeze: an exact sampler from the density alone.
+    """A hat of strips of equal area over a density, and a squeeze: an exact sampler from the density alone.
 
-    Promise, to be kept by the density: it is bounded, monotone between the extrema stated or found, and its tails are no
-    heavier than a Cauchy's. This is audited at set-up (four points inside each strip, tails out to where they vanish) and at every
-    later evaluation; what violates it is refused with the place. Exact otherwise, up to the 52 bits of coin and position (51 with
-    8,192 strips, ...): places are multiples of 2**-52 of a strip's width, probabilities of 2**-52, tails end at 2**53 times their scale.
+    Promise, to be kept by the density: it is bounded, monotone between the extrema stated or found, and
+    its tails, if nothing but a function is known, are no heavier than a Cauchy's. This is audited at set-
+    up (four points inside each strip, tails out to where they vanish) and at every later evaluation; what
+    violates it is refused with the place. Exact otherwise, up to the 52 bits of coin and position (51
+    with 8,192 strips, ...): places are multiples of 2**-52 of a strip's width, probabilities of 2**-52,
+    tails end at 2**53 times their scale.
 
-    The limit of the promise: mass is lost in silence where the density looks empty at all points tried. A spike between two points, or
-    a second peak far away, must be stated in `extrema`. Peaks like a normal density's, as wide as the highest, are found up to about
-    50,000 of their standard deviations away; narrower ones, or ones with sharp ends, less far. If a density given as a function
-    integrates to less than 1 on a wide support, there is a warning: where it is meant to be normalised, something was not seen.
+    The promise has a limit: a density that is 0 at all points tried is taken to be 0 between them. A
+    spike between two points is lost in silence, and so is a second peak far away: state them in
+    `extrema`. Far peaks are looked for, and found if they are as wide as the highest and not further away
+    than 2,000 of its half-widths, or 40,000 (47,000 standard deviations) for a normal density's. If a
+    function integrates to less than 1 where it was seen, on a wide support, set-up warns: if it is
+    normalised, something was not seen.
 
     Parameters
     ----------
@@ -43,15 +48,17 @@ class StripEnvelope(Landscape):
         Density, vectorised over (n,); its constant may be missing.
     support : (low, high), may be infinite; default that of the distribution
     extrema : sequence of float
-        Where the density has local extrema, minima too, as far as known; others are looked for, as in `log_k_bound`.
+        Where the density has local extrema, minima too, as far as known; others are looked for, as in
+        `log_k_bound`, and once more on a finer grid if the audit misses some and none was stated.
     strips : int
         A power of two.
     patience : float
-        Seconds of processor time that the set-up may take, by what a few evaluations take; it needs about 12 for each strip.
+        Seconds that the set-up may take; it needs about 12 evaluations for each strip. A distribution that a
+        few evaluations show to be slower is refused.
 
     Attributes
     ----------
-    acceptance_bounds : (low, high), certain bounds of the acceptance rate: squeeze area and step area over the hat's
+    acceptance_bounds : (low, high), certain bounds of the acceptance rate: area of squeeze and steps over hat
     proposed, accepted, evaluations : counts so far; evaluations of the density include those of the set-up
 
     Examples
@@ -72,8 +79,10 @@ class StripEnvelope(Landscape):
         strips: int = 4096,
         patience: float = 60.0,
     ) -> None:
-        if strips < 64 or strips & (strips - 1) or strips > 2**16:
-            raise ValueError(f"strips must be a power of two from 64 to {2**16:,}, got {strips}")
+        demand(
+            strips in {2**n for n in range(6, 17)},
+            f"strips must be a power of two from 64 to {2**16:,}, got {strips}",
+        )
         self.proposed = self.accepted = 0
         super().__init__(pdf, support, extrema, strips, patience)
         try:
@@ -82,11 +91,10 @@ class StripEnvelope(Landscape):
             if np.size(extrema):
                 raise
             # extrema were missed: look for them again where most of the density is
-            low, high = self.grid[self.height > 1e-4][[0, -1]]
-            self._explore(np.union1d(self.grid, np.linspace(low, high, 4097)))
+            self._explore(np.union1d(self.grid, np.linspace(*self._body(), 4097)))
             self._lay(strips)
-        width = np.ptp(self.grid[self.height > 1e-4])
-        if self._is_function and self.high - self.low > 100 * width and 1e-3 < self._most_mass < 0.99:
+        is_wide = self.high - self.low > 100 * np.ptp(self._body())
+        if self._is_function and is_wide and 1e-3 < self._most_mass < 0.99:
             warnings.warn(
                 f"the density integrates to {self._most_mass:.4g} where it was seen: if it is meant to be "
                 "normalised, the rest lies where it looked empty; state its extrema, or a narrower support",
@@ -104,8 +112,11 @@ class StripEnvelope(Landscape):
 
         `random_state` is for those who call it as scipy's: a Generator or a seed.
         """
-        if (rng is None) == (random_state is None):
-            raise TypeError("pass a numpy Generator: rvs(size, rng), or rvs(size=..., random_state=...)")
+        demand(
+            (rng is None) != (random_state is None),
+            "pass a numpy Generator: rvs(size, rng), or rvs(size=..., random_state=...)",
+            TypeError,
+        )
         rng = np.random.default_rng(random_state if rng is None else rng)
         out = np.empty(() if size is None else size)
         flat = out.reshape(-1)
@@ -114,7 +125,7 @@ class StripEnvelope(Landscape):
         return out[()]
 
     def logpdf(self, x: np.ndarray | float) -> np.ndarray:
-        """Return the log density at x, normalised by Gauss-Legendre quadrature over the strips; -inf outside the support."""
+        """Return the log density at x, -inf outside the support; normalised by Gauss-Legendre quadrature."""
         x = np.asarray(x, dtype=np.float64)
         inside = (x >= self.low) & (x <= self.high)
         value = self._pdf(np.where(inside, x, self._left[0]).ravel()).reshape(x.shape)
@@ -171,7 +182,7 @@ class StripEnvelope(Landscape):
         coin: np.ndarray,
         rng: np.random.Generator,
     ) -> None:
-        """Give candidates whose coin lay above the squeeze a place in their strip, and evaluate the density there."""
+        """Place candidates whose coin lay above the squeeze in their strip, and evaluate the density there."""
         u = rng.random(len(strip))
         side = self._side[strip]
         in_body = side == 0
@@ -192,23 +203,27 @@ class StripEnvelope(Landscape):
 
     def _audit(self, x: np.ndarray, value: np.ndarray, bottom: np.ndarray, top: np.ndarray) -> None:
         """Refuse density values that are not between those at the ends of their strip."""
-        bad = (value > top * (1 + ROUNDING)) | (value < bottom * (1 - ROUNDING) - NOISE)
-        text = (
-            "at x = {x} the density {f:.6g} is not between {low:.6g} and {high:.6g}, its bounds there: an extremum "
-            "is missing (state it in `extrema`), or the tail is heavier than a Cauchy's"
+        fits = (value <= top * (1 + ROUNDING)) & (value >= bottom * (1 - ROUNDING) - NOISE)
+        refuse(
+            ~fits,
+            x,
+            "at x = {x} the density {f:.6g} is not between {low:.6g} and {high:.6g}, its bounds there: "
+            "an extremum is missing (state it in `extrema`), or the tail is heavier than a Cauchy's",
+            EnvelopeError,
+            f=value * self._scale,
+            low=bottom * self._scale,
+            high=top * self._scale,
         )
-        scale = self._scale
-        refuse(bad, x, text, EnvelopeError, f=value * scale, low=bottom * scale, high=top * scale)
 
     # ---- set-up
 
     def _lay(self, strips: int) -> None:
         """Lay strips of equal hat area, and tails, over the density."""
-        edges, tails = self._cut(strips)
+        edges, tails, known, known_height = self._cut(strips)
         a, b = edges[:-1], edges[1:]
         value = self._pdf(edges)
         side, start, scale, foot = (np.array([tail[i] for tail in tails]) for i in range(4))
-        # the areas agree only nearly: what is missing in the number is filled up with strips that keep nothing
+        # strips are missing if the areas agree only nearly; in their place come some that keep nothing
         blank = np.zeros(strips - len(a) - len(tails))
         self._edges = edges
         self._left = np.concatenate([a, start, blank + a[0]])
@@ -226,12 +241,13 @@ class StripEnvelope(Landscape):
         self._most_mass = float(step.sum() * self._scale)
         areas = (np.minimum(self._bottom, self._top) * self._width, step)
         self.acceptance_bounds = tuple(float(part.sum() / (strips * step.max())) for part in areas)
-        if not self.acceptance_bounds[1] >= 0.1:
-            raise ValueError(
-                f"{strips} strips keep at most {self.acceptance_bounds[1]:.3g} of the candidates: give more strips"
-            )
+        demand(
+            self.acceptance_bounds[1] >= 0.1,
+            f"{strips} strips keep at most {self.acceptance_bounds[1]:.3g} of the candidates: give more",
+            EnvelopeError,
+        )
         inner = np.concatenate([a + (b - a) * part for part in (0.2, 0.4, 0.6, 0.8)])
-        for x, height in ((inner, self._pdf(inner)), self._known):
+        for x, height in ((inner, self._pdf(inner)), (known, known_height)):
             inside = (x > edges[0]) & (x < edges[-1])
             strip = np.searchsorted(edges, x[inside], side="right") - 1
             self._audit(x[inside], height[inside], self._bottom[strip], self._top[strip] + NOISE)
