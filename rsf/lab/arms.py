@@ -34,7 +34,7 @@ def rule_of(arm: str, settings: dict) -> BaseRule:
     """Return a fresh rule for an arm of the protocol.
 
     >>> print(rule_of("at_rate-0.5", {"k": 0.5, "window": 32, "rate_window": 256}))
-    min(1, loss / k) at rejection rate 0.5
+    clipped at rejection rate 0.5
     """
     article = clipped(settings["k"])
     kind, _, rate = arm.partition("-")

@@ -6,18 +6,13 @@ and compared by `pytest --nbval`. Needs a checkout and the extra `lab`.
 """
 
 import base64
-import hashlib
 import json
 import os
 import re
-import shutil
 import statistics
-import subprocess
-import sys
 import time
 import tomllib
 
-from rsf.accounts import write_json
 from rsf.lab.records import ROOT, checkout
 
 TEXT, NOTEBOOKS, BUILD = ROOT / "notebooks" / "text", ROOT / "notebooks", ROOT / "build"
@@ -150,43 +145,6 @@ def run(wanted=()):
         )
         (BUILD / "run.json").write_text(json.dumps(rows, indent=1))
         yield rows[-1]
-
-
-def open_lab(word, *, port=None, browser=True):
-    """Open JupyterLab at a notebook, on copies in build/lab/, until it is stopped; return its exit code.
-
-    A copy that its reader has changed is kept as it is; one that was only read follows the committed
-    notebook.
-    """
-    wanted = names([word])[0]
-    folder = BUILD / "lab"
-    folder.mkdir(parents=True, exist_ok=True)
-    record = folder / ".copied.json"
-    copied = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    for source in sorted(NOTEBOOKS.glob("*.ipynb")):
-        copy = folder / source.name
-        if not copy.exists() or _digest(copy) == copied.get(source.name):
-            shutil.copyfile(source, copy)
-            copied[source.name] = _digest(copy)
-    write_json(record, copied)
-    options = [f"--ServerApp.root_dir={folder}"]
-    if port:
-        options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    if not browser:
-        options.append("--no-browser")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.append("--allow-root")  # Jupyter refuses the root of a container otherwise
-    command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    if os.name == "nt":
-        return subprocess.run(command, env=environment).returncode
-    return os.execve(
-        command[0], command, environment
-    )  # the server takes this process's place, and its signals
-
-
-def _digest(file):
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def problems(name):
