@@ -182,7 +182,7 @@ class StripEnvelope(Landscape):
         coin: np.ndarray,
         rng: np.random.Generator,
     ) -> None:
-        """Place candidates whose coin lay above the squeeze in their strip, and evaluate the density there."""
+        """Place candidates whose coin lay above the squeeze, and evaluate the density there."""
         u = rng.random(len(strip))
         side = self._side[strip]
         in_body = side == 0
