@@ -21,9 +21,11 @@ def experiment(name, arms=None, seeds=None, again=False):
     if "task" not in section:
         raise ValueError(f"the section {name} names no task that runs it: its files were made elsewhere")
     task = import_module(f"rsf.lab.tasks.{section['task']}")
+    declared = getattr(task, "declared", records.declared)  # a task may widen a grid
+    asked = declared(name)
     wanted = [
         (arm, seed, rate)
-        for arm, seed, rate in records.declared(name)
+        for arm, seed, rate in asked
         if arm in (arms or section["arms"]) and seed in (seeds or section["seeds"])
     ]
     stored = {records.key(record): record for record in records.runs(name)}
@@ -45,6 +47,8 @@ def experiment(name, arms=None, seeds=None, again=False):
         print(f"{name} {arm} {seed}{f' {rate:g}' if rate else ''}: {', '.join(shown)}", flush=True)
         if again:
             unlike += _beside(stored.get((arm, seed, rate)), new)
+    if not again and len(declared(name)) > len(asked):
+        return experiment(name, arms, seeds)
     if there:
         print(f"{name}: {there} of {len(wanted)} runs are stored; --again runs them anew and compares")
     return bool(unlike)
@@ -149,7 +153,7 @@ def verify(files):
         notes = verifier.section(name)
         found = [str(verdicts.judged(contrast)) for contrast in verdicts.contrasts(name)]
         said = "" if found or records.superseded(name) else ", decides nothing"
-        print("\n  ".join([records.status(name) + said, *notes, *found]))
+        print("\n  ".join([records.status(name) + said, *verdicts.means(name), *notes, *found]))
     for claim, judgement in verdicts.overall(wanted).items():
         print(f"{claim}:\n  {judgement}")
 

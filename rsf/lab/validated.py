@@ -7,14 +7,16 @@ from rsf.lab import records
 FOLLOWED = ("article", "rejection")  # an arm that was not tuned takes the setting of the first of these
 
 
-def tried(experiment: str, arm: str) -> list[tuple[object, list[float]]]:
+def tried(experiment: str, arm: str, sections: list[str] | None = None) -> list[tuple[object, list[float]]]:
     """Return the settings of an arm and their accuracies on the validation examples, one a tuning seed.
+
+    They are looked for in some sections, by default those that the experiment's `tuning` names.
 
     An arm that was not tuned has those of the one that it is matched to: twin and random the article's, other
     judges rejection's. Of the settings only those count that were tried on the most seeds.
     """
     scores = {}
-    for name in records.protocol(experiment).get("tuning", []):
+    for name in sections or records.protocol(experiment).get("tuning", []):
         arms = records.protocol(name)["arms"]
         follows = arm if arm in arms else next((one for one in FOLLOWED if one in arms), None)
         for run in (run for run in records.runs(name) if run["arm"] == follows):

@@ -35,6 +35,12 @@ class Contrast(NamedTuple):
     scope: str = ""
 
     @property
+    def name(self) -> str:
+        """Return what the contrast is called: its section and its arms."""
+        against = self.against if isinstance(self.against, str) else " or ".join(self.against)
+        return f"{self.experiment}: {self.arm} - {against}"
+
+    @property
     def unit(self) -> str:
         """Return the unit that differences are told in: points of accuracy, or nothing."""
         return " points" if self.measure == "accuracy" else ""
@@ -52,7 +58,7 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         contrast = self.contrast
-        text = f"{contrast.experiment}: {contrast.arm} - {contrast.against}, {contrast.measure}"
+        text = f"{contrast.name}, {contrast.measure}"
         if self.difference is not None:
             found = self.difference
             digits = 2 if contrast.unit else 4
@@ -203,6 +209,28 @@ def of_each(record: dict, measure: str) -> np.ndarray | None:
     return None
 
 
+def means(experiment: str) -> list[str]:
+    """Return what a section's arms reached on the mean of their seeds, a line a measure, of grids by rate.
+
+    Nothing while a verdict is open: nobody looks before all declared seeds are in.
+    """
+    if contrasts(experiment) and records.missing(experiment):
+        return []
+    found = {}
+    for run in records.runs(experiment):
+        for measure in ("accuracy", "nll"):
+            if measure in run["numbers"]:
+                name = f"{run['arm']} at {run['rate']:g}" if "rate" in run else run["arm"]
+                found.setdefault(measure, {}).setdefault(name, []).append(run["numbers"][measure])
+    told = {"accuracy": (100, 2, " %"), "nll": (1, 3, "")}
+    lines = []
+    for measure, arms in found.items():
+        scale, digits, unit = told[measure]
+        shown = [f"{name} {scale * np.mean(values):.{digits}f}{unit}" for name, values in arms.items()]
+        lines.append(f"{measure}: {', '.join(shown)}")
+    return lines
+
+
 def overall(experiments: list[str]) -> dict[str, checks.Judgement]:
     """Return the judgement in general of each claim that the sections are cases of, over all its cases."""
     every = [contrast for name in records.sections() for contrast in contrasts(name) if contrast.claim]
@@ -212,8 +240,7 @@ def overall(experiments: list[str]) -> dict[str, checks.Judgement]:
         cases = [
             contrast for contrast in every if contrast.claim == claim and contrast.quantifier == "general"
         ]
-        names = [f"{case.experiment}, {case.arm} - {case.against}" for case in cases]
         if len(cases) > 1:
-            judgements = (judged(case).judgement for case in cases)
-            found[claim] = checks.in_general(dict(zip(names, judgements, strict=True)))
+            findings = [judged(case) for case in cases]
+            found[claim] = checks.in_general({one.contrast.name: one.judgement for one in findings})
     return found

@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from rsf.accounts import FORWARD, TRAIN
-from rsf.lab import compact, records, validated
+from rsf.lab import compact, records, tuning, validated
 
 SUMS = TRAIN * 32 * 9  # what a step on the sums spends: 32 of 9 tokens
 IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
@@ -80,6 +80,8 @@ def _recompute(record: dict) -> list[str]:
     kind = record["experiment"].split("-")[0]
     tuning = "stage" in protocol or (kind == "arithmetic" and record["experiment"].endswith("tuning"))
     needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"}))
+    if protocol.get("progress") == "updates":  # forward passes are only counted
+        needed = needed - {"budget"}
     for name in sorted({"grid", "validation"} if tuning else needed):
         if name not in numbers:
             raise ValueError(f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")
@@ -100,10 +102,17 @@ def _recompute(record: dict) -> list[str]:
 
 def _setting(record: dict) -> None:
     """Raise ValueError unless a run took the rate, or setting, that did best in tuning."""
-    best, _ = validated.best(record["experiment"], record["arm"])
     taken = record["numbers"].get("learning_rate", record["numbers"].get("setting"))
-    by_words = "tuned_by" in records.protocol(record["experiment"])
-    if best and taken is not None and "rate" not in record and taken not in best and not by_words:
+    if "rate" in record or taken is None:
+        return
+    if "tuned_by" in records.protocol(record["experiment"]):
+        setting = tuning.setting(record["experiment"], record["arm"])
+        _equal("learning_rate", taken, setting["learning_rate"])
+        if "budget" in setting:
+            _equal("budget", record["numbers"]["budget"], setting["budget"])
+        return
+    best, _ = validated.best(record["experiment"], record["arm"])
+    if best and taken not in best:
         raise ValueError(f"it took {taken}, and tuning found {' or '.join(map(str, best))}")
 
 

@@ -1,5 +1,6 @@
 """Data and models: three sources and no silent fallback, verified weights."""
 
+import hashlib
 import shutil
 
 import datasets
@@ -42,6 +43,8 @@ def test_a_local_copy_is_read_and_an_incomplete_one_refused(tmp_path, monkeypatc
     )
     reviews = data.load("imdb", source="local,embedded")
     assert "local" in reviews.source and list(reviews.train["label"]) == [1, 0]
+    content = b"".join((tmp_path / "imdb" / f"{split}.parquet").read_bytes() for split in ("train", "test"))
+    assert f"SHA-256 {hashlib.sha256(content).hexdigest()[:16]} (2 train, 1 test)" in reviews.source
 
 
 def test_auto_asks_the_hub_first_and_goes_on_without_it(monkeypatch):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rsf.lab import records
+from rsf.lab import compact, records
 from rsf.lab.tasks import addition, sums
 
 SECTION = {
@@ -104,7 +104,7 @@ def test_all_settings_then_the_best_three_then_those_beyond_an_edge(small):
     assert three[0] == (0.009, 10.0) and {one[0] for one in three} == {0.009}
     small("three", "gold", 1, dict.fromkeys(three, 0.0) | {three[0]: 0.9})
     assert sums.grid("beyond", "gold") == [(0.009, 30.0), (0.0135, 10.0), (0.0135, 30.0)]
-    assert len(axes) == 2 and sums.best(["all", "three"], "gold")[0] == (0.009, 10.0)
+    assert len(axes) == 2 and sums.best("main", "gold", ["all", "three"])[0] == (0.009, 10.0)
 
 
 def test_a_winner_inside_the_grid_has_nothing_beyond(small):
@@ -120,6 +120,4 @@ def test_a_run_holds_right_or_wrong_of_each_test_sum(small):
     run = sums.run("main", "rejection", 0)
     numbers = run.numbers
     assert numbers["setting"] == (0.006, 3.0) and len(numbers["kept"]) == 2
-    from rsf.lab.compact import unpack
-
-    assert unpack(numbers["right"], 40).mean() == numbers["accuracy"]
+    assert compact.unpack(numbers["right"], 40).mean() == numbers["accuracy"]

@@ -63,9 +63,9 @@ TOKENS = {
     "D": r"[Nn]o[,.!:]",  # second thoughts
     "money": r"(?:US|A|C)?\$|[€£¥₹]|(?:USD|EUR|GBP)\b|Rs\b\.?",
     "u": r"(?:k[mg]|[cm]m|m[gl]|lbs?|oz|ft|hrs?|mins?|secs?|mph)\b",  # units that may touch a number
-    "V": r"(?!{short}\b)[A-ZÀ-Þ]{letter}?(?!{letter}|['’-]{letter})",  # one or two letters, with a capital
+    "V": r"(?!{short}\b)[A-ZÀ-ÖØ-Þ]{letter}?(?!{letter}|['’-]{letter})",  # one or two letters, with a capital
     "v": r"(?!{short}\b){letter}{1,2}+(?!{letter}|['’-]{letter})",
-    "W": r"[A-ZÀ-Þ](?![A-ZÀ-Þ]){letter}*+(?:['’-]{letter}+)*",  # a word, with a capital
+    "W": r"[A-ZÀ-ÖØ-Þ](?![A-ZÀ-ÖØ-Þ]){letter}*+(?:['’-]{letter}+)*",  # a word, with a capital
     "w": r"{letter}++(?:['’-]{letter}+)*",
 }
 LETTERS = {

@@ -26,7 +26,7 @@ from datasets import Dataset
 
 from rsf import rules
 from rsf.accounts import TRAIN
-from rsf.lab import compact, records
+from rsf.lab import compact, records, validated
 from rsf.lab.tasks import addition
 
 OWN = ("rejection", "blind", "best-of-4")  # the arms that sample
@@ -97,32 +97,21 @@ def kept_by_rejection(experiment: str, seed: int, setting: tuple) -> list:
     return [report.sampling.kept for report in train(experiment, "rejection", seed, setting)[1]]
 
 
-def tried(sections: list, arm: str) -> dict:
-    """Return {setting: validation accuracies, one a seed} of an arm in some tuning sections."""
-    found = {}
-    for run in (run for name in sections for run in records.runs(name) if run["arm"] == arm):
-        for setting, right in zip(run["numbers"]["grid"], run["numbers"]["validation"], strict=True):
-            found.setdefault(tuple(setting), []).append(right)
-    return found
-
-
-def best(sections: list, arm: str) -> list:
-    """Return the settings of an arm that were tried on the most seeds, the best median first."""
-    found = tried(sections, arm)
-    most = max(map(len, found.values()))
-    return sorted((one for one in found if len(found[one]) == most), key=lambda one: -np.median(found[one]))
+def best(experiment: str, arm: str, sections: list | None = None) -> list:
+    """Return the settings of an arm that were tried on the most tuning seeds, the best median first."""
+    found = validated.tried(experiment, arm, sections)
+    return [tuple(setting) for setting, _ in sorted(found, key=lambda one: -np.median(one[1]))]
 
 
 def grid(experiment: str, arm: str) -> list:
-    """Return the settings that a tuning section tries with an arm: all, the best three of them, or those
-    beyond an edge."""
+    """Return the settings that a tuning section tries with an arm: all, the best three, or beyond an edge."""
     settings = records.protocol(experiment)
     axes = [settings["grid_learning_rate"], settings["grid_weight_decay"]]
     if settings["stage"] == "all":
         return list(itertools.product(*axes))
     if settings["stage"] == "best three":
-        return best(settings["after"], arm)[:3]
-    winner = best(settings["after"], arm)[0]
+        return best(experiment, arm, settings["after"])[:3]
+    winner = best(experiment, arm, settings["after"])[0]
     steps = []
     for value, axis, (below, above) in zip(winner, axes, settings["beyond"], strict=True):
         outside = {min(axis): below, max(axis): above}
@@ -131,8 +120,7 @@ def grid(experiment: str, arm: str) -> list:
 
 
 def tune(experiment: str, arm: str, seed: int) -> dict:
-    """Return the numbers of a tuning run: accuracy on the validation sums, and what was kept, for each
-    setting."""
+    """Return the numbers of a tuning run: for each setting its validation accuracy and what was kept."""
     validation = addition.world(records.protocol(experiment), seed)["validation"].tolist()
     found = {"grid": grid(experiment, arm), "validation": [], "kept": []}
     for setting in found["grid"]:
@@ -144,16 +132,13 @@ def tune(experiment: str, arm: str, seed: int) -> dict:
 
 
 def measure(experiment: str, arm: str, seed: int) -> dict:
-    """Return the numbers of a run with the setting that validated best: right or wrong of each test sum, what
-    was kept."""
-    settings = records.protocol(experiment)
+    """Return the numbers of a run with the setting that validated best."""
     clock = time.process_time()
-    setting = best(settings["tuning"], arm)[0]
-    kept = None
-    if arm == "blind":
-        kept = kept_by_rejection(experiment, seed, best(settings["tuning"], "rejection")[0])
+    setting = best(experiment, arm)[0]
+    others = best(experiment, "rejection")[0] if arm == "blind" else None
+    kept = kept_by_rejection(experiment, seed, others) if arm == "blind" else None
     model, reports, spent = train(experiment, arm, seed, setting, kept)
-    test = addition.world(settings, seed)["test"].tolist()
+    test = addition.world(records.protocol(experiment), seed)["test"].tolist()
     right = np.array(addition.right(test, addition.likeliest(model, test)))
     slack = [report.sampling.slack for report in reports if np.isfinite(report.sampling.slack)]
     return {
