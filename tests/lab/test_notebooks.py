@@ -103,8 +103,8 @@ def said(solution, names):
     try:
         with contextlib.redirect_stdout(printed):
             exec(solution, names)
-    except AssertionError:
-        return printed.getvalue(), False
+    except (AssertionError, ValueError) as error:
+        return f"{printed.getvalue()}{error!r}", False
     return printed.getvalue(), ": FAIL" not in printed.getvalue()
 
 
