@@ -519,15 +519,22 @@ def test_a_bad_reward_is_a_clear_error_and_what_was_sampled_is_kept(tmp_path, ba
         return bad(prompts=prompts, completions=completions)
 
     sample, rule = Dice(), tilted(1.0, 5.0)
-    with warnings.catch_warnings(), pytest.raises(RewardError, match=message) as caught:
-        warnings.simplefilter("error")  # of a coroutine that was never awaited
+    with pytest.raises(RewardError, match=message) as caught:
         dice(sample, rule, reward=turns_bad, folder=tmp_path)
-        gc.collect()
     assert sample.calls == 2 and len(caught.value.judged) == 12 and len(caught.value.completions) == 12
     mended = dice(sample, rule, folder=tmp_path)
     assert (
         sample.calls == 10 and mended[1].to_dict() == dice(rule=rule)[1].to_dict()
     )  # the two blocks were not sampled again
+
+
+def test_an_async_reward_is_refused_without_a_word_of_python_on_it():
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(RewardError, match="'coroutine' object is not iterable"):
+            dice(reward=asynchronous)
+        gc.collect()
+    assert not any("never awaited" in str(one.message) for one in warned)
 
 
 NUMBERS = {
