@@ -41,7 +41,9 @@ BREAKS = {
         code[1].outputs[0].update(text="<object at 0x7f0000000000>")
     ),
     "stored check that fails": lambda notebook, code: code[1].outputs[0].update(text="law: FAIL\n"),
-    "a stored check": lambda notebook, code: code[1].outputs[0].update(text="counter-check FAILED, coins passed\n"),
+    "a stored check": lambda notebook, code: (
+        code[1].outputs[0].update(text="counter-check FAILED, coins passed\n")
+    ),
     "stored error or stderr": lambda notebook, code: code[1].outputs[0].update(name="stderr"),
     "semicolon": lambda notebook, code: code[2].update(source=code[2].source + ";"),
     "neither text nor PNG": lambda notebook, code: code[1].outputs.append(
