@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback
 
 from rsf.accounts import FORWARD, TRAIN
+from rsf.lab import compact
 from rsf.rules import BaseRule, at_rate, clipped, constant, easy, random_like
 from rsf.selection import RSFConfig, RSFTrainer
 
@@ -33,7 +34,7 @@ def rule_of(arm: str, settings: dict) -> BaseRule:
     """Return a fresh rule for an arm of the protocol.
 
     >>> print(rule_of("at_rate-0.5", {"k": 0.5, "window": 32, "rate_window": 256}))
-    min(1, loss / k) at rejection rate 0.5
+    clipped at rejection rate 0.5
     """
     article = clipped(settings["k"])
     kind, _, rate = arm.partition("-")
@@ -115,6 +116,46 @@ def fine_tune(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return trainer
+
+
+class Coins:
+    """Told each decision of a training: counts candidates and kept ones, in the unit of the coin."""
+
+    def __init__(self):
+        self.candidates = []
+        self.kept = []
+
+    def __call__(self, block: list, criterion: np.ndarray, coins: np.ndarray) -> None:
+        self.candidates.append(len(coins))
+        self.kept.append(int(coins.sum()))
+
+
+def reached(
+    trainer: RSFTrainer, coins: Coins, scores: np.ndarray, labels: np.ndarray, *, tuning: bool, each: bool
+) -> dict:
+    """Return the numbers of a run in the compact form, scalars alone for tuning (see `rsf.lab.compact`).
+
+    Parameters
+    ----------
+    trainer, coins : after training
+    scores : array (n, labels), of `logits` on the test or validation examples
+    labels : array (n,)
+    tuning : bool
+    each : bool
+        Keep the negative log-likelihood of each example, too.
+    """
+    counts = compact.decisions(coins.candidates, coins.kept)
+    report = trainer.loader.report
+    return {
+        **compact.outcomes(scores, labels, scalars=tuning, each=each and not tuning),
+        **({"acceptance_rate": counts["acceptance_rate"]} if tuning else counts),
+        "forward_passes": trainer.spent,
+        **({"budget": trainer.budget} if np.isfinite(trainer.budget) else {}),
+        "scored": report.scored,
+        "trained": report.trained,
+        "steps": trainer.state.global_step,
+        **({"stopped": trainer.stopped} if trainer.stopped else {}),
+    }
 
 
 def listing(

@@ -210,7 +210,12 @@ def of_each(record: dict, measure: str) -> np.ndarray | None:
 
 
 def means(experiment: str) -> list[str]:
-    """Return what the arms of a section reached on the mean of their seeds, a line a measure, of a grid by rate."""
+    """Return what a section's arms reached on the mean of their seeds, a line a measure, of grids by rate.
+
+    Nothing while a verdict is open: nobody looks before all declared seeds are in.
+    """
+    if contrasts(experiment) and records.missing(experiment):
+        return []
     found = {}
     for run in records.runs(experiment):
         for measure in ("accuracy", "nll"):

@@ -1,14 +1,13 @@
-"""How much a run may spend, and where it ends: at the first step at which that is spent, or where its rule keeps nothing.
+"""What a run may spend, and where it ends: at the first step at which that is spent, or where its rule
+starves.
 
-spent = scored + 3 x trained     (forward passes of one example; a backward is two)
+    spent = scored + 3 x trained     (forward passes of one example; a backward is two)
 """
 
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 from transformers import TrainerCallback
 
@@ -19,10 +18,10 @@ logger = logging.getLogger(__name__)
 ENOUGH = 8  # after so many steps without a single label a warning is due
 
 
-@dataclass(frozen=True)
 class Plan:
-    """What a run may spend, and what plain fine-tuning would do with it.
+    """What an `RSFConfig` lets a run spend on so many examples, in batches of a size on each process.
 
+    block : candidates that each process decides upon at once
     candidates : that a pass brings, to all processes
     batches : in a pass of plain fine-tuning, on each process
     per_step : forward passes of a full step, of all processes
@@ -31,36 +30,33 @@ class Plan:
     passes : that plain fine-tuning would make
     """
 
-    candidates: int
-    batches: int
-    per_step: int
-    budget: float
-    steps: int
-    passes: int
+    def __init__(self, args, examples: int, batch_size: int):
+        self.args = args
+        own = args.block_size or args.scoring_batch_size or batch_size
+        self.block = batch_size if args.unit == "batch" else own  # memory, or a search, may have changed it
+        self.candidates = _in_a_pass(args, examples, self.block)
+        plain = _in_a_pass(args, examples, batch_size)
+        self.batches = math.ceil(plain / (batch_size * args.world_size))
+        self.per_step = TRAIN * batch_size * args.world_size * args.gradient_accumulation_steps
+        if args.progress == "updates":
+            self.budget = math.inf
+            a_pass = math.ceil(self.batches / args.gradient_accumulation_steps)
+            most = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * a_pass)
+        else:
+            epochs = math.ceil(args.num_train_epochs * TRAIN * plain)
+            self.budget = args.compute_budget or (
+                args.max_steps * self.per_step if args.max_steps > 0 else epochs
+            )
+            most = math.ceil(self.budget / self.per_step)
+            if args.unit == "batch":
+                most += math.ceil(self.budget / (TRAIN * plain))  # each pass ends with a batch that is short
+        self.steps = min(most, args.max_steps) if args.max_steps > 0 else most
+        self.passes = math.ceil(min(self.budget, self.steps * self.per_step) / (TRAIN * plain))
 
-
-def plan_of(args, examples: int, batch_size: int, block_size: int) -> Plan:
-    """Return what an `RSFConfig` lets a run spend on so many examples, with these sizes on each process."""
-    candidates, plain = (_in_a_pass(args, examples, size) for size in (block_size, batch_size))
-    batches = math.ceil(plain / (batch_size * args.world_size))
-    per_step = TRAIN * batch_size * args.world_size * args.gradient_accumulation_steps
-    steps = args.max_steps
-    if args.progress == "updates":
-        if steps <= 0:
-            steps = math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
-        passes = math.ceil(steps * per_step / (TRAIN * plain))
-        return Plan(candidates, batches, per_step, math.inf, steps, passes)
-    if args.compute_budget:
-        budget = args.compute_budget
-    elif steps > 0:
-        budget = steps * per_step
-    else:
-        budget = math.ceil(args.num_train_epochs * TRAIN * plain)
-    passes = math.ceil(budget / (TRAIN * plain))
-    most = math.ceil(budget / per_step)
-    if args.unit == "batch":
-        most += passes  # each ends with a batch that is short
-    return Plan(candidates, batches, per_step, budget, min(most, steps) if steps > 0 else most, passes)
+    def is_spent(self, loader) -> bool:
+        """Return whether all is spent, if all processes are as busy as this one; never within a step."""
+        spent = cost(loader.total) + FORWARD * loader.pending * self.args.world_size
+        return spent >= self.budget and loader.report.batches % self.args.gradient_accumulation_steps == 0
 
 
 def _in_a_pass(args, examples, size):
@@ -82,8 +78,27 @@ def cost(report) -> int:
     return FORWARD * report.scored + TRAIN * report.trained
 
 
+def by_compute(schedule, steps: Callable[[], float]):
+    """Let a schedule of the Trainer's follow what was spent, in `steps` of plain fine-tuning."""
+    if not hasattr(schedule, "lr_lambdas"):
+        raise ValueError(
+            f"a {type(schedule).__name__} is not a function of progress: take the lr_scheduler_type linear, "
+            'cosine or constant, or progress="updates"'
+        )
+    schedule.lr_lambdas = [lambda _, at=at: at(steps()) for at in schedule.lr_lambdas]
+    return schedule
+
+
+def is_true(record: logging.LogRecord) -> bool:
+    """Return whether a line of the Trainer's log is true: a pass in which scoring spent the rest had samples.
+
+    Of data that are empty the loader itself speaks.
+    """
+    return "not to be a single sample" not in str(record.msg)
+
+
 class AtTheBudget(TrainerCallback):
-    """Ends training where the plan ends, as the Trainer does at its last step; shows the rate beside the bar."""
+    """Ends training where the plan ends, as the Trainer at its last step; shows the rate beside the bar."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -92,35 +107,28 @@ class AtTheBudget(TrainerCallback):
         trainer = self.trainer
         self.begun = time.monotonic()
         self.before = trainer.loader.total.candidates
-        self.ended = False
-        self.evaluated = None
         state.num_train_epochs = trainer.plan.passes
         if trainer._state and trainer._state["logged"]:
             loss, trainer._globalstep_last_logged = trainer._state["logged"]  # since the last row of the log
             trainer._tr_loss += loss
             trainer._total_loss_scalar -= loss  # the Trainer's summary is of the present call
 
-    def on_evaluate(self, args, state, control, **_):
-        self.evaluated = state.global_step
-
     def on_step_end(self, args, state, control, **_):
         trainer = self.trainer
-        state.epoch = trainer.loader.total.candidates / len(
-            trainer.train_dataset
-        )  # the Trainer's has no passes
+        state.epoch = trainer.loader.total.candidates / trainer.plan.candidates  # the Trainer knows no passes
         self.show(state)
         over = trainer.is_over(state.global_step)
         if trainer._unlabelled and (over or state.global_step >= ENOUGH):
             logger.warning(
-                f"not one of the first {trainer._unlabelled} examples has a label: their loss is 0, and nothing can be "
-                "learned from them (does the collator make the labels?)"
+                f"not one of the first {trainer._unlabelled} examples has a label: their loss is 0, and "
+                "nothing can be learned from them (does the collator make the labels?)"
             )
             trainer._unlabelled = None
-        if over and not self.ended:
-            self.ended = True
+        if over and not control.should_training_stop:
             control.should_training_stop = True
             control.should_save |= args.save_strategy == "steps"
-            if args.eval_delay <= state.global_step != self.evaluated:
+            evaluated = [row["step"] for row in state.log_history if "eval_runtime" in row]
+            if args.eval_delay <= state.global_step not in evaluated:
                 control.should_evaluate |= args.eval_strategy == "steps"
 
     on_epoch_end = on_step_end  # where scoring spends the rest, or a rule starves
@@ -134,28 +142,26 @@ class AtTheBudget(TrainerCallback):
             "candidates/s": f"{(total.candidates - self.before) / seconds:.1f}",
         }
         for callback in self.trainer.callback_handler.callbacks:
-            bar = getattr(callback, "training_bar", None)
-            if bar:
+            if bar := getattr(callback, "training_bar", None):
                 bar.set_postfix(shown, refresh=False)
             table = getattr(callback, "training_tracker", None)
             if table and table.value == table.last_value:  # in a notebook, just drawn
-                words = [f"Epoch {state.epoch:.2f}/{state.num_train_epochs}", *map("=".join, shown.items())]
-                table.comment = ", ".join(words)
+                epoch = f"Epoch {state.epoch:.2f}/{state.num_train_epochs}"
+                table.comment = ", ".join([epoch, *map("=".join, shown.items())])
                 table.update_bar(table.value)
 
 
 class UntilStarved:
     """The loader as the Trainer iterates it, an epoch a pass, with the length of plain fine-tuning's.
 
-    A pass goes on into the next until gradient accumulation has its batches for a whole step. A rule that keeps nothing
-    ends training, with the reason, and the model stays.
+    A pass goes on into the next until gradient accumulation has its batches for a whole step. A rule that
+    keeps nothing ends training, with the reason, and the model stays.
     """
 
-    def __init__(self, trainer, loader, blocks):
+    def __init__(self, trainer, loader):
         self.trainer = trainer
         self.loader = loader
-        self.blocks = blocks
-        self.dataset = blocks.loader.dataset
+        self.dataset = loader.candidates.loader.dataset
         self.batch_size = loader.batch_size
 
     def __len__(self):
@@ -169,21 +175,3 @@ class UntilStarved:
         except AcceptanceStarved as reason:
             self.trainer.stopped = str(reason)
             logger.warning("training stopped: %s", reason)
-
-
-@contextmanager
-def not_called_empty():
-    """Keep the Trainer from calling the data empty after a pass in which scoring spent the rest of the budget.
-
-    Of data that are empty the loader itself speaks.
-    """
-    trainers = logging.getLogger("transformers.trainer")
-
-    def true(record):
-        return "not to be a single sample" not in str(record.msg)
-
-    trainers.addFilter(true)
-    try:
-        yield
-    finally:
-        trainers.removeFilter(true)

@@ -1,4 +1,5 @@
-"""Go on where a killed run was, bit for bit: the loader's state in every checkpoint, passes that come again in order."""
+"""Go on where a killed run was, bit for bit: the loader's state in every checkpoint, passes that come again
+in order."""
 
 import json
 import logging
@@ -8,21 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy._core.multiarray import scalar  # what NumPy's numbers are unpickled by
-from transformers.trainer_pt_utils import safe_globals
 
 from rsf.accounts import write_whole
 
 logger = logging.getLogger(__name__)
-KINDS = [type(np.dtype(code)) for code in np.typecodes["All"]]
+# what NumPy's arrays and numbers are unpickled by
+NUMPY = [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["All"])]
+NUMPY += [np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]]
 
 
 class Blocks:
     """A DataLoader's batches of examples, each pass in an order that a resumed run meets again.
 
-    A sampler that draws from torch's generator (lengths grouped) finds it as it was when the pass began. Several
-    processes, which must share one order but draw unlike amounts, begin a pass from the seed and the number of the
-    pass; their own generators move by the one number that a DataLoader draws, as in the Trainer.
+    A sampler that draws from torch's generator (lengths grouped) finds it as it was when the pass began.
+    Several processes, which must share one order but draw unlike amounts, begin a pass from the seed and the
+    number of the pass; their own generators move by the one number that a DataLoader draws, as in the
+    Trainer.
     """
 
     def __init__(self, loader, seed: int, ranks: int):
@@ -93,19 +95,21 @@ def save(state: dict, folder: str | Path, rank: int) -> None:
     except pickle.UnpicklingError as error:
         what = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
         logger.warning(
-            f"{folder} cannot be resumed from: the examples must be numbers, texts, arrays or tensors ({what})"
+            f"{folder} cannot be resumed from: the examples must be numbers, texts, arrays or tensors "
+            f"({what})"
         )
 
 
 def load(folder: str | Path, rank: int) -> dict:
-    """Return a rank's state: numbers, texts, arrays and tensors, NumPy's included, and nothing that runs code."""
+    """Return a rank's state: numbers, texts, arrays and tensors, NumPy's included, and nothing that runs
+    code."""
     file = Path(folder) / file_of(rank)
     if not file.is_file():
         raise ValueError(
-            f"no valid checkpoint: {folder} has no {file.name}, so it was not written by RSFTrainer on as many "
-            "processes, or with save_only_model"
+            f"no valid checkpoint: {folder} has no {file.name}, so it was not written by RSFTrainer on as "
+            "many processes, or with save_only_model"
         )
-    with safe_globals(), torch.serialization.safe_globals([scalar, *KINDS]):
+    with torch.serialization.safe_globals(NUMPY):
         return torch.load(file, weights_only=True)
 
 
@@ -128,3 +132,44 @@ def _is_whole(trainer_state, ranks):
     except ValueError:
         return False
     return all((trainer_state.parent / file_of(rank)).is_file() for rank in range(ranks))
+
+
+def state_of(trainer) -> dict:
+    """Return all that the next batches of an `RSFTrainer` hang on, and what its log has not shown yet."""
+    return {
+        "loader": trainer.loader.state_dict(),
+        "rule": trainer.rule.state_dict(),
+        "random": trainer._random,
+        "began": trainer.loader.candidates.began,
+        "collator": coins(trainer.data_collator),
+        # early transformers 5 has no _tr_loss
+        "logged": hasattr(trainer, "_tr_loss") and [trainer._tr_loss.item(), trainer._globalstep_last_logged],
+        "setting": _setting(trainer),
+    }
+
+
+def go_on(trainer, state: dict) -> None:
+    """Let an `RSFTrainer` go on from a state, if its settings are those of then."""
+    was = state["setting"]
+    unlike = {name: (was[name], now) for name, now in _setting(trainer).items() if was[name] != now}
+    if unlike:
+        raise ValueError(f"resume with the settings of the checkpoint: (then, now) are {unlike}")
+    trainer.loader.load_state_dict(state["loader"])
+    trainer.rule.load_state_dict(state["rule"])
+    trainer._random = state["random"]
+    if state["loader"]["place"]["block"]:  # between two passes there is none to be begun again
+        trainer.loader.candidates.begin_from = state["began"]
+    load_coins(trainer.data_collator, state["collator"])
+    # finding the place has drawn from the global generator
+    trainer.loader.on_resume = lambda: trainer._load_rng_state(trainer._checkpoint)
+
+
+def _setting(trainer):
+    """Return what must be as it was for the same candidates to come in order, and meet the same coins."""
+    names = ("seed", "data_seed", "train_sampling_strategy", "unit", "weighting")
+    return {name: str(getattr(trainer.args, name)) for name in names} | {
+        "candidates": len(trainer.train_dataset),
+        "processes": trainer.args.world_size,
+        "block": trainer.loader.candidates.loader.total_batch_size,
+        "batch": trainer._train_batch_size,
+    }

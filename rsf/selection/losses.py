@@ -157,7 +157,7 @@ def refuse_virtual_tokens(model: torch.nn.Module) -> None:
     prompted = getattr(config, "is_prompt_learning", False)
     if prompted and config.peft_type.name not in ("PREFIX_TUNING", "CARTRIDGE"):
         raise ValueError(
-            f"{config.peft_type.name} of PEFT puts {config.num_virtual_tokens} virtual tokens before each "
+            f"PEFT's {config.peft_type.name} puts {config.num_virtual_tokens} virtual tokens before each "
             "text, which labels and padding know nothing of, so the loss of one example cannot be told: "
             "take LoRA or prefix tuning, or say it: criterion=callable(model, inputs, outputs)"
         )

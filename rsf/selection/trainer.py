@@ -1,28 +1,27 @@
 """transformers.Trainer whose batches hold only what a rule keeps, at a budget counted in forward passes.
 
-    spent = scored + 3 x trained     (forward passes of one example; a backward is two; summed over all processes)
+    spent = scored + 3 x trained    (forward passes of one example, of all processes; a backward is two)
 
-It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the Trainer's bit
-for bit (where a pass is a whole number of steps; elsewhere kept examples fill a batch across passes, and the Trainer
-takes a short one). The learning rate is a function of spent / budget, so every arm of a comparison decays fully, just
-when its budget is spent; with progress="updates" it is one of the updates, as the Trainer's.
+It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the
+Trainer's bit for bit (where a pass is a whole number of steps; elsewhere kept examples fill a batch across
+passes, and the Trainer takes a short one). The learning rate is a function of spent / budget, so every arm of
+a comparison decays fully, just when its budget is spent; with progress="updates" it is one of the updates, as
+the Trainer's.
 """
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 
-from rsf.accounts import FORWARD
-from rsf.rules import constant
+from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints
-from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, cost, not_called_empty, plan_of
-from rsf.selection.config import RSFConfig
+from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, by_compute, cost, is_true
+from rsf.selection.config import RSFConfig, refuse
 from rsf.selection.loader import RejectionLoader
 from rsf.selection.losses import (
     as_the_model_does,
@@ -30,15 +29,12 @@ from rsf.selection.losses import (
     is_unlabelled,
     per_example_error,
     per_example_loss,
-    refuse_virtual_tokens,
 )
 from rsf.selection.scoring import copies, is_random, joined, score
 
-logger = logging.getLogger(__name__)
 CRITERIA = {"loss": per_example_loss, "error": per_example_error}
-LOOKS = (
-    20  # so many batches of weighed examples are run once more, at most, the later half where losses differ
-)
+LOGGED = ("acceptance_rate", "candidates", "kept", "effective_sample_size")
+LOOKS = 20  # so many batches of weighed examples are run once more, the later half only where losses differ
 
 
 class RSFTrainer(Trainer):
@@ -47,17 +43,19 @@ class RSFTrainer(Trainer):
     Parameters
     ----------
     rule : rsf.rules rule
-        Default keeps everything: plain fine-tuning. A training that does not resume begins with the rule as it was
-        given: what it remembers of an earlier one is forgotten.
+        Default keeps everything: plain fine-tuning. A training that does not resume begins with the rule as
+        it was given: what it remembers of an earlier one is forgotten.
     criterion : "loss", "error" or callable(model, inputs, outputs) -> tensor (batch,)
         "loss" is the one that the model itself reports, also under a `compute_loss` of one's own.
     on_decision : callable(block, criterion, kept)
         Told each decision, see `RejectionLoader`.
 
-    All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed` and the process.
+    All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed` and the
+    process.
 
-    After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the forward passes, and
-    `stopped` the reason, if a rule starved. A rule with a memory remembers what its own process saw.
+    After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the forward
+    passes, and `stopped` the reason, if a rule starved. A rule with a memory remembers what its own process
+    saw.
     """
 
     def __init__(
@@ -65,7 +63,7 @@ class RSFTrainer(Trainer):
         model: PreTrainedModel | torch.nn.Module | None = None,
         args: RSFConfig | None = None,
         *arguments: object,
-        rule: object | None = None,
+        rule: BaseRule | None = None,
         criterion: str | Callable[..., torch.Tensor] = "loss",
         on_decision: Callable[[list, np.ndarray, np.ndarray], object] | None = None,
         **more_arguments: object,
@@ -73,7 +71,8 @@ class RSFTrainer(Trainer):
         args = RSFConfig("tmp_trainer") if args is None else args  # as the Trainer
         if not isinstance(args, RSFConfig):
             raise TypeError(
-                f"args must be an RSFConfig, which takes all that TrainingArguments takes, got {type(args).__name__}"
+                "args must be an RSFConfig, which takes all that TrainingArguments takes, "
+                f"got {type(args).__name__}"
             )
         if criterion not in CRITERIA and not callable(criterion):
             raise ValueError(f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}")
@@ -88,23 +87,19 @@ class RSFTrainer(Trainer):
         self.loader = None
         self.stopped = None
         self._plan = None  # fixed while it trains
-        self._state = None  # of the checkpoint from which this training goes on
         self._rule_at_first = copy.deepcopy(self.rule.state_dict())
         self._judges = getattr(self.rule, "needs_criterion", True)
-        self._scores = self._judges and args.weighting != "acceptance"
         self._random = None  # whether each candidate is collated once, since the collator draws
-        self._looks = (
-            LOOKS  # that are left; 0: the losses of the examples are what the model's own is made of
-        )
+        self._looks = LOOKS  # that are left; 0: what is made of the losses of examples is the model's own
         self._unlabelled = 0  # examples trained on, as long as none had a label, then None
-        self._refuse()
+        own_loss = self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss
+        refuse(self, self.criterion in CRITERIA.values(), own_loss)
         self.add_callback(AtTheBudget(self))
 
     @property
     def plan(self) -> Plan:
         """What the present settings let a run spend; while it trains, what they were when it began."""
-        sizes = (len(self.train_dataset), self._train_batch_size, self._block_size)
-        return self._plan or plan_of(self.args, *sizes)
+        return self._plan or Plan(self.args, len(self.train_dataset), self._train_batch_size)
 
     @property
     def spent(self) -> int:
@@ -128,38 +123,31 @@ class RSFTrainer(Trainer):
     ) -> TrainOutput:
         """Train until the budget is spent; arguments and result as in transformers.Trainer."""
         data = self.train_dataset
-        if (
-            isinstance(data, torch.utils.data.IterableDataset)
-            or not hasattr(data, "__len__")
-            or not len(data)
-        ):
+        streams = isinstance(data, torch.utils.data.IterableDataset) or not hasattr(data, "__len__")
+        if streams or not len(data):
             raise ValueError(
-                "there are no candidates that could be met again in the same order: train_dataset must have a length, "
-                f"not 0, and an index, got {type(data).__name__}"
+                "there are no candidates that could be met again in the same order: train_dataset must have "
+                f"a length, not 0, and an index, got {type(data).__name__}"
             )
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, self.args.world_size)
         self._checkpoint = resume_from_checkpoint or None
-        self._state = (
-            checkpoints.load(self._checkpoint, self.args.process_index) if self._checkpoint else None
-        )
+        self._state = self._checkpoint and checkpoints.load(self._checkpoint, self.args.process_index)
+        logging.getLogger("transformers.trainer").addFilter(is_true)
         try:
-            with not_called_empty():
-                return super().train(self._checkpoint, trial, ignore_keys_for_eval)
+            return super().train(self._checkpoint, trial, ignore_keys_for_eval)
         finally:
+            logging.getLogger("transformers.trainer").removeFilter(is_true)
             if self.loader:
                 self.loader.close()
 
     def _inner_training_loop(
         self, batch_size=None, args=None, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None
     ):
-        """Train with what hangs on the settings worked out anew: a search changes them, and memory the batch size."""
+        """Train, with the plan worked out anew: a search changes the settings, and memory the batch size."""
         self._train_batch_size = batch_size
         self.rule.load_state_dict(copy.deepcopy(self._rule_at_first))
-        self.loader = None
         self.stopped = None
-        self._looks = LOOKS
-        self._unlabelled = 0
         now = self.plan
         # the loader knows its place itself
         with _swapped(args, max_steps=max(now.steps, 1), ignore_data_skip=True), _swapped(self, _plan=now):
@@ -167,22 +155,20 @@ class RSFTrainer(Trainer):
                 batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval
             )
 
-    def set_initial_training_values(self, args, dataloader, *more):
+    def set_initial_training_values(self, args: RSFConfig, dataloader: UntilStarved, *more: int) -> tuple:
         """Take up the loader, at its place if the training resumes; a run that is over has no epochs left."""
         self.loader = dataloader.loader
-        self._blocks = dataloader.blocks
         if self._state:
-            self._load_state()
-        steps = self.loader.report.batches // args.gradient_accumulation_steps
-        epochs, *others = super().set_initial_training_values(
-            args, iter(()), *more
-        )  # whose length nobody knows
-        return (0 if self.is_over(steps) else epochs, *others)
+            checkpoints.go_on(self, self._state)
+        # the Trainer would count passes by the length, so it is shown nothing that has one
+        epochs, *others = super().set_initial_training_values(args, iter(()), *more)
+        over = self.is_over(self.loader.report.batches // args.gradient_accumulation_steps)
+        return (0 if over else epochs, *others)
 
     def get_train_dataloader(self) -> UntilStarved:
         """Return the loader: the Trainer's own batches, not collated, are its blocks."""
         args = self.args
-        with _swapped(self, data_collator=list, _train_batch_size=self._block_size):
+        with _swapped(self, data_collator=list, _train_batch_size=self.plan.block):
             blocks = checkpoints.Blocks(super().get_train_dataloader(), args.seed, args.world_size)
         loader = RejectionLoader(
             blocks,
@@ -194,34 +180,40 @@ class RSFTrainer(Trainer):
             unit=args.unit,
             prepare=self._prepare,
             weighting="inverse" if args.weighting == "inverse" else "none",
-            stop=lambda: self._stop(loader),
-            on_decision=self.on_decision or (lambda block, criterion, kept: None),
-            all_ranks=self._all_ranks,
+            stop=lambda: self.plan.is_spent(loader),
+            on_decision=self.on_decision,
+            all_ranks=self._all_ranks if args.world_size > 1 else None,
         )
-        return UntilStarved(self, loader, blocks)
+        return UntilStarved(self, loader)
 
-    def get_batch_samples(self, epoch_iterator, num_batches, *device):
-        """Collect the batches of a step; where there are none, the pass is over, and the Trainer need not count on."""
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, *device: torch.device) -> tuple:
+        """Collect the batches of a step; after a pass the Trainer need not ask on, up to max_steps times."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, *device)
         self.control.should_epoch_stop |= not batches
         return batches, items
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
         """Take the Trainer's step; refuse a `compute_loss` of one's own under which the weights get lost."""
         self._weight = inputs.pop("weight") if self.args.weighting == "inverse" else None
         self._weighed = self.args.weighting == "none"
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not self._weighed:
             raise ValueError(
-                f"weighting={self.args.weighting!r} weighs the model's own loss: it does not go with a compute_loss of "
-                'your own, take weighting="none" or weigh there'
+                f"weighting={self.args.weighting!r} weighs the model's own loss: it does not go with a "
+                'compute_loss of your own, take weighting="none" or weigh there'
             )
         return loss
 
     def compute_loss(
-        self, model, inputs, return_outputs=False, num_items_in_batch=None
+        self,
+        model: torch.nn.Module,
+        inputs: dict,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, object]:
-        """Compute the Trainer's own loss; for the twin the same with each example's weighed by A, on request by 1 / A."""
+        """Compute the Trainer's own loss; on request each example's is weighed by A (the twin) or 1 / A."""
         if not model.training or self.args.weighting == "none":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         own, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -236,91 +228,49 @@ class RSFTrainer(Trainer):
         self._weighed = True
         weight = torch.as_tensor(self._weight, dtype=loss.dtype).to(loss.device)
         plain = as_the_model_does(self.model, inputs, loss).detach().clamp(min=torch.finfo(loss.dtype).tiny)
-        scale = own.detach() / plain  # as the Trainer has its own
-        loss = as_the_model_does(self.model, inputs, weight * loss) * scale
+        # scaled as the Trainer has scaled its own
+        loss = as_the_model_does(self.model, inputs, weight * loss) * (own.detach() / plain)
         return (loss, outputs) if return_outputs else loss
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Create the Trainer's own schedule, as a function of what was spent, counted in steps of plain fine-tuning."""
-        if self.args.progress == "updates":
+        """Create the Trainer's schedule, as a function of what was spent, in steps of plain fine-tuning."""
+        if self.args.progress == "updates" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        if self.lr_scheduler is not None:
-            logger.warning(
-                f"your own {type(self.lr_scheduler).__name__} follows updates, while the run ends with its budget of "
-                'forward passes, after fewer of them if the rule scores: take progress="updates", or no scheduler'
-            )
-            return self.lr_scheduler
         per_step = self.plan.per_step
         schedule = super().create_scheduler(self.budget / per_step, optimizer)
-        if not hasattr(schedule, "lr_lambdas"):
-            raise ValueError(
-                f"lr_scheduler_type {self.args.lr_scheduler_type.value} is not a function of progress: take linear, "
-                'cosine or constant, or progress="updates"'
-            )
-        schedule.lr_lambdas = [lambda _, at=at: at(self.spent / per_step) for at in schedule.lr_lambdas]
-        return schedule
+        return by_compute(schedule, lambda: self.spent / per_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what the Trainer logs, and what was kept by all processes, which is not written into `logs`."""
         ours = {}
         if self.loader and self.is_in_train:
-            names = ("acceptance_rate", "candidates", "kept", "effective_sample_size")
-            ours = {name: getattr(self.loader.total, name) for name in names} | {"forward_passes": self.spent}
+            ours = {name: getattr(self.loader.total, name) for name in LOGGED}
+            ours["forward_passes"] = self.spent
             if np.isfinite(getattr(self.rule, "k", np.nan)):
                 ours["k"] = self.rule.k
         row = logs | ours | logs
         super().log(row, start_time)
-        logs |= {name: value for name, value in row.items() if name not in ours}  # the Trainer adds the epoch
-
-    @property
-    def _block_size(self):
-        args = self.args
-        if args.unit == "batch":
-            return self._train_batch_size
-        return args.block_size or args.scoring_batch_size or self._train_batch_size
-
-    def _refuse(self):
-        """Refuse what does not go together, and say what a criterion does not see."""
-        weighting = self.args.weighting
-        if self.compute_loss_func and weighting != "none":
-            raise ValueError(
-                f"weighting={weighting!r} weighs the model's own loss: it does not go with compute_loss_func"
-            )
-        by_loss = self._judges and self.criterion in CRITERIA.values()
-        if by_loss or weighting != "none":
-            refuse_virtual_tokens(self.model)
-        if by_loss and (self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss):
-            logger.warning(
-                "candidates are judged by what the model itself reports, not by a loss of your own: to judge by that, "
-                "pass criterion=callable(model, inputs, outputs)"
-            )
-
-    def _stop(self, loader):
-        """Whether the budget is spent, as if all processes were as busy as this one; never within a step of several batches."""
-        spent = cost(loader.total) + FORWARD * loader.pending * self.args.world_size
-        return spent >= self.budget and loader.report.batches % self.args.gradient_accumulation_steps == 0
+        logs |= {name: row[name] for name in row.keys() - ours.keys()}  # the Trainer adds the epoch
 
     def _all_ranks(self, numbers):
         """Return the numbers of all processes (ranks, numbers)."""
-        if self.args.world_size == 1:
-            return numbers[None]
         return self.accelerator.gather(torch.as_tensor(numbers[None], device=self.args.device)).cpu().numpy()
 
     def _prepare(self, block):
-        """Return the examples of a block; where the collator draws and they are to be scored, as batches of one each."""
+        """Return the examples of a block; if they are scored and the collator draws, as batches of one
+        each."""
         if self._random is None:
-            self._random = self._scores and (
-                is_random(self.data_collator, block)
-                if self.args.random_collator is None
-                else self.args.random_collator
-            )
+            draws = self.args.random_collator
+            scores = self._judges and self.args.weighting != "acceptance"
+            self._random = scores and (is_random(self.data_collator, block) if draws is None else draws)
         return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 
     def _collate(self, rows):
-        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
-        return joined(rows, tokenizer) if self._random else self.data_collator(copies(rows))
+        if self._random:
+            return joined(rows, getattr(self.processing_class, "tokenizer", self.processing_class))
+        return self.data_collator(copies(rows))
 
     def _batch(self, rows):
         """Return the batch of kept examples that is trained on."""
@@ -330,14 +280,13 @@ class RSFTrainer(Trainer):
         labels = batch.get("labels")
         if self.args.weighting != "none" and torch.is_tensor(labels) and len(labels) != len(rows):
             raise ValueError(
-                f"{type(self.data_collator).__name__} packs {len(rows)} examples into {len(labels)} row(s), so none can "
-                "be given a weight of its own: take a collator that pads"
+                f"{type(self.data_collator).__name__} packs {len(rows)} examples into {len(labels)} row(s), "
+                "so none can be given a weight of its own: take a collator that pads"
             )
         return batch
 
     def _score(self, rows):
         """Return the criterion (n,) of a block, on the model that is not wrapped."""
-        args = self.args
 
         def criterion(model, inputs, outputs):
             values = self.criterion(model, inputs, outputs)
@@ -345,73 +294,33 @@ class RSFTrainer(Trainer):
                 self._looks *= not check_against_own(model, inputs, outputs, values)
             return values
 
-        def autocast():
-            if args.scoring_dtype:
-                return torch.autocast(args.device.type, getattr(torch, args.scoring_dtype))
-            return self.compute_loss_context_manager()
-
         return score(
             self.model,
             rows,
             criterion,
             lambda rows: self._prepare_inputs(self._collate(rows)),
-            args.scoring_batch_size,
-            dropout=args.scoring_dropout,
-            autocast=autocast,
+            self.args.scoring_batch_size,
+            dropout=self.args.scoring_dropout,
+            autocast=lambda: (
+                torch.autocast(self.args.device.type, getattr(torch, self.args.scoring_dtype))
+                if self.args.scoring_dtype
+                else self.compute_loss_context_manager()
+            ),
         )
 
     def _look_again(self, inputs):
-        """Hold the losses of a batch's examples against the model's own, which the Trainer scales while it trains."""
+        """Hold the losses of examples against the model's own, which the Trainer scales while it trains."""
         with torch.no_grad():
             outputs = self.model.eval()(**inputs)
         self.model.train()
-        values = per_example_loss(self.model, inputs, outputs)
-        decisive = check_against_own(self.model, inputs, outputs, values)
-        self._looks = 0 if decisive else self._looks - 1
+        loss = per_example_loss(self.model, inputs, outputs)
+        self._looks = 0 if check_against_own(self.model, inputs, outputs, loss) else self._looks - 1
 
     def _save_rng_state(self, output_dir):
-        """Save the loader's state with those of the generators, on all ranks, before the file that ends a checkpoint."""
-        state = {
-            "loader": self.loader.state_dict(),
-            "rule": self.rule.state_dict(),
-            "random": self._random,
-            "began": self._blocks.began,
-            "collator": checkpoints.coins(self.data_collator),
-            "logged": None,
-            "setting": self._setting(),
-        }
-        if hasattr(self, "_tr_loss"):  # not in early transformers 5
-            state["logged"] = [self._tr_loss.item(), self._globalstep_last_logged]
-        checkpoints.save(state, output_dir, self.args.process_index)
+        """Save the loader's state with the generators', on all ranks, before what ends a checkpoint."""
+        checkpoints.save(checkpoints.state_of(self), output_dir, self.args.process_index)
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
-
-    def _load_state(self):
-        state = self._state
-        was = state["setting"]
-        now = self._setting()
-        if was != now:
-            unlike = {name: (was[name], now[name]) for name in now if was[name] != now[name]}
-            raise ValueError(f"resume with the settings of the checkpoint: (then, now) are {unlike}")
-        self.loader.load_state_dict(state["loader"])
-        self.rule.load_state_dict(state["rule"])
-        self._random = state["random"]
-        if state["loader"]["place"]["block"]:  # between two passes there is none to be begun again
-            self._blocks.begin_from = state["began"]
-        checkpoints.load_coins(self.data_collator, state["collator"])
-        # finding the place has drawn from the global generator
-        self.loader.on_resume = lambda: self._load_rng_state(self._checkpoint)
-
-    def _setting(self):
-        """Return what must be as it was for the same candidates to come in the same order, and meet the same coins."""
-        names = ("seed", "data_seed", "train_sampling_strategy", "unit", "weighting")
-        order = {name: str(getattr(self.args, name)) for name in names}
-        return order | {
-            "candidates": len(self.train_dataset),
-            "processes": self.args.world_size,
-            "block": self._blocks.loader.total_batch_size,
-            "batch": self._train_batch_size,
-        }
 
 
 @contextmanager

@@ -592,6 +592,7 @@ def test_a_verdict_is_open_until_every_declared_seed_is_in_and_shares_the_level_
         put("sweep", "plain", seed, base[seed])
         found = verdicts.judged(contrast)
         assert found.judgement.word == "open" and f"({10 - seed} of the declared seeds" in str(found)
+        assert verdicts.means("sweep") == []  # nobody looks before all are in
         put("sweep", "article", seed, better[seed])
     found = verdicts.judged(contrast)
     expected = checks.crossed_difference(100.0 * better, 100.0 * base, level=0.05 / 3)

@@ -28,7 +28,9 @@ CHECKPOINT = tiny()
 
 
 def states_a_number(prompts, completions, **_):
-    return [float(any(sign in "0123456789" for sign in text)) for text in completions]  # random letters earn it
+    return [
+        float(any(sign in "0123456789" for sign in text)) for text in completions
+    ]  # random letters earn it
 
 
 def weights(model):

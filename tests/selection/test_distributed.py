@@ -372,7 +372,9 @@ def work(folder):
     results = {part.__name__: part(folder) for part in PARTS[ranks]}
     Path(folder, f"results_{rank}.json").write_text(json.dumps(results))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()  # or gloo's threads may outlive the interpreter, which then aborts
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads may outlive the interpreter, which then aborts
 
 
 @pytest.fixture(scope="module", params=[2, 3])

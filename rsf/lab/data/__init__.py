@@ -10,15 +10,18 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
+import numpy as np
 from huggingface_hub import HfApi
 
 logger = logging.getLogger(__name__)
 SOURCES = ("hub", "local", "embedded")
 EMBEDDED = Path(__file__).parent / "embedded"
+ORDER = 12345  # the seed that chooses what is put aside
 HUB_PATIENCE = 5  # seconds
 SETS = {  # where on the Hub, at which revision, what a local copy is called, and what is embedded
     "imdb": (
@@ -97,6 +100,20 @@ def load(name, *, source=None):
     data = Data(train, test, f"{name}: {where} ({len(train):,} train, {len(test):,} test)")
     logger.info(data.source)
     return data
+
+
+def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the reviews put aside for validation and the pool to train on, as places in the training set.
+
+    No text stands in two of validation, pool and test: what is put aside stands in the training set once.
+    """
+    texts = data.train["text"]
+    in_test = set(data.test["text"])
+    candidates = [i for i, text in enumerate(texts) if text not in in_test]
+    times = Counter(texts)
+    alone = [i for i in candidates if times[texts[i]] == 1]
+    aside = np.random.default_rng(ORDER).permutation(alone)[:number]
+    return aside, np.setdiff1d(candidates, aside)
 
 
 def digest(files):

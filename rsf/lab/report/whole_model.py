@@ -92,8 +92,8 @@ def _beside(found: list[Row]) -> str:
     )
 
 
-def whole_model_figure(file: Path) -> None:
-    """Draw the arms' accuracy minus plain's, and their negative log-likelihood."""
+def whole_model_figure(file: Path | None = None) -> None:
+    """Draw the arms' accuracy minus plain's, and their NLL; shown where no file is named."""
     found = rows()
     (article,) = (row for row in found if row.passes == 3 and row.arm == "article")
     lost = f"{article.minus_plain.estimate:+.2f} points"
@@ -126,7 +126,10 @@ def whole_model_figure(file: Path) -> None:
         right.set(xlabel="negative log-likelihood of a test review (less is better)")
         left.set_title(f"{len(article.runs)} seeds (random: 5); limits at 97.5 % for article, else 95 %")
         right.set_title("mean and 95 % interval over the seeds")
-        save(left, file)
+        if file:
+            save(left, file)
+        else:
+            plots.plt.show()
 
 
 def _against_zero(values: dict[int, float]) -> tuple[list[float], list[float]]:

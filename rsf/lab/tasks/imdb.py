@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rsf.lab import arms, data, models, records
+from rsf.lab import arms, compact, data, models, records
 
 
 class Prepared(NamedTuple):
@@ -29,8 +29,11 @@ class Prepared(NamedTuple):
     checkpoint: str
 
 
-def prepare(settings: dict, seed: int) -> Prepared:
-    """Load what a run needs; the seed draws the training reviews and the head."""
+def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
+    """Load what a run needs; the seed draws the training reviews and the head.
+
+    With `validate` the reviews to be tested on are those that the section puts aside for tuning.
+    """
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
     if settings.get("train_data") == "embedded":
         reviews = _train_on_embedded(reviews, settings)
@@ -43,12 +46,12 @@ def prepare(settings: dict, seed: int) -> Prepared:
         padded = tokenizer.pad(batch, padding=padding, max_length=settings["tokens"], return_tensors="pt")
         return {**padded, "labels": torch.tensor([row["label"] for row in rows])}
 
-    in_test = set(reviews.test["text"])
-    candidates = np.array([i for i, text in enumerate(reviews.train["text"]) if text not in in_test])
-    chosen = rng.permutation(candidates)[: settings["train"]]
+    aside, pool = data.put_aside(reviews, settings.get("validation", 0))
+    chosen = rng.permutation(pool)[: settings["train"]]
     tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]])
-    train = reviews.train.select_columns(["text", "label"]).select(chosen).add_column("index", chosen)
-    test = reviews.test.select(tested)
+    columns = reviews.train.select_columns(["text", "label"])
+    train = columns.select(chosen).add_column("index", chosen)
+    test = columns.select(aside) if validate else reviews.test.select(tested)
     if (
         "top" in settings
     ):  # only so many layers are trained; what those below make of a review is computed once
@@ -145,7 +148,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         "cpu_seconds": round(cpu, 1),  # of all threads: what a shared machine does not change
         "test_index": prepared.test_index.tolist(),
         "test_label": [int(row["label"]) for row in prepared.test],
-        "test_margin": [round(float(value), 4) for value in scores[:, 1] - scores[:, 0]],  # > 0: positive
+        "test_margin": compact.significant(scores[:, 1] - scores[:, 0]),  # > 0: positive
         **({"curve": watch.curve} if watch.some else {}),
         **{f"decision_{name}": value for name, value in watch.decisions.items()},
     }

@@ -10,18 +10,16 @@ What the frozen layers make of the reviews is computed once, into the folder RSF
 import gc
 import os
 import time
-from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from rsf.lab import arms, compact, data, models, records, tuning
+from rsf.lab import arms, data, models, records, tuning
 from rsf.lab.models import last_layer
 
 ASIDE = 2000  # reviews of the training set that no run is trained on
-ORDER = 12345  # the seed that chooses them
 HEAD = ("classifier.bias", "classifier.weight")
 declared = tuning.declared  # an edge widens the grid
 
@@ -48,17 +46,9 @@ def outputs(part: str, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @lru_cache
 def parts() -> tuple[np.ndarray, np.ndarray]:
-    """Return the reviews put aside for validation and the pool, as places in the training set.
-
-    No text stands in two of validation, pool and test: what is put aside stands in the training set once.
-    """
+    """Return the reviews put aside for validation and the pool, as places in the training set."""
     reviews, _ = sources()
-    texts, in_test = reviews.train["text"], set(reviews.test["text"])
-    candidates = [i for i, text in enumerate(texts) if text not in in_test]
-    number = Counter(texts)
-    alone = [i for i in candidates if number[texts[i]] == 1]
-    aside = np.random.default_rng(ORDER).permutation(alone)[:ASIDE]
-    return aside, np.setdiff1d(candidates, aside)
+    return data.put_aside(reviews, ASIDE)
 
 
 def reviews_of(settings: dict, rng: np.random.Generator) -> tuple[last_layer.CachedOutputs, ...]:
@@ -96,30 +86,15 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     models.draw(model, HEAD, rng, checkpoint.model.config.initializer_range)
     train, validation = reviews_of(settings, rng)
     examples = tested(settings["tokens"], *settings["test_places"]) if rate is None else validation
-    candidates, kept = [], []
-
-    def told(block: list, criterion: np.ndarray, coins: np.ndarray) -> None:
-        candidates.append(len(coins))
-        kept.append(int(coins.sum()))
-
+    coins = arms.Coins()
     begun = time.perf_counter()
-    trainer = arms.fine_tune(model, train, arm, seed, settings, models.pad_hidden, told)
+    trainer = arms.fine_tune(model, train, arm, seed, settings, models.pad_hidden, coins)
     seconds = time.perf_counter() - begun
-    in_grid = rate is not None
-    decides = settings["measure"] == "nll" and not in_grid
-    counts = compact.decisions(candidates, kept)
-    report = trainer.loader.report
     scores = arms.logits(model, examples, models.pad_hidden, 128)
+    decides = settings["measure"] == "nll"
     numbers = {
-        **compact.outcomes(scores, examples.labels, scalars=in_grid, each=decides),
-        **({"acceptance_rate": counts["acceptance_rate"]} if in_grid else counts),
-        "forward_passes": trainer.spent,
-        **({"budget": trainer.budget} if np.isfinite(trainer.budget) else {}),
-        "scored": report.scored,
-        "trained": report.trained,
-        "steps": trainer.state.global_step,
+        **arms.reached(trainer, coins, scores, examples.labels, tuning=rate is not None, each=decides),
         "learning_rate": settings["learning_rate"],
         "seconds": round(seconds, 1),
-        **({"stopped": trainer.stopped} if trainer.stopped else {}),
     }
     return records.Run(reviews.source, checkpoint.source, arms.device_name(), numbers)
