@@ -53,8 +53,7 @@ def log_k_bound(
     >>> round(log_k_bound(stats.norm(), stats.cauchy(), (-np.inf, np.inf)), 3)  # log(2 pi / e) / 2 = 0.419
     0.42
     """
-    log_p_of = part(log_target, "logpdf")
-    log_q_of = part(proposal, "logpdf")
+    log_p_of, log_q_of = part(log_target, "logpdf"), part(proposal, "logpdf")
 
     def logs(x):
         with np.errstate(all="ignore"):  # far probes overflow: log densities of -inf there are right

@@ -18,10 +18,9 @@ from rsf.acceptance import ROUNDING, EnvelopeError
 from rsf.sampling.densities import demand, refuse
 from rsf.sampling.landscape import Landscape
 
-BLOCK = 2**14  # draws at once: the buffers stay in the cache
-GROUP = 2**18  # draws after which those above the squeeze are decided, all at once
-MANTISSA = np.uint64(2**52 - 1)
-ONE = np.uint64(0x3FF0000000000000)  # the bits of 1.0
+# draws at once, so that the buffers stay in the cache; those after which all above the squeeze are decided
+BLOCK, GROUP = 2**14, 2**18
+MANTISSA, ONE = np.uint64(2**52 - 1), np.uint64(0x3FF0000000000000)  # of a float64, and the bits of 1.0
 NOISE = 1e-15  # rounding of a density, as a share of its maximum
 
 
