@@ -138,7 +138,7 @@ def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float,
     there = np.isfinite(log_value)
     for order, end in ((slice(None, None, -1), support[0]), (slice(None), support[1])):
         x, value = (array[there][order][-9:] for array in (grid, log_value))
-        distance = np.abs(x - end) if np.isfinite(end) else 1 / np.abs(x)
+        distance = np.abs(x - end) if np.isfinite(end) else 1 / np.maximum(np.abs(x), 1e-300)
         x, value, distance = (array[distance > 0] for array in (x, value, distance))
         if len(x) > 3 and value[-1] >= np.max(log_value[there]) - NARROW:
             # by how much it grows while the distance to the end halves: less and less if it is bounded

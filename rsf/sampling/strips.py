@@ -237,7 +237,7 @@ class StripEnvelope(Landscape):
         # rounded down to a value that u can take, whatever the number of its bits
         self._squeeze = np.floor(self._bottom / self._hat * 2.0**44) / 2.0**44
         self._slope = np.divide(self._width, self._squeeze, out=np.zeros(strips), where=self._squeeze > 0)
-        self._most_mass = float(step.sum() * self._scale)
+        self._most_mass = float(step.sum()) * float(self._scale)  # inf where it overflows
         areas = (np.minimum(self._bottom, self._top) * self._width, step)
         self.acceptance_bounds = tuple(float(part.sum() / (strips * step.max())) for part in areas)
         demand(
