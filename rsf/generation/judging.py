@@ -22,7 +22,7 @@ from datasets import Dataset
 from numpy.random import SeedSequence
 
 from rsf.acceptance import accept
-from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if
+from rsf.generation.arguments import as_dataset, check_call, refuse_if
 from rsf.generation.drafts import Table, drafted, key_of
 from rsf.rules import BaseRule
 
@@ -167,7 +167,6 @@ def sample_and_judge(
     refuse_if(
         folder and not key, "with a folder the sampler needs an attribute `key`, all that it depends on"
     )
-    check_sampler(sample, prompts)
     seeds = rng.bit_generator.seed_seq.spawn(1)[0]
     report = SamplingReport(len(prompts))
     judged = Table(prompts.features, folder and Path(folder) / f"judged-{round}.arrow")
