@@ -7,11 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-TARGET = "#222222"
-PROPOSAL = "#9A9A9A"
-KEPT = "#0072B2"
-REJECTED = "#D55E00"
-CONTROL = "#882255"
+TARGET, PROPOSAL, KEPT, REJECTED, CONTROL = "#222222", "#9A9A9A", "#0072B2", "#D55E00", "#882255"
 ARMS = {"plain": TARGET, "article": KEPT, "random": CONTROL, "twin": "#009E73"}
 _STYLE = {
     "figure.dpi": 110,

@@ -58,8 +58,8 @@ MUTATIONS = [
     Mutation(
         "k too small passes",
         "sampling/rejection.py",
-        "if not clip and (log_a",
-        "if clip and (log_a",
+        "if too_large.any() and not clip:",
+        "if too_large.any() and clip:",
         "sampling/test_rejection.py",
         "envelope_error",
     ),

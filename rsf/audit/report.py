@@ -7,8 +7,7 @@ import numpy as np
 
 LEVEL = 0.95  # of the intervals
 SOME = "a fixed number each"
-SPAN = "[{:.4f}, {:.4f}]"
-AMONG = "{:z.4f} among the kept, {:z.4f} among all"
+SPAN, AMONG = "[{:.4f}, {:.4f}]", "{:z.4f} among the kept, {:z.4f} among all"
 
 
 @dataclass(frozen=True)

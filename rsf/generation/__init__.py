@@ -34,5 +34,4 @@ def __getattr__(name):
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
-def __dir__():
-    return __all__
+__dir__ = __all__.copy  # what completion offers

@@ -171,8 +171,7 @@ def sample_and_judge(
     seeds = rng.bit_generator.seed_seq.spawn(1)[0]
     report = SamplingReport(len(prompts))
     judged = Table(prompts.features, folder and Path(folder) / f"judged-{round}.arrow")
-    prompts = prompts.with_format(None)
-    arrow = prompts.with_format("arrow")
+    prompts, arrow = prompts.with_format(None), prompts.with_format("arrow")
     drawn, accepted = np.zeros((2, len(prompts)), dtype=np.int64)
     most = max_samples or samples_per_prompt
     keys = {}  # of what was kept, for each prompt whose turn may come again

@@ -72,9 +72,7 @@ class Learner:
         restart: bool,
     ) -> None:
         self.model = model.to(args.device)
-        self.tokenizer = tokenizer
-        self.args = args
-        self.restart = restart
+        self.tokenizer, self.args, self.restart = tokenizer, args, restart
         self.seq2seq = model.config.is_encoder_decoder
         self.home = Path(args.output_dir)
         for value in self.model.parameters():
@@ -131,8 +129,7 @@ class Learner:
         self.tokenizer.save_pretrained(trainer.args.output_dir)
         # mixed precision wraps the model; it would do so once more in each round
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-        report.examples = len(examples)
-        report.steps = result.global_step
+        report.examples, report.steps = len(examples), result.global_step
         report.loss = result.training_loss
         tokens = sum(len(one["input_ids"]) + self.seq2seq * len(one["labels"]) for one in examples)
         report.spent += TRAIN * round(trainer.state.epoch * tokens)

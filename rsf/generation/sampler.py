@@ -71,13 +71,10 @@ class ModelSampler:
         stop: str | Sequence[str],
         batch_size: int,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.max_new_tokens = max_new_tokens
-        self.temperature = temperature
+        self.model, self.tokenizer = model, tokenizer
+        self.max_new_tokens, self.temperature, self.batch_size = max_new_tokens, temperature, batch_size
         self.warpers = list(warpers)
         self.stop = [stop] if isinstance(stop, str) else list(stop)
-        self.batch_size = batch_size
         refuse_if(
             not min(temperature, max_new_tokens, batch_size) > 0 or "" in self.stop,
             "temperature, max_new_tokens and batch_size must be positive, stop strings not empty, got "
@@ -157,8 +154,7 @@ class ModelSampler:
         batch = _Batch(coins.to(device) if device.type == "cuda" else coins, self)
         rows = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
-        cache = {}
-        new = {}  # the tokens of each row, those after its end included
+        cache, new = {}, {}  # new: the tokens of each row, those after its end included
         while len(rows):
             out = self.model.generate(
                 input_ids=rows,
@@ -201,9 +197,8 @@ class ModelSampler:
         if math.isnan(log_probability):
             raise ValueError(f"the model's probabilities are NaN after {self.tokenizer.decode(row)!r}")
         own = new[length - 1] in self.ends
-        whole = text if own else text.rstrip("\ufffd")  # of a character that lacks its last bytes
         return {
-            "completion": cut or whole,
+            "completion": cut or (text if own else text.rstrip("\ufffd")),  # no character that lacks bytes
             "log_probability": log_probability,
             "tokens": length,
             "ended": own,
