@@ -106,7 +106,7 @@ class AtTheBudget(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         trainer = self.trainer
         self.begun = time.monotonic()
-        self.before = trainer.loader.total.candidates
+        self.before, self.ended = trainer.loader.total.candidates, False
         state.num_train_epochs = trainer.plan.passes
         if trainer._state and trainer._state["logged"]:
             loss, trainer._globalstep_last_logged = trainer._state["logged"]  # since the last row of the log
@@ -124,8 +124,8 @@ class AtTheBudget(TrainerCallback):
                 "nothing can be learned from them (does the collator make the labels?)"
             )
             trainer._unlabelled = None
-        if over and not control.should_training_stop:
-            control.should_training_stop = True
+        if over and not self.ended:  # the Trainer itself stops a pass that was starved
+            self.ended = control.should_training_stop = True
             control.should_save |= args.save_strategy == "steps"
             evaluated = [row["step"] for row in state.log_history if "eval_runtime" in row]
             if args.eval_delay <= state.global_step not in evaluated:
