@@ -20,7 +20,7 @@ from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 
 from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints
-from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, by_compute, cost, is_true
+from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, by_compute, cost, is_true, loader_of
 from rsf.selection.config import RSFConfig, refuse
 from rsf.selection.loader import RejectionLoader
 from rsf.selection.losses import (
@@ -155,13 +155,15 @@ class RSFTrainer(Trainer):
                 batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval
             )
 
-    def set_initial_training_values(self, args: RSFConfig, dataloader: UntilStarved, *more: int) -> tuple:
+    def set_initial_training_values(self, args: RSFConfig, dataloader: UntilStarved, *more, **named) -> tuple:
         """Take up the loader, at its place if the training resumes; a run that is over has no epochs left."""
-        self.loader = dataloader.loader
+        if not self._plan:  # asked from elsewhere
+            return super().set_initial_training_values(args, dataloader, *more, **named)
+        self.loader = loader_of(dataloader)
         if self._state:
             checkpoints.go_on(self, self._state)
         # the Trainer would count passes by the length, so it is shown nothing that has one
-        epochs, *others = super().set_initial_training_values(args, iter(()), *more)
+        epochs, *others = super().set_initial_training_values(args, iter(()), *more, **named)
         over = self.is_over(self.loader.report.batches // args.gradient_accumulation_steps)
         return (0 if over else epochs, *others)
 
@@ -236,7 +238,7 @@ class RSFTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the Trainer's schedule, as a function of what was spent, in steps of plain fine-tuning."""
-        if self.args.progress == "updates" or self.lr_scheduler is not None:
+        if not self._plan or self.args.progress == "updates" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         per_step = self.plan.per_step
         schedule = super().create_scheduler(self.budget / per_step, optimizer)
