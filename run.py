@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Set up and run: `python3 run.py` runs every notebook, `python3 run.py lab` opens them, `python3 run.py test` tests everything.
+"""Set up and run: `python3 run.py` runs every notebook, `lab` opens them, `test` tests everything.
 
-Needs Python 3.11 or newer, pip and venv. Other words go to `python -m rsf`: notebooks, figures, experiment, bench, audit, validate.
+Needs Python 3.11 or newer, pip and venv. Other words go to `python -m rsf`: notebooks, figures, experiment,
+bench, audit, verify.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ STAMP = ENVIRONMENT / "stamp"  # ours: what was installed, from which state of t
 
 
 def set_up(extra):
-    """Make the environment from the project's files, once for each state of these files, with an extra of the project."""
+    """Make the environment, once for each state of the project's files, with one of its extras."""
     digest = hashlib.sha256(
         b"".join(file.read_bytes() for file in DECLARED) + sys.version.encode()
     ).hexdigest()

@@ -18,37 +18,49 @@ def experiment(name, arms=None, seeds=None, again=False):
     from rsf.lab import records
 
     section = records.protocol(name)
+    if "task" not in section:
+        raise ValueError(f"the section {name} names no task that runs it: its files were made elsewhere")
     task = import_module(f"rsf.lab.tasks.{section['task']}")
-    wanted = [(arm, seed) for seed in seeds or section["seeds"] for arm in arms or section["arms"]]
+    declared = getattr(task, "declared", records.declared)  # a task may widen a grid
+    asked = declared(name)
+    wanted = [
+        (arm, seed, rate)
+        for arm, seed, rate in asked
+        if arm in (arms or section["arms"]) and seed in (seeds or section["seeds"])
+    ]
+    stored = {records.key(record): record for record in records.runs(name)}
     folder = records.checkout() / "build" / "again" if again else None
     unlike = 0
     there = 0
-    for arm, seed in wanted:
-        target = records.path(name, arm, seed)
-        if target.exists() and not again:
-            records.validate(target)
+    for arm, seed, rate in wanted:
+        if (arm, seed, rate) in stored and not again:
             there += 1
             continue
-        file = records.write(name, arm, seed, task.run(name, arm, seed), folder)
-        numbers = records.validate(file)["numbers"]
-        shown = [f"{key} {value:.7g}" for key, value in numbers.items() if isinstance(value, (int, float))]
-        print(f"{name} {arm} {seed}: {', '.join(shown)}", flush=True)
+        of_grid = {} if rate is None else {"rate": rate}
+        begun = records.now()
+        run = task.run(name, arm, seed, **of_grid)
+        file = records.write(name, arm, seed, run, folder, begun=begun, **of_grid)
+        new = records.validate(file)
+        shown = [
+            f"{key} {value:.7g}" for key, value in new["numbers"].items() if isinstance(value, (int, float))
+        ]
+        print(f"{name} {arm} {seed}{f' {rate:g}' if rate else ''}: {', '.join(shown)}", flush=True)
         if again:
-            unlike += _beside(target, file)
+            unlike += _beside(stored.get((arm, seed, rate)), new)
+    if not again and len(declared(name)) > len(asked):
+        return experiment(name, arms, seeds)
     if there:
         print(f"{name}: {there} of {len(wanted)} runs are stored; --again runs them anew and compares")
     return bool(unlike)
 
 
-def _beside(target, file):
+def _beside(stored, new):
     """Print a stored run beside a new one; return whether they differ where they should not."""
     from rsf.lab import records
 
-    if not target.exists():
+    if stored is None:
         print("  no such run is stored")
         return False
-    stored = records.validate(target)
-    new = records.validate(file)
     lines = records.compare(stored, new)
     same = stored["machine"].get("processor") == new["machine"]["processor"]
     print("\n".join(f"  {line}" for line in lines))
@@ -67,8 +79,10 @@ def bench(name):
     from rsf.lab import records
 
     records.checkout()
+    begun = records.now()
     arm, run = import_module(f"rsf.lab.bench.{name}").run()
-    file = records.write(f"bench-{name}", arm, records.protocol(f"bench-{name}")["seeds"][0], run)
+    seed = records.protocol(f"bench-{name}")["seeds"][0]
+    file = records.write(f"bench-{name}", arm, seed, run, begun=begun)
     print(f"made {file.relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
@@ -106,9 +120,9 @@ def notebooks(task, names):
 
 def lab(name, port=None, browser=True):
     """Open JupyterLab on copies in build/lab/, so that reading changes nothing in the checkout."""
-    from rsf.lab import notebooks
+    from rsf.lab import door
 
-    return notebooks.open_lab(name, port=port, browser=browser)
+    return door.open_lab(name, port=port, browser=browser)
 
 
 def figures():
@@ -119,13 +133,29 @@ def figures():
         print(f"made {file}")
 
 
-def validate(files):
-    """Check result files against the protocol."""
-    from rsf.lab import records
+def verify(files):
+    """Make the numbers of result files, by default all of results/, again, and print the verdicts."""
+    from rsf.lab import records, verdicts
+    from rsf.lab import verify as verifier
 
+    wanted = []
     for file in files:
-        record = records.validate(file)
-        print(f"{file}: valid, {record['experiment']} {record['arm']} seed {record['seed']}")
+        for record in records.load(file):
+            notes = verifier.recompute(record)
+            wanted.append(record["experiment"])
+            stored = records.find(*[record["experiment"], *records.key(record)[:2]], rate=record.get("rate"))
+            if stored not in (None, record):
+                notes.append("results/ holds another run of this seed, and the first stands")
+            which = f"{record['experiment']} {record['arm']} seed {record['seed']}"
+            print(f"{file}: {'; '.join([f'{which} holds', *notes])}")
+    wanted = list(dict.fromkeys(wanted or records.sections()))
+    for name in wanted:
+        notes = verifier.section(name)
+        found = [str(verdicts.judged(contrast)) for contrast in verdicts.contrasts(name)]
+        said = "" if found or records.superseded(name) else ", decides nothing"
+        print("\n  ".join([records.status(name) + said, *verdicts.means(name), *notes, *found]))
+    for claim, judgement in verdicts.overall(wanted).items():
+        print(f"{claim}:\n  {judgement}")
 
 
 def audit(file, rule, columns, figure):
@@ -204,7 +234,7 @@ def _parser():
     )
     one.add_argument("--figure", default="audit.png", help="where the picture goes")
     command(figures)
-    command(validate).add_argument("files", nargs="+")
+    command(verify).add_argument("files", nargs="*", help="default: all of results/")
     return parser
 
 

@@ -58,8 +58,8 @@ MUTATIONS = [
     Mutation(
         "k too small passes",
         "sampling/rejection.py",
-        "if not clip and (log_a",
-        "if clip and (log_a",
+        "if too_large.any() and not clip:",
+        "if too_large.any() and clip:",
         "sampling/test_rejection.py",
         "envelope_error",
     ),
@@ -245,8 +245,8 @@ MUTATIONS = [
         *(
             "a step left half accumulated",
             "selection/budget.py",
-            "while trainer.loader.report",
-            "while False and trainer.loader.report",
+            "while self.loader.report",
+            "while False and self.loader.report",
         ),
         *("selection/test_training.py", "a_step_that_was_begun"),
     ),
@@ -288,7 +288,7 @@ MUTATIONS = [
         *(
             "until accepted is forgotten",
             "generation/judging.py",
-            "if accepted[i] < wanted and drawn[i] < limit]",
+            "if accepted[i] < wanted and drawn[i] < most]",
             "if False]",
         ),
         *("generation/test_judging.py", "until_accepted_collects"),
@@ -305,7 +305,7 @@ MUTATIONS = [
     Mutation(
         *(
             "half a file of drafts",
-            "generation/drafts.py",
+            "accounts.py",
             "os.replace(part, file)",
             "file.write_text(part.read_text()[:9])",
         ),
@@ -330,27 +330,46 @@ MUTATIONS = [
         *("generation/test_judging.py", "first_whose_cumulated"),
     ),
     Mutation(
+        *(
+            "coins on a device without float64",
+            "generation/sampler.py",
+            'coins.to(device) if device.type == "cuda" else coins',
+            "coins.to(device)",
+        ),
+        *("generation/test_sampler.py", "device_without_float64"),
+    ),
+    Mutation(
         *("another row's cache", "generation/sampler.py", "reorder_cache(on)", "reorder_cache(on.flip(0))"),
         *("generation/test_judging.py", "rows_that_ended_leave"),
     ),
     Mutation(
-        *("rounds that never go back", "generation/rounds.py", "        if restart:", "        if False:"),
+        *(
+            "rounds that never go back",
+            "generation/learner.py",
+            "        if self.restart:",
+            "        if False:",
+        ),
         *("generation/test_rounds.py", "from_where_it_should"),
     ),
     Mutation(
-        *("rejected tokens cost nothing", "generation/rounds.py", "total += sum(written) +", "total += 0 *"),
+        *(
+            "rejected tokens cost nothing",
+            "generation/rounds.py",
+            ' + sum(part["tokens"] if counted else [])',
+            "",
+        ),
         *("generation/test_rounds.py", "forward_passes_are_counted"),
     ),
     Mutation(
-        *("an end that nobody wrote", "generation/sampler.py", 'row.get("ended") is not False', "True"),
+        *("an end that nobody wrote", "generation/encoding.py", 'row.get("ended") is not False', "True"),
         *("generation/test_rounds.py", "end_is_learned_where"),
     ),
     Mutation(
         *(
             "weights of a round that is not done",
-            "generation/rounds.py",
-            'home / f"trained-{r:02}.safetensors")  # to',
-            'home / f"trained-{r - 1:02}.safetensors")  # to',
+            "generation/learner.py",
+            "write_whole(self.trained(report.round), ",
+            "write_whole(self.trained(report.round - 1), ",
         ),
         *("generation/test_rounds.py", "killed_between_the_weights"),
     ),

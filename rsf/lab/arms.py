@@ -1,8 +1,14 @@
-"""The arms of a comparison, for any task: each decides from which candidates a model is trained, at one budget.
+"""The arms of a comparison, for any task: each decides what a model is trained on, at one budget.
 
-plain     keeps everything                        article   min(1, loss / k), in the task's unit
-random    blind, at the article's recent rate      twin      everything, weighed by the article's A
-listing   the published loop itself, repaired as little as it takes to run
+plain        keeps everything; plain-short the same, at another budget (the task's to say)
+article      min(1, loss / k), one coin by the section's unit
+random       blind, at the article's recent rate: it scores as the article does, so it takes as many steps
+twin         everything, weighed by the article's A
+at_rate-0.5  min(1, loss / k) with the k that rejects half; easy-0.3 the same with min(1, k / loss)
+random-0.5   blind, at the recent rate of at_rate-0.5
+listing      the published loop itself, repaired as little as it takes to run
+
+Arms with a rate decide example by example and score in eval mode, whatever their section says of the article.
 """
 
 import tempfile
@@ -13,22 +19,47 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback
 
 from rsf.accounts import FORWARD, TRAIN
-from rsf.rules import Rule, clipped, constant, random_like
+from rsf.lab import compact
+from rsf.rules import BaseRule, at_rate, clipped, constant, easy, random_like
 from rsf.selection import RSFConfig, RSFTrainer
 
+FAMILIES = {
+    "at_rate": clipped,
+    "easy": easy,
+    "random": clipped,
+}  # of the arms that are given by a rejection rate
 
-def rule_of(arm: str, settings: dict) -> Rule | random_like:
-    """Return a fresh rule for an arm of the protocol."""
+
+def rule_of(arm: str, settings: dict) -> BaseRule:
+    """Return a fresh rule for an arm of the protocol.
+
+    >>> print(rule_of("at_rate-0.5", {"k": 0.5, "window": 32, "rate_window": 256}))
+    clipped at rejection rate 0.5
+    """
     article = clipped(settings["k"])
-    rules = {
-        "plain": constant(1),
-        "article": article,
-        "twin": article,
-        "random": random_like(article, settings["window"]),
-    }
-    if arm not in rules:
-        raise ValueError(f"there is no arm {arm!r}, only {', '.join(rules)}")
-    return rules[arm]
+    kind, _, rate = arm.partition("-")
+    if arm in ("plain", "plain-short"):
+        return constant(1)
+    if arm in ("article", "twin"):
+        return article
+    if arm == "random":
+        return random_like(article, settings["window"])
+    if kind in FAMILIES and rate:
+        rule = at_rate(FAMILIES[kind], float(rate), settings["rate_window"])
+        return random_like(rule, settings["rate_window"]) if kind == "random" else rule
+    known = "plain, plain-short, article, twin, random, at_rate-R, easy-R or random-R with a rejection rate R"
+    raise ValueError(f"there is no arm {arm!r}, only {known}")
+
+
+def unit_of(arm: str, settings: dict) -> str:
+    """Return what one coin of an arm decides on, "batch" or "example"."""
+    return "example" if has_rate(arm) else settings["unit"]
+
+
+def has_rate(arm: str) -> bool:
+    """Return whether an arm is given by a rejection rate."""
+    kind, _, rate = arm.partition("-")
+    return kind in FAMILIES and rate != ""
 
 
 def fine_tune(
@@ -54,10 +85,12 @@ def fine_tune(
         args = RSFConfig(
             output_dir=folder,
             seed=seed,
-            unit=settings["unit"],
-            scoring_dropout=settings["scoring_dropout"],
+            unit=unit_of(arm, settings),
+            scoring_dropout=settings["scoring_dropout"] and not has_rate(arm),
             weighting="acceptance" if arm == "twin" else "none",
             num_train_epochs=settings["passes"],
+            compute_budget=settings.get("budget", 0),
+            progress=settings.get("progress", "compute"),
             per_device_train_batch_size=settings["batch_size"],
             learning_rate=settings["learning_rate"],
             lr_scheduler_type=settings["schedule"],
@@ -85,6 +118,46 @@ def fine_tune(
     return trainer
 
 
+class Coins:
+    """Told each decision of a training: counts candidates and kept ones, in the unit of the coin."""
+
+    def __init__(self):
+        self.candidates = []
+        self.kept = []
+
+    def __call__(self, block: list, criterion: np.ndarray, coins: np.ndarray) -> None:
+        self.candidates.append(len(coins))
+        self.kept.append(int(coins.sum()))
+
+
+def reached(
+    trainer: RSFTrainer, coins: Coins, scores: np.ndarray, labels: np.ndarray, *, tuning: bool, each: bool
+) -> dict:
+    """Return the numbers of a run in the compact form, scalars alone for tuning (see `rsf.lab.compact`).
+
+    Parameters
+    ----------
+    trainer, coins : after training
+    scores : array (n, labels), of `logits` on the test or validation examples
+    labels : array (n,)
+    tuning : bool
+    each : bool
+        Keep the negative log-likelihood of each example, too.
+    """
+    counts = compact.decisions(coins.candidates, coins.kept)
+    report = trainer.loader.report
+    return {
+        **compact.outcomes(scores, labels, scalars=tuning, each=each and not tuning),
+        **({"acceptance_rate": counts["acceptance_rate"]} if tuning else counts),
+        "forward_passes": trainer.spent,
+        **({"budget": trainer.budget} if np.isfinite(trainer.budget) else {}),
+        "scored": report.scored,
+        "trained": report.trained,
+        "steps": trainer.state.global_step,
+        **({"stopped": trainer.stopped} if trainer.stopped else {}),
+    }
+
+
 def listing(
     model: PreTrainedModel,
     train: object,
@@ -96,7 +169,7 @@ def listing(
     *,
     probability: Callable[[float], float] | None = None,
 ) -> tuple[int, int]:
-    """Fine-tune a model by the published loop, repaired as little as it takes to run; return what was scored and trained on.
+    """Fine-tune a model by the published loop, repaired as little as it takes; return (scored, trained).
 
     Each batch runs through the model twice, in train mode: once for its loss, and once more if it is kept.
 

@@ -189,8 +189,7 @@ class at_rate(_FromThePast):
         values = self._values()
         if not len(values):  # the beginning
             self._stingy, self._generous = constant(0), constant(1)
-            self._share = self.level
-            self.k = float("nan")
+            self._share, self.k = self.level, float("nan")
             return
 
         def mean_a(rule: BaseRule) -> float:

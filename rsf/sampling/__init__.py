@@ -1,4 +1,4 @@
-"""From a density to exact samples: rejection with its cost, a safe k, and a hat of strips that is drawn fast."""
+"""From a density to exact samples: rejection with its cost, a safe k, a hat of strips that is drawn fast."""
 
 from rsf.sampling.bound import log_k_bound
 from rsf.sampling.rejection import Draws, rejection_sample

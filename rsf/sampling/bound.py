@@ -1,28 +1,42 @@
 """Where does a function of one variable turn, and how high does it get, as far as point evaluations can tell?
 
-It is tried on a grid (linear, geometric around every finite end and known extremum, and at known quantiles); every change of direction
-is then narrowed down to neighbouring floats. A spike between the points of the grid stays unseen: it must be stated.
+    log k = 0.001 + the largest log p - log q at any point tried
+
+It is tried on a grid (linear, geometric around finite ends and known extrema, and at known quantiles); every
+change of direction is then narrowed down to neighbouring floats. A spike between the points of the grid stays
+unseen: it must be stated.
 """
 
 import numpy as np
 
 from rsf.acceptance import EnvelopeError, log_acceptance
+from rsf.sampling.densities import demand, evaluate, part, quantile, refuse
 
+NARROW = 1e-12  # relative differences up to this are rounding
+ZOOM = np.linspace(0, 1, 33)
 OCTAVES = 2.0 ** np.arange(-996, 996, 0.5)  # distances at which the grid probes around a point
-NARROW, ZOOM = 1e-12, np.linspace(0, 1, 33)
+# distances, in half-widths of the highest peak, at which others are looked for
+FAR = np.concatenate([np.arange(8, 2000, 0.9), np.arange(2000, 40_000, 10.0)])
 
 
-def log_k_bound(log_target, proposal, support, *, extrema=()):
+def log_k_bound(
+    log_target: object,
+    proposal: object,
+    support: tuple[float, float],
+    *,
+    extrema: np.ndarray | list[float] | tuple[float, ...] = (),
+) -> float:
     """Return a log k with k q >= p on the support: the largest log p - log q found, plus 1e-3.
 
-    Point evaluations cannot exclude a spike between the points, so this is proven only if the ratio p / q is monotone between
-    the extrema stated; unstated ones are looked for on a grid (linear, and geometric around every end and extremum).
+    Point evaluations cannot exclude a spike between the points, so this is proven only if the ratio p / q is
+    monotone between the extrema stated; unstated ones are looked for on a grid (linear, and geometric around
+    every end and extremum).
 
     Parameters
     ----------
-    log_target : callable or frozen scipy.stats distribution
+    log_target : callable or scipy.stats distribution
         Log density, vectorised; its constant may be missing.
-    proposal : object with logpdf
+    proposal : object with logpdf, or callable
     support : (low, high), may be infinite
     extrema : where p / q has local extrema, as far as known
 
@@ -30,95 +44,159 @@ def log_k_bound(log_target, proposal, support, *, extrema=()):
     ------
     EnvelopeError
         p / q is unbounded (it still grows at an end of the support), or q = 0 where p > 0.
+    ValueError, TypeError
+        A log density that is missing, NaN or not vectorised, a target that is 0 at all points tried.
+
+    Examples
+    --------
+    >>> from scipy import stats
+    >>> round(log_k_bound(stats.norm(), stats.cauchy(), (-np.inf, np.inf)), 3)  # log(2 pi / e) / 2 = 0.419
+    0.42
     """
-    log_p = getattr(log_target, "logpdf", log_target)
+    log_p_of, log_q_of = part(log_target, "logpdf"), part(proposal, "logpdf")
+
+    def logs(x):
+        with np.errstate(all="ignore"):  # far probes overflow: log densities of -inf there are right
+            return evaluate(log_p_of, x, "the target's log density"), evaluate(log_q_of, x, "that of q")
 
     def log_ratio(x):
-        with np.errstate(all="ignore"):  # far probes overflow: log densities of -inf there are right
-            p, q = np.asarray(log_p(x), dtype=np.float64), np.asarray(proposal.logpdf(x), dtype=np.float64)
-        missed = (p == np.inf) | (
-            np.isneginf(q) & (p > top - 700.0)
-        )  # further down q may have underflowed only
-        if missed.any():
-            raise EnvelopeError(
-                f"no k is large enough: at x = {x[missed][0]:.6g} the ratio p / q is infinite; the proposal must cover the target"
-            )
-        return log_acceptance(np.where(np.isneginf(q), -np.inf, p), q, 0.0)
-
-    low, high = ends(support)
-    grid = probes(low, high, extrema, [log_target, proposal])
-    with np.errstate(all="ignore"):
-        top = np.max(np.asarray(log_p(grid), dtype=np.float64))
-    value = log_ratio(grid)
-    if not (value > -np.inf).any():
-        raise ValueError(
-            f"the target is 0 at all {len(grid):,} points tried on [{low}, {high}]: state extrema, or a narrower support"
+        log_p, log_q = logs(x)
+        # where p is smaller than e**-700 of its largest value seen, a q of 0 may be an underflow
+        missed = (log_p == np.inf) | (np.isneginf(log_q) & (log_p > top - 700.0))
+        text = (
+            "no k is large enough: at x = {x} the ratio p / q is infinite; the proposal must cover the target"
         )
-    refuse_growth(grid, value, (low, high), "p / q")
+        refuse(missed, x, text, EnvelopeError)
+        return log_acceptance(np.where(np.isneginf(log_q), -np.inf, log_p), log_q, 0.0)
+
+    support = ends(support)
+    grid = probes(*support, extrema, [log_target, proposal])
+    log_p, log_q = logs(grid)
+    used = numbers(grid, np.where(np.isnan(log_q), np.nan, log_p), support, "the target's log density or q's")
+    top = np.max(log_p[used])
+    grid = grid[used]
+    value = log_ratio(grid)
+    demand(
+        np.max(value) > -np.inf,
+        f"the target is 0 at all {len(grid):,} points tried on {support}: "
+        "state extrema, or a narrower support",
+    )
+    refuse_growth(grid, value, support, "p / q")
     tolerance = NARROW * np.maximum(1.0, np.abs(np.where(np.isfinite(value), value, 1.0)))
-    tops = [log_ratio(np.array([point]))[0] for point in turning_points(log_ratio, grid, value, tolerance)]
+    tops = [log_ratio(np.array([x]))[0] for x in turning_points(log_ratio, grid, value, tolerance)]
     return float(max([value.max(), *tops])) + 1e-3
 
 
-def ends(support):
-    low, high = (float(end) for end in (support if support is not None else (np.nan, np.nan)))
-    if not low < high:
-        raise ValueError(f"support must be (low, high) with low < high, got {support}")
-    return low, high
+def ends(support) -> tuple[float, float]:
+    """Return the ends of a support as floats."""
+    holds = np.shape(support) == (2,) and support[0] < support[1]
+    demand(holds, f"support must be (low, high) with low < high, got {support}")
+    return float(support[0]), float(support[1])
 
 
-def probes(low, high, extrema, distributions):
-    """Return sorted points of the support: linear, geometric around every finite end and extremum, and known quantiles."""
+def probes(low: float, high: float, extrema, laws: list) -> np.ndarray:
+    """Return points of the support, sorted: linear, geometric around ends and extrema, quantiles of laws."""
     extrema = np.asarray(extrema, dtype=np.float64).ravel()
-    if not ((extrema >= low) & (extrema <= high)).all():
-        raise ValueError(f"extrema must lie in the support [{low}, {high}], got {extrema}")
+    inside = (extrema >= low) & (extrema <= high)
+    demand(inside.all(), f"extrema must lie in the support [{low}, {high}], got {extrema}")
     finite = [end for end in (low, high) if np.isfinite(end)]
+    linear = np.linspace(low, high, 4097) if len(finite) == 2 else []
     centres = [*extrema, *finite] or [0.0]
-    parts = [np.array([*extrema, *finite])] + [
-        centre + sign * OCTAVES for centre in centres for sign in (-1, 1)
-    ]
-    if len(finite) == 2:
-        parts.append(np.linspace(low, high, 4097))
-    parts += [d.ppf(np.linspace(0, 1, 1025)[1:-1]) for d in distributions if hasattr(d, "ppf")]
-    points = np.unique(np.concatenate(parts))
+    parts = [centre + sign * OCTAVES for centre in centres for sign in (-1, 1)]
+    parts += [quantile(law)(np.linspace(0, 1, 1025)[1:-1]) for law in laws if quantile(law)]
+    points = np.unique(np.concatenate([extrema, finite, linear, *parts]))
     return points[(points >= low) & (points <= high)]
 
 
-def refuse_growth(grid, log_value, support, what):
-    """Refuse what is largest at the outermost points of the grid and grows there by as much an octave as before."""
+def numbers(x: np.ndarray, log_f: np.ndarray, support: tuple[float, float], what: str) -> slice:
+    """Return the part of the points x, sorted, at which a log density is a number; refuse NaN in the middle.
+
+    Formulas overflow to NaN far out, and at an open end: inf * 0 for x**-4 * exp(-1 / x) at x = 1e-80.
+    Such a stretch is left out if all numbers beyond it are 0. At a finite end, where the density need not
+    vanish, its mass must be negligible, too: below 1e-15 of the whole, judged by the densities up to
+    twice its length.
+    """
+    is_nan = np.isnan(log_f)
+    top = np.argmax(np.where(is_nan, -np.inf, log_f))
+    bad = np.flatnonzero(is_nan)
+    used = slice(max(bad[bad < top], default=-1) + 1, min(bad[bad > top], default=len(x)))
+    from_low, to_high = x - support[0], support[1] - x
+    cut = max(
+        (stretch for stretch in (from_low[used][0], to_high[used][-1]) if stretch < np.inf), default=0.0
+    )
+    distance = np.minimum(from_low, to_high)[used]
+    with np.errstate(all="ignore"):
+        log_mass = log_f[used] + np.log(distance)
+    beside = log_mass[distance <= 2 * cut].max(initial=-np.inf)
+    lost = (np.delete(log_f, used) > -np.inf).any() or beside > log_mass.max() - 35
+    refuse(is_nan & (lost or is_nan[top]), x, what + " is NaN at x = {x}: it must be a number")
+    return used
+
+
+def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float, float], what: str) -> None:
+    """Refuse what is largest at the last points of a grid and grows there by as much an octave as before."""
     there = np.isfinite(log_value)
     for order, end in ((slice(None, None, -1), support[0]), (slice(None), support[1])):
-        x, value = grid[there][order][-9:], log_value[there][order][-9:]
-        distance = np.abs(x - end) if np.isfinite(end) else 1 / np.abs(x)
+        x, value = (array[there][order][-9:] for array in (grid, log_value))
+        distance = np.abs(x - end) if np.isfinite(end) else 1 / np.maximum(np.abs(x), 1e-300)
         x, value, distance = (array[distance > 0] for array in (x, value, distance))
         if len(x) > 3 and value[-1] >= np.max(log_value[there]) - NARROW:
-            slope = np.diff(value) / -np.diff(
-                np.log(distance)
-            )  # of a bounded function it falls with the distance
-            if (slope > 1e-9).all() and slope[-1] > slope.max() / 2:
-                raise EnvelopeError(
-                    f"{what} seems unbounded: it still grows at the last points tried, towards x = {x[-1]:.6g}"
-                )
+            # by how much it grows while the distance to the end halves: less and less if it is bounded
+            with np.errstate(all="ignore"):  # points may lie closer than their distances tell apart
+                slope = np.diff(value) / -np.diff(np.log(distance))
+            demand(
+                not ((slope > 1e-9).all() and slope[-1] > slope.max() / 2),
+                f"{what} seems unbounded: it still grows at the last points tried, towards x = {x[-1]:.6g}",
+                EnvelopeError,
+            )
 
 
-def turning_points(f, grid, value, tolerance):
-    """Return where f has local extrema between points of the grid, each found by zooming in; differences within tolerance are none."""
+def turns(grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> list[tuple[float, float, float]]:
+    """Return (left, right, 1 for a maximum or -1) of each turn of a function beyond a tolerance."""
     with np.errstate(invalid="ignore"):
         step = np.diff(value)
     moves = np.flatnonzero(np.abs(step) > np.maximum(tolerance[1:], tolerance[:-1]))
-    turns = np.flatnonzero(np.diff(np.sign(step[moves])) != 0)
-    if len(turns) > 200:
-        raise ValueError(
-            f"{len(turns):,} local extrema were found: is the function noisy? It must be piecewise monotone"
-        )
+    at = np.flatnonzero(np.diff(np.sign(step[moves])) != 0)
+    return list(zip(grid[moves[at]], grid[moves[at + 1] + 1], np.sign(step[moves[at]]), strict=True))
+
+
+def turning_points(f, grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+    """Return where f has local extrema between points of the grid, zooming in until floats are neighbours."""
+    found = turns(grid, value, tolerance)
+    demand(
+        len(found) <= 200,
+        f"{len(found):,} local extrema were found: is the function noisy, or periodic? "
+        "It must be piecewise monotone",
+    )
     points = []
-    for i in turns:
-        a, b, sign = grid[moves[i]], grid[moves[i + 1] + 1], np.sign(step[moves[i]])
+    for low, high, sign in found:
         for _ in range(100):
-            x = a + (b - a) * ZOOM
+            x = low + (high - low) * ZOOM
             best = int(np.argmax(sign * f(x)))
-            a, b, before = x[max(best - 1, 0)], x[min(best + 1, 32)], b - a
-            if not b - a < before:
+            width = high - low
+            low, high = x[max(best - 1, 0)], x[min(best + 1, 32)]
+            if not high - low < width:
                 break
         points.append(x[best])
     return np.array(points)
+
+
+def merged(x: np.ndarray, value: np.ndarray, new: np.ndarray, f) -> tuple[np.ndarray, np.ndarray]:
+    """Return points x, sorted, and their values with new points added, at which f is evaluated."""
+    new = np.setdiff1d(new, x)
+    at = np.searchsorted(x, new)
+    return np.insert(x, at, new), np.insert(value, at, f(new))
+
+
+def far_points(x: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return points far from the highest one, at which other peaks may be seen.
+
+    They are 0.9 of its half-widths apart up to 2,000 of them, which hits any peak as wide, and 10 apart up to
+    40,000, where a normal density as wide is still above 1e-8 of its maximum at one of them.
+    """
+    top = int(np.nanargmax(value))
+    lower = np.flatnonzero(value < value[top] / 2)
+    sides = [np.abs(x[side] - x[top]) for side in (lower[lower < top], lower[lower > top])]
+    width = max((distance.min() for distance in sides if len(distance)), default=0.0)
+    points = x[top] + width * np.concatenate([-FAR, FAR])
+    return points[(points > x[0]) & (points < x[-1])]

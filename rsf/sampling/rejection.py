@@ -1,9 +1,10 @@
 """Draw candidates, keep each with probability A, and say what it cost.
 
-    x ~ q kept with A(x) = min(1, p(x) / (k q(x)))  =>  kept x ~ p, at acceptance rate Z / k  (Z the mass of p; 1 if normalised)
+    x ~ q kept with A(x) = min(1, p(x) / (k q(x)))  =>  kept x ~ p, at acceptance rate Z / k
+    (Z the mass of p; 1 if it is normalised)
 
-Sampling stops at the `size`-th kept candidate, so the number proposed is negative binomial and the unbiased estimate of the
-rate is (accepted - 1) / (proposed - 1), that of inverse sampling.
+Sampling stops at the `size`-th kept candidate, so the number proposed is negative binomial and the unbiased
+estimate of the rate is (accepted - 1) / (proposed - 1), that of inverse sampling (Haldane 1945).
 """
 
 from dataclasses import dataclass
@@ -11,14 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from rsf.acceptance import (
-    ROUNDING,
-    AcceptanceStarved,
-    EnvelopeError,
-    accept,
-    first_index,
-    log_acceptance,
-    rounded_up,
+from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, log_acceptance, rounded_up
+from rsf.sampling.densities import (
+    demand,
+    draw,
+    evaluate,
+    is_discrete,
+    mass_outside,
+    part,
+    refuse,
+    rounding_of,
 )
 
 BLOCK = 2**16  # most candidates evaluated at once: bounds the memory
@@ -33,6 +36,9 @@ class Draws:
     max_log_ratio : largest log p - log q seen among them: log_k must not lie below it
     slack : min |u - A|, the narrowest decision of all coins tossed, those after the last one counted too
     stopped_at_size : True if drawing ended at the wanted size, False if at the budget
+
+    >>> print(Draws(np.empty(8), proposed=50, accepted=8, max_log_ratio=0.0, slack=0.01))
+    8 kept of 50: acceptance rate 0.1429, 95 % interval [0.0717, 0.2724]
     """
 
     samples: np.ndarray
@@ -43,38 +49,53 @@ class Draws:
     stopped_at_size: bool = True
 
     @property
-    def acceptance_rate(self):
+    def acceptance_rate(self) -> float:
         """Unbiased estimate of the acceptance rate; NaN if nothing was proposed."""
-        if self.proposed == 0:
-            return float("nan")
         if self.stopped_at_size and self.proposed > 1:
             return (self.accepted - 1) / (self.proposed - 1)
-        return self.accepted / self.proposed
+        return self.accepted / self.proposed if self.proposed else float("nan")
 
-    def acceptance_interval(self, level=0.95):
-        """Return the exact (low, high) confidence interval of the acceptance rate (Clopper-Pearson, or its inverse-sampling form)."""
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {level}")
-        tail, kept, rejected = (1 - level) / 2, self.accepted, self.proposed - self.accepted
-        low = stats.beta.ppf(tail, kept, rejected + 1) if kept else 0.0
+    def acceptance_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return a (low, high) interval that covers the acceptance rate with at least this probability.
+
+        It is Clopper and Pearson's, or its form for sampling that stopped at the size, widened where
+        needed to hold the estimate: if the second candidate is the first one kept, the unbiased estimate
+        is 0.
+        """
+        demand(0 < level < 1, f"level must lie between 0 and 1, got {level}")
+        tail = (1 - level) / 2
+        rejected = self.proposed - self.accepted
+        low = stats.beta.ppf(tail, self.accepted, rejected + 1) if self.accepted else 0.0
         # stopped at size: the last candidate was bound to be a kept one, so one kept fewer was left to chance
-        high = stats.beta.ppf(1 - tail, kept + (not self.stopped_at_size), rejected) if rejected else 1.0
-        return float(low), float(high)
+        more = not self.stopped_at_size
+        high = stats.beta.ppf(1 - tail, self.accepted + more, rejected) if rejected else 1.0
+        return float(np.fmin(low, self.acceptance_rate)), float(np.fmax(high, self.acceptance_rate))
 
-    def __str__(self):
+    def __str__(self) -> str:
         low, high = self.acceptance_interval()
-        return f"{self.accepted:,} kept of {self.proposed:,}: acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
+        rate = f"acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
+        return f"{self.accepted:,} kept of {self.proposed:,}: {rate}"
 
 
-def rejection_sample(log_target, proposal, log_k, size, rng, *, max_proposals=10**8, clip=False):
+def rejection_sample(
+    log_target: object,
+    proposal: object,
+    log_k: float,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    max_proposals: int = 10**8,
+    clip: bool = False,
+) -> Draws:
     """Draw `size` exact samples from a target by rejection.
 
     Parameters
     ----------
-    log_target : callable or frozen scipy.stats distribution
+    log_target : callable or scipy.stats distribution
         Log density, vectorised over candidates: (n, ...) -> (n,); its constant may be missing.
-    proposal : object with rvs(size=, random_state=) and logpdf
-        A frozen scipy.stats distribution, univariate or multivariate with candidates along the first axis, or anything alike.
+    proposal : object with rvs(size=, random_state=) and logpdf or logpmf
+        A frozen scipy.stats distribution, univariate or multivariate with candidates along the first
+        axis, one of scipy's newer kind (`scipy.stats.Normal()`), a StripEnvelope, or anything alike.
     log_k : float
         Log of a k with k q >= p everywhere.
     size : int
@@ -84,7 +105,7 @@ def rejection_sample(log_target, proposal, log_k, size, rng, *, max_proposals=10
     max_proposals : int
         Budget of candidates.
     clip : bool
-        Draw min(p, k q) (normalised) on purpose where k is too small, instead of refusing.
+        Draw min(p, k q) (normalised) on purpose where k is too small, or q is 0, instead of refusing.
 
     Returns
     -------
@@ -96,85 +117,121 @@ def rejection_sample(log_target, proposal, log_k, size, rng, *, max_proposals=10
         k is too small at a candidate: names it, the ratio there, and the smallest log_k that covers all seen.
     AcceptanceStarved
         Budget spent; carries the Draws so far.
-    ValueError
-        A density that is NaN or +inf, target mass outside the proposal's support, an argument out of range.
+    ValueError, TypeError
+        A density that is NaN, +inf or not vectorised, target mass outside the proposal's support, an argument
+        out of range.
+
+    Examples
+    --------
+    >>> log_k = np.log(2 * np.pi / np.e) / 2  # the largest log p - log q, at x = 1 and x = -1
+    >>> draws = rejection_sample(stats.norm(), stats.cauchy(), log_k, 1000, np.random.default_rng(0))
+    >>> draws.samples.shape, round(draws.acceptance_rate, 2)
+    ((1000,), 0.65)
     """
-    if not (size >= 0 and float(size).is_integer() and max_proposals >= 1):
-        raise ValueError(
-            f"size must be a whole number of at least 0 and max_proposals at least 1, got {size} and {max_proposals}"
-        )
-    if not np.isfinite(log_k):
-        raise ValueError(f"log_k must be finite, got {log_k}: k itself must be a positive number")
-    _check_support(log_target, proposal)
-    log_density = getattr(log_target, "logpdf", log_target)
-    kept_blocks, proposed, accepted, max_log_ratio, slack = [], 0, 0, -np.inf, np.inf
+    log_k = _checked(log_k, size, rng, max_proposals)
+    demand(
+        hasattr(proposal, "rvs") or hasattr(proposal, "sample"),
+        f"{type(proposal).__name__} cannot be drawn from: it needs rvs(size=, random_state=)",
+        TypeError,
+    )
+    if not clip:
+        _check_support(log_target, proposal)
+    parts = [part(law, "logpmf" if is_discrete(law) else "logpdf") for law in (log_target, proposal)]
+    kept_blocks = []
+    proposed = accepted = 0
+    max_log_ratio, slack = -np.inf, np.inf
 
     while accepted < size and proposed < max_proposals:
         block = min(_block_size(size - accepted, accepted, proposed), max(2, max_proposals - proposed))
-        x, log_p, log_q = _candidates(log_density, proposal, block, rng)
-        log_a = log_acceptance(log_p, log_q, log_k)  # (n,)
-        if not clip and (log_a > ROUNDING).any():
-            worst = int(np.argmax(log_a))
-            needed = log_a[worst] + log_k
-            raise EnvelopeError(
-                f"k is too small: at x = {np.array2string(x[worst], precision=6)} log p - log q = {needed:.6g} exceeds log_k = {log_k:.6g}, so "
-                f"min(p, k q) would be drawn instead of p; log_k = {rounded_up(needed):.6f} covers all candidates seen so far (a proven bound is better)"
-            )
+        x = draw(proposal, block, rng)
+        log_a = _log_acceptance(x, *parts, log_k, clip)  # (block,)
         kept, block_slack = accept(np.minimum(log_a, 0.0), rng, with_slack=True)
-        counted = min(len(x), max_proposals - proposed)
+        counted = min(block, max_proposals - proposed)
         if kept[:counted].sum() >= size - accepted:  # stop at the candidate that completes the size
             counted = int(np.flatnonzero(kept)[size - accepted - 1]) + 1
         kept[counted:] = False
         kept_blocks.append(x[kept])
-        proposed, accepted, slack = proposed + counted, accepted + int(kept.sum()), min(slack, block_slack)
+        proposed += counted
+        accepted += int(kept.sum())
         max_log_ratio = max(max_log_ratio, float(np.max(log_a[:counted]) + log_k))
+        slack = min(slack, block_slack)
 
     samples = np.concatenate(kept_blocks) if kept_blocks else np.empty(0)
     draws = Draws(samples, proposed, accepted, max_log_ratio, slack, stopped_at_size=accepted == size)
     if accepted < size:
         raise AcceptanceStarved(
-            f"{max_proposals:,} candidates gave {accepted:,} of {size:,} samples (largest log p - log q seen {max_log_ratio:.6g}, log_k {log_k:.6g}): "
-            f"raise max_proposals, lower log_k, or bring the proposal closer; .draws holds what was kept",
+            f"{max_proposals:,} candidates gave {accepted:,} of {size:,} samples "
+            f"(largest log p - log q seen {max_log_ratio:.6g}, log_k {log_k:.6g}): "
+            "raise max_proposals, lower log_k, or bring the proposal closer; .draws holds what was kept",
             draws,
         )
     return draws
 
 
-def _block_size(wanted, accepted, proposed):
+def _checked(log_k: float, size: int, rng: np.random.Generator, max_proposals: int) -> float:
+    """Refuse arguments that are out of range; return log_k as a float."""
+    demand(
+        np.ndim(size) == 0 and size >= 0 and float(size).is_integer() and max_proposals >= 1,
+        "size must be a whole number of at least 0 (how many to keep; reshape .samples afterwards) "
+        f"and max_proposals at least 1, got {size} and {max_proposals}",
+    )
+    demand(
+        np.size(log_k) == 1 and np.isfinite(log_k),
+        f"log_k must be one finite number, got {log_k}: k itself must be a positive number",
+    )
+    demand(
+        isinstance(rng, np.random.Generator | np.random.RandomState),
+        f"rng must be a numpy.random.Generator, such as default_rng(0), got {rng!r}",
+        TypeError,
+    )
+    return float(np.reshape(log_k, ()))
+
+
+def _check_support(target: object, proposal: object) -> None:
+    """Refuse a target with known mass outside the proposal's known support."""
+    low, high = proposal.support() if callable(getattr(proposal, "support", None)) else (-np.inf, np.inf)
+    missed = mass_outside(target, low, high) if np.ndim(low) == 0 else 0.0
+    demand(
+        missed == 0,
+        f"the target has mass {missed:.6g} outside the proposal's support [{low}, {high}]: "
+        "no k can reach it; widen the proposal",
+    )
+
+
+def _block_size(wanted: int, accepted: int, proposed: int) -> int:
     """Return how many candidates to draw next: about what is still needed at the rate seen so far."""
     return int(np.clip(wanted * (proposed + 2) / (accepted + 1), 2, BLOCK))
 
 
-def _candidates(log_density, proposal, n, rng):
-    """Return n candidates (n, ...) with log p and log q, both (n,), checked."""
-    x = np.asarray(proposal.rvs(size=n, random_state=rng))
-    log_q = np.asarray(proposal.logpdf(x), dtype=np.float64)
-    log_p = np.asarray(log_density(x), dtype=np.float64)
-    if len(x) != n or log_q.shape != (n,) or log_p.shape != (n,):
-        raise ValueError(
-            f"for {n} candidates of shape {x.shape} the log densities must have shape ({n},), got target {log_p.shape}, proposal {log_q.shape}"
-        )
+def _log_acceptance(
+    x: np.ndarray, log_p_of: object, log_q_of: object, log_k: float, clip: bool
+) -> np.ndarray:
+    """Return log A (n,) of candidates x (n, ...), above 0 only if clipped on purpose, or by rounding."""
+    log_p = evaluate(log_p_of, x, "the target's log density")
+    log_q = evaluate(log_q_of, x, "the proposal's log density")
     for name, value in (("target", log_p), ("proposal", log_q)):
-        bad = np.isnan(value) | (value == np.inf)
-        if bad.any():
-            raise ValueError(
-                f"the {name}'s log density is {value[bad][0]} at x = {np.array2string(x[first_index(bad)], precision=6)}: it must be a number below +inf"
-            )
-    if (astray := np.isneginf(log_q) & ~np.isneginf(log_p)).any():
-        place = np.array2string(x[first_index(astray)], precision=6)
-        raise ValueError(
-            f"the proposal drew x = {place}, where its own density is 0 and the target's is not: rvs and logpdf disagree"
+        refuse(
+            np.isnan(value) | (value == np.inf),
+            x,
+            f"the {name}'s log density is {{value}} at x = {{x}}: it must be a number below +inf",
+            value=value,
         )
-    return x, log_p, log_q
-
-
-def _check_support(target, proposal):
-    """Refuse a target with known mass outside the proposal's known support."""
-    if not all(hasattr(d, "support") and hasattr(d, "cdf") for d in (target, proposal)):
-        return
-    low, high = proposal.support()
-    missed = float(target.cdf(low) + target.sf(high))
-    if missed > 0:
-        raise ValueError(
-            f"the target has mass {missed:.6g} outside the proposal's support [{low}, {high}]: no k can reach it; widen the proposal"
+    refuse(
+        np.isneginf(log_q) & ~np.isneginf(log_p),
+        x,
+        "the proposal drew x = {x}, where its own density is 0, the target's not: rvs and logpdf disagree",
+    )
+    log_a = log_acceptance(log_p, log_q, log_k)
+    too_large = log_a > np.maximum(rounding_of(log_p), rounding_of(log_q))
+    if too_large.any() and not clip:
+        worst = np.argmax(np.where(too_large, log_a, -np.inf))
+        needed = log_a[worst] + log_k
+        # six digits, or as many as it takes to see a difference
+        digits = next((n for n in range(6, 17) if f"{needed:.{n}g}" != f"{log_k:.{n}g}"), 17)
+        raise EnvelopeError(
+            f"k is too small: at x = {np.array2string(x[worst], precision=6)} log p - log q = "
+            f"{needed:.{digits}g} exceeds log_k = {log_k:.{digits}g}, "
+            "so min(p, k q) would be drawn instead of p; "
+            f"log_k = {rounded_up(needed):.6f} covers all candidates seen so far (a proven bound is better)"
         )
+    return log_a

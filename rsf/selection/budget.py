@@ -160,8 +160,7 @@ class UntilStarved:
     """
 
     def __init__(self, trainer, loader):
-        self.trainer = trainer
-        self.loader = loader
+        self.trainer, self.loader = trainer, loader
         self.dataset = loader.candidates.loader.dataset
         self.batch_size = loader.batch_size
         self.total_batch_size = loader.batch_size * trainer.args.world_size

@@ -28,12 +28,10 @@ class Blocks:
     """
 
     def __init__(self, loader, seed: int, ranks: int):
-        self.loader = loader
-        self.seed = seed
-        self.ranks = ranks
+        self.loader, self.seed, self.ranks = loader, seed, ranks
         self.epoch = 0
-        self.began = None  # torch's state when the present pass began
-        self.begin_from = None  # the state to begin the next pass with
+        # torch's states: when the present pass began, and the one to begin the next pass with
+        self.began = self.begin_from = None
         loader.device = None  # examples stay where they are until they are collated
 
     def set_epoch(self, epoch: int) -> None:

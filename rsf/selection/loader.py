@@ -173,11 +173,11 @@ class RejectionLoader:
             None  # a function of the owner's, called where the place of a loaded state is reached
         )
         self.report, self.total = LoaderReport(), LoaderReport()
-        self.pending = 0  # scored by this process since `total` was told
         self._waiting = []  # kept, not yet handed out: (example, 1 / A, number of the candidate)
         self._blocks = None  # the pass that is open
         self._place = Place()
-        self._idle = 0  # candidates in a row that had A = 1
+        # scored by this process since `total` was told; candidates in a row that had A = 1
+        self.pending = self._idle = 0
 
     def __iter__(self) -> Iterator[object]:
         begun = self.report.batches

@@ -154,10 +154,12 @@ def refuse_virtual_tokens(model: torch.nn.Module) -> None:
     Prefix tuning, which adds keys and values only, is not meant.
     """
     config = getattr(model, "active_peft_config", None)
-    prompted = getattr(config, "is_prompt_learning", False)
-    if prompted and config.peft_type.name not in ("PREFIX_TUNING", "CARTRIDGE"):
+    if getattr(config, "is_prompt_learning", False) and config.peft_type.name not in (
+        "PREFIX_TUNING",
+        "CARTRIDGE",
+    ):
         raise ValueError(
-            f"{config.peft_type.name} of PEFT puts {config.num_virtual_tokens} virtual tokens before each "
+            f"PEFT's {config.peft_type.name} puts {config.num_virtual_tokens} virtual tokens before each "
             "text, which labels and padding know nothing of, so the loss of one example cannot be told: "
             "take LoRA or prefix tuning, or say it: criterion=callable(model, inputs, outputs)"
         )
@@ -195,8 +197,7 @@ def _read(model, inputs, outputs):
     if head == "ForQuestionAnswering":
         logits = torch.stack([_need(outputs, name, model) for name in SPAN.values()], dim=1)
         return "span", logits, _targets(model, inputs)
-    logits = _need(outputs, "logits", model)
-    labels = _labels(inputs, "labels")
+    logits, labels = _need(outputs, "logits", model), _labels(inputs, "labels")
     if head == "ForCTC":
         return "CTC", logits, labels
     if head in TOKENS:

@@ -71,7 +71,7 @@ def score(
                 if (got := tuple(values[-1].shape)) != chunk.shape:
                     raise ValueError(
                         f"the criterion must be one number for each of {len(chunk)} examples, got shape "
-                        f"{got}: if the collator packs several into one row, take one that pads"
+                        f"{got}: if the collator packs several examples into one row, take one that pads"
                     )
             scores = torch.cat(values).cpu().double().numpy()  # on the host, for not every device has float64
     finally:

@@ -84,9 +84,7 @@ class RSFTrainer(Trainer):
         self.rule = rule or constant(1)
         self.criterion = CRITERIA.get(criterion, criterion)
         self.on_decision = on_decision
-        self.loader = None
-        self.stopped = None
-        self._plan = None  # fixed while it trains
+        self.loader = self.stopped = self._plan = None  # the plan is fixed while it trains
         self._rule_at_first = copy.deepcopy(self.rule.state_dict())
         self._judges = getattr(self.rule, "needs_criterion", True)
         self._random = None  # whether each candidate is collated once, since the collator draws

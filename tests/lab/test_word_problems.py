@@ -28,7 +28,9 @@ CHECKPOINT = tiny()
 
 
 def states_a_number(prompts, completions, **_):
-    return [float(answers.read(text) is not None) for text in completions]
+    return [
+        float(any(sign in "0123456789" for sign in text)) for text in completions
+    ]  # random letters earn it
 
 
 def weights(model):
@@ -276,7 +278,7 @@ def test_the_comparison_is_by_question_for_one_seed_and_by_seed_for_more():
 
 def test_the_experiment_of_the_protocol_is_not_yet_run_and_says_so():
     section = records.protocol("gsm8k-chat")
-    assert section["status"] == "not yet run" and records.status("gsm8k-chat") == "gsm8k-chat: not yet run"
+    assert records.status("gsm8k-chat") == "gsm8k-chat: not yet run"
     assert section["arms"].index("verified") < min(
         section["arms"].index(arm) for arm in ("blind", "supervised")
     )

@@ -60,7 +60,7 @@ def together(ranks, make, passes=3):
 def loader_of(rank, gather, accept, *, blocks=8, size=4, **more):
     """Blocks of 5 examples (rank, number); `accept` keeps by rank and number."""
     candidates = [[(rank, 5 * i + j) for j in range(5)] for i in range(blocks)]
-    score = lambda block: np.array([float(accept(*example)) for example in block])  # noqa: E731
+    score = lambda block: np.array([float(accept(*example)) for example in block])
     return RejectionLoader(
         candidates, score, above(1), size, np.random.default_rng(rank), collate=list, all_ranks=gather, **more
     )
@@ -228,7 +228,7 @@ def same_coins(folder):
     told = []
     for seed in (9, 9, 8):
         told.append([])
-        note = lambda block, r, kept, told=told[-1]: told.extend(kept.tolist())  # noqa: E731
+        note = lambda block, r, kept, told=told[-1]: told.extend(kept.tolist())
         train(folder, options={"seed": seed, "max_steps": 4}, rule=constant(0.5), on_decision=note)
     return {"again": told[0] == told[1], "other": told[0][:20] != told[2][:20], "coins": told[0][:20]}
 

@@ -467,11 +467,11 @@ def test_a_compute_loss_that_only_looks_changes_nothing(tmp_path, weighting):
 
 def test_an_own_loss_is_trained_on_and_the_criterion_under_it_is_said_once(tmp_path, caplog):
     said = "judged by what the model itself reports, not by a loss of your own"
-    weighed = lambda outputs, labels, **_: torch.nn.functional.cross_entropy(  # noqa: E731
+    weighed = lambda outputs, labels, **_: torch.nn.functional.cross_entropy(
         outputs["logits"], labels, weight=HEAVY
     )
     told = []
-    note = lambda block, r, kept: told.extend(r)  # noqa: E731
+    note = lambda block, r, kept: told.extend(r)
     options = {"max_steps": 4}
     by_class = own(tmp_path, Own, options, clipped(0.1), on_decision=note)
     assert caplog.text.count(said) == 1
@@ -480,7 +480,7 @@ def test_an_own_loss_is_trained_on_and_the_criterion_under_it_is_said_once(tmp_p
     assert same_weights(by_class.model, by_function.model)
     assert not same_weights(by_class.model, own(tmp_path, RSFTrainer, options, clipped(0.1)).model)
     caplog.clear()
-    mine = lambda model, inputs, outputs: HEAVY[inputs["labels"]] * per_example_loss(model, inputs, outputs)  # noqa: E731
+    mine = lambda model, inputs, outputs: HEAVY[inputs["labels"]] * per_example_loss(model, inputs, outputs)
     own(tmp_path, Own, options, clipped(0.1), criterion=mine)
     own(tmp_path, Own, options, constant(1))
     own(tmp_path, RSFTrainer, options, clipped(0.1))
@@ -540,7 +540,7 @@ def test_losses_that_are_not_the_models_own_are_refused(tmp_path, name):
 
 
 def test_a_criterion_of_ones_own_needs_no_loss_of_the_model(tmp_path):
-    first = lambda model, inputs, outputs: inputs["input_ids"][:, 0] / 50  # noqa: E731
+    first = lambda model, inputs, outputs: inputs["input_ids"][:, 0] / 50
     assert train(tmp_path, odd(shift=5.0), rule=clipped(1), criterion=first).spent >= 240
 
 

@@ -508,7 +508,7 @@ def test_by_updates_any_schedule_goes_and_so_does_a_scheduler_of_ones_own(tmp_pa
 def test_by_updates_passes_are_counted_and_no_budget_ends_them(tmp_path):
     with pytest.raises(ValueError, match=r"progress=\"updates\".*compute_budget must be 0, got 100"):
         arguments(tmp_path, progress="updates", compute_budget=100)
-    with pytest.raises(ValueError, match="progress must be one of.*'steps'"):
+    with pytest.raises(ValueError, match=r"progress must be one of.*'steps'"):
         arguments(tmp_path, progress="steps")
     trainer = train(tmp_path, options={"progress": "updates", "max_steps": 4}, rule=above(99))
     assert "kept none of 32 candidates" in trainer.stopped and trainer.state.global_step == 0

@@ -20,8 +20,8 @@ from helpers import (
     TOKENIZER,
     arguments,
     at_rate_rule,
-    numpy_loader,
     heard,
+    numpy_loader,
     same_weights,
     tensors,
     tiny_bert,
@@ -139,8 +139,8 @@ def die_on_call(owner, name, number, before=lambda *_: None):
 def killed(folder, options, more, moment):
     """Run, and die at a moment after the first checkpoints, before the end."""
     decisions = iter(range(moment if isinstance(moment, int) else 10**6))
-    told = lambda _: next(decisions, None) is None and os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-    half = lambda state, path: Path(path).write_text(json.dumps(vars(state), default=str)[:200])  # noqa: E731
+    told = lambda _: next(decisions, None) is None and os.kill(os.getpid(), signal.SIGKILL)
+    half = lambda state, path: Path(path).write_text(json.dumps(vars(state), default=str)[:200])
     if moment == "step":
         die_on_call(Trainer, "training_step", 13)
     if moment == "save":

@@ -121,7 +121,7 @@ def test_a_pass_that_keeps_nothing_starves_and_says_how_many_it_tried():
 
 def test_a_rule_that_starves_in_a_later_pass_starves_too():
     asked = []
-    score = lambda block: asked.extend(block) or np.full(len(block), len(asked) <= 40)  # noqa: E731
+    score = lambda block: asked.extend(block) or np.full(len(block), len(asked) <= 40)
     loader = numpy_loader(above(1), score, stop=lambda: loader.report.candidates > 400)
     with pytest.raises(AcceptanceStarved, match="kept none of 40 candidates"):
         while list(loader):

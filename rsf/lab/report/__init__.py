@@ -1,4 +1,4 @@
-"""README's pictures and tables, and the corpus card's, made from results/ by one command: python -m rsf figures."""
+"""README's pictures and tables, and the corpus card's, made from results/: python -m rsf figures."""
 
 import re
 from collections.abc import Iterator
@@ -6,20 +6,25 @@ from pathlib import Path
 
 from rsf.lab import records
 from rsf.lab.report.corpus import corpus_table, transfer_table
+from rsf.lab.report.findings import findings
 from rsf.lab.report.generation import arithmetic_table, generation_figure, generation_table, judges_table
 from rsf.lab.report.overview import imdb_table, overview_figure, setup_line
 from rsf.lab.report.sampling import sampling_figure, sampling_table
 from rsf.lab.report.selection import selection_figure, selection_table
+from rsf.lab.report.whole_model import whole_model_figure, whole_model_table
 
 FIGURES = {
     "overview": overview_figure,
+    "whole_model": whole_model_figure,
     "sampling": sampling_figure,
     "selection": selection_figure,
     "bench_generation": generation_figure,
 }
 TABLES = {
     "README.md": (
+        findings,
         setup_line,
+        whole_model_table,
         sampling_table,
         imdb_table,
         arithmetic_table,

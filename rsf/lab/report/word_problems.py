@@ -8,8 +8,8 @@ from rsf import checks
 def compare(runs: dict) -> list[str]:
     """Return a line for each arm: its mean reward on the test questions, and what `verified` has more.
 
-    Intervals are of 95 % (t). The unit is the seed; where all arms share only one of them, it is the question,
-    which says nothing about other seeds.
+    Intervals are of 95 % (t). The unit is the seed; where all arms share only one of them, it is the
+    question, which says nothing about other seeds.
 
     Parameters
     ----------

@@ -1,33 +1,39 @@
-"""Is a film review good or bad? A pretrained encoder fine-tuned on IMDb by one arm: the sections imdb-* and mini-reviews-*.
+"""Is a film review good or bad? A pretrained encoder fine-tuned by one arm: imdb-* and mini-reviews-*.
 
-python -m rsf experiment imdb-small          every arm and seed of that section, a result file each; goes on where it stopped
+python -m rsf experiment imdb-small    every arm and seed of that section; goes on where it stopped
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from rsf.lab import arms, data, models, records
+from rsf.lab import arms, compact, data, models, records
 
 
 class Prepared(NamedTuple):
-    """A model and its reviews, ready to be trained on: `collate` pads to the longest or as the section says, `full` to its length."""
+    """A model and its reviews, ready to be trained on.
+
+    `collate` pads to the longest or as the section says, or as it is told.
+    """
 
     model: torch.nn.Module
     train: object
     test: object
     collate: Callable
-    full: Callable
     test_index: np.ndarray
     data: str
     checkpoint: str
 
 
-def prepare(settings: dict, seed: int) -> Prepared:
-    """Load what a run needs; the seed draws the training reviews and the head."""
+def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
+    """Load what a run needs; the seed draws the training reviews and the head.
+
+    With `validate` the reviews to be tested on are those that the section puts aside for tuning.
+    """
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
     if settings.get("train_data") == "embedded":
         reviews = _train_on_embedded(reviews, settings)
@@ -40,31 +46,26 @@ def prepare(settings: dict, seed: int) -> Prepared:
         padded = tokenizer.pad(batch, padding=padding, max_length=settings["tokens"], return_tensors="pt")
         return {**padded, "labels": torch.tensor([row["label"] for row in rows])}
 
-    in_test = set(reviews.test["text"])
-    candidates = np.array([i for i, text in enumerate(reviews.train["text"]) if text not in in_test])
-    chosen = rng.permutation(candidates)[: settings["train"]]
+    aside, pool = data.put_aside(reviews, settings.get("validation", 0))
+    chosen = rng.permutation(pool)[: settings["train"]]
     tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]])
-    train = reviews.train.select_columns(["text", "label"]).select(chosen).add_column("index", chosen)
-    test = reviews.test.select(tested)
+    columns = reviews.train.select_columns(["text", "label"])
+    train = columns.select(chosen).add_column("index", chosen)
+    test = columns.select(aside) if validate else reviews.test.select(tested)
     if (
         "top" in settings
-    ):  # only so many layers are trained; what the frozen ones below make of each review is computed once
+    ):  # only so many layers are trained; what those below make of a review is computed once
         lower, model = models.split_layers(checkpoint.model, settings["top"])
         train, test = (
             models.lower_outputs(lower, tokenizer, part["text"], part["label"], settings["tokens"])
             for part in (train, test)
         )
-        pad = models.pad_hidden
-        return Prepared(model, train, test, pad, pad, tested, reviews.source, checkpoint.source)
-
-    def encode(rows):
-        return tokenizer(rows["text"], truncation=True, max_length=settings["tokens"])
-
-    def full(rows):
-        return collate(rows, "max_length")
-
-    train, test = (part.map(encode, batched=True, remove_columns="text") for part in (train, test))
-    return Prepared(checkpoint.model, train, test, collate, full, tested, reviews.source, checkpoint.source)
+        return Prepared(model, train, test, models.pad_hidden, tested, reviews.source, checkpoint.source)
+    encode = partial(tokenizer, truncation=True, max_length=settings["tokens"])
+    train, test = (
+        part.map(encode, batched=True, input_columns="text", remove_columns="text") for part in (train, test)
+    )
+    return Prepared(checkpoint.model, train, test, collate, tested, reviews.source, checkpoint.source)
 
 
 def _train_on_embedded(reviews, settings):
@@ -78,7 +79,7 @@ def _train_on_embedded(reviews, settings):
 
 
 class Watch:
-    """Told each decision of a training: notes it, and looks at the accuracy on the way with the clock stopped."""
+    """Told each decision of a training: notes it, and looks at the accuracy with the clock stopped."""
 
     def __init__(self, prepared: Prepared, settings: dict):
         self.prepared = prepared
@@ -108,8 +109,9 @@ class Watch:
 
     def acceptance_rate(self) -> float:
         """Return kept per candidate."""
-        sizes = [len(block) for block in self.decisions["index"]]
-        return float(np.average(self.decisions["kept"], weights=sizes))
+        return float(
+            np.average(self.decisions["kept"], weights=[len(block) for block in self.decisions["index"]])
+        )
 
 
 def run(experiment: str, arm: str, seed: int) -> records.Run:
@@ -118,13 +120,14 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     prepared = prepare(settings, seed)
     watch = Watch(prepared, settings)
     if arm == "listing":
+        torch.manual_seed(seed)  # its dropout; the first files of this arm were made without
         budget = round(3 * settings["passes"] * len(prepared.train))
         scored, trained = arms.listing(
             prepared.model,
             prepared.train,
             seed,
             settings,
-            prepared.full,
+            prepared.collate if "top" in settings else partial(prepared.collate, padding="max_length"),
             lambda _, spent: spent >= budget,
             watch,
         )
@@ -145,7 +148,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         "cpu_seconds": round(cpu, 1),  # of all threads: what a shared machine does not change
         "test_index": prepared.test_index.tolist(),
         "test_label": [int(row["label"]) for row in prepared.test],
-        "test_margin": [round(float(value), 4) for value in scores[:, 1] - scores[:, 0]],  # > 0: positive
+        "test_margin": compact.significant(scores[:, 1] - scores[:, 0]),  # > 0: positive
         **({"curve": watch.curve} if watch.some else {}),
         **{f"decision_{name}": value for name, value in watch.decisions.items()},
     }

@@ -1,0 +1,88 @@
+"""What may be passed as a law, and how it is asked: a function, or a distribution by its names for things.
+
+    log p: logpdf, logpmf   quantiles: ppf, icdf   mass beyond a point: cdf, sf, ccdf   draws: rvs, sample
+
+scipy.stats has two generations of distributions, and they name these differently; a density written with
+PyTorch returns tensors, which may carry gradients and have fewer digits than float64.
+"""
+
+import numpy as np
+
+from rsf.acceptance import ROUNDING
+
+
+def part(law: object, name: str):
+    """Return the law's method of this name, or the law itself if it is a function."""
+    found = getattr(law, name, law)
+    example = "np.exp(law.logpdf(x))" if name == "pdf" else "law.log_prob(torch.as_tensor(x))"
+    demand(
+        callable(found),
+        f"{type(law).__name__} has no {name} and is no function: pass a function of an array of points, "
+        f"such as lambda x: {example}",
+        TypeError,
+    )
+    return found
+
+
+def is_discrete(law: object) -> bool:
+    """Return whether a distribution has probabilities of points instead of a density."""
+    # scipy's newer discrete distributions have a pdf all the same; it is infinite at their points
+    return hasattr(law, "pmf") and (not hasattr(law, "pdf") or bool(np.all(law.pdf(law.median()) == np.inf)))
+
+
+def quantile(law: object):
+    """Return the law's quantile function, or None if it has none."""
+    return getattr(law, "ppf", None) or getattr(law, "icdf", None)
+
+
+def mass_outside(law: object, low: float, high: float) -> float:
+    """Return the law's mass outside [low, high], rounding of the ends forgiven; 0.0 where it cannot tell."""
+    above = getattr(law, "sf", None) or getattr(law, "ccdf", None)
+    if not (hasattr(law, "cdf") and above):
+        return 0.0
+    rounding = 4 * np.spacing(max(abs(end) for end in (low, high, 0.0) if np.isfinite(end)))
+    ends = (low - 1, high) if is_discrete(law) else (low - rounding, high + rounding)
+    missed = float(law.cdf(ends[0]) + above(ends[1]))
+    return missed if missed > 1e-15 else 0.0
+
+
+def draw(law: object, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n draws, (n, ...)."""
+    return np.atleast_1d(law.rvs(size=n, random_state=rng) if hasattr(law, "rvs") else law.sample(n, rng=rng))
+
+
+def evaluate(function, x: np.ndarray, name: str) -> np.ndarray:
+    """Return function(x) for points x (n, ...) as an array (n,), in its own precision."""
+    try:
+        value = function(x) if len(x) else np.empty(0)
+        value = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} cannot be evaluated at an array of {len(x)} points: {error} "
+            "(np.vectorize lets a function of one number take an array)"
+        ) from error
+    demand(
+        value.shape == x.shape[:1],
+        f"{name} must be vectorised: for points of shape {x.shape} "
+        f"it must have shape ({len(x)},), got {value.shape}",
+    )
+    return value
+
+
+def rounding_of(value: np.ndarray) -> np.ndarray:
+    """Return how far log densities may be off by rounding: 1e-9, or a few of the last digits they have."""
+    last = np.finfo(value.dtype).eps if value.dtype.kind == "f" else 0.0
+    return np.maximum(ROUNDING, 8 * last * np.abs(value, dtype=np.float64))
+
+
+def demand(holds: bool, text: str, error: type[Exception] = ValueError) -> None:
+    """Raise an error unless something holds."""
+    if not holds:
+        raise error(text)
+
+
+def refuse(bad: np.ndarray, x: np.ndarray, text: str, error: type[Exception] = ValueError, **at) -> None:
+    """Raise an error if any point x (n, ...) is bad (n,), its text filled in with the first one's values."""
+    if bad.any():
+        place = np.array2string(x[bad][0], precision=6).removesuffix(".")
+        raise error(text.format(x=place, **{name: value[bad][0] for name, value in at.items()}))
