@@ -182,7 +182,7 @@ def loader_of(dataloader: UntilStarved) -> RejectionLoader:
     """Return the loader below what the Trainer iterates; refuse what others make."""
     if not isinstance(dataloader, UntilStarved):
         raise TypeError(
-            f"get_train_dataloader returned a {type(dataloader).__name__}, but RSFTrainer makes its batches of "
-            "train_dataset: leave the method as it is, or use RejectionLoader in a loop of your own"
+            f"get_train_dataloader returned a {type(dataloader).__name__}, but RSFTrainer makes its batches "
+            "of train_dataset: leave the method as it is, or use RejectionLoader in a loop of your own"
         )
     return dataloader.loader

@@ -167,22 +167,21 @@ class RSFTrainer(Trainer):
 
     def get_train_dataloader(self) -> UntilStarved:
         """Return the loader: the Trainer's own batches, not collated, are its blocks."""
-        args = self.args
         with _swapped(self, data_collator=list, _train_batch_size=self.plan.block):
-            blocks = checkpoints.Blocks(super().get_train_dataloader(), args.seed, args.world_size)
+            blocks = checkpoints.Blocks(super().get_train_dataloader(), self.args.seed, self.args.world_size)
         loader = RejectionLoader(
             blocks,
             self._score,
-            constant(1) if args.weighting == "acceptance" else self.rule,
+            constant(1) if self.args.weighting == "acceptance" else self.rule,
             self._train_batch_size,
-            np.random.default_rng([args.seed, args.process_index]),
+            np.random.default_rng([self.args.seed, self.args.process_index]),
             collate=self._batch,
-            unit=args.unit,
+            unit=self.args.unit,
             prepare=self._prepare,
-            weighting="inverse" if args.weighting == "inverse" else "none",
+            weighting="inverse" if self.args.weighting == "inverse" else "none",
             stop=lambda: self.plan.is_spent(loader),
             on_decision=self.on_decision,
-            all_ranks=self._all_ranks if args.world_size > 1 else None,
+            all_ranks=self._all_ranks if self.args.world_size > 1 else None,
         )
         return UntilStarved(self, loader)
 
@@ -238,9 +237,8 @@ class RSFTrainer(Trainer):
         """Create the Trainer's schedule, as a function of what was spent, in steps of plain fine-tuning."""
         if not self._plan or self.args.progress == "updates" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        per_step = self.plan.per_step
-        schedule = super().create_scheduler(self.budget / per_step, optimizer)
-        return by_compute(schedule, lambda: self.spent / per_step)
+        schedule = super().create_scheduler(self.budget / self.plan.per_step, optimizer)
+        return by_compute(schedule, lambda: self.spent / self.plan.per_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what the Trainer logs, and what was kept by all processes, which is not written into `logs`."""
