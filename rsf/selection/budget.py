@@ -106,6 +106,7 @@ class AtTheBudget(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         trainer = self.trainer
+        self.ended = False
         self.begun = time.monotonic()
         self.before = trainer.loader.total.candidates
         state.num_train_epochs = trainer.plan.passes
@@ -125,7 +126,8 @@ class AtTheBudget(TrainerCallback):
                 "nothing can be learned from them (does the collator make the labels?)"
             )
             trainer._unlabelled = None
-        if over and not control.should_training_stop:
+        if over and not self.ended:
+            self.ended = True
             control.should_training_stop = True
             control.should_save |= args.save_strategy == "steps"
             evaluated = [row["step"] for row in state.log_history if "eval_runtime" in row]
