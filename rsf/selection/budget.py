@@ -129,10 +129,11 @@ class AtTheBudget(TrainerCallback):
         if over and not self.ended:
             self.ended = True
             control.should_training_stop = True
-            control.should_save |= args.save_strategy == "steps"
             evaluated = [row["step"] for row in state.log_history if "eval_runtime" in row]
-            if args.eval_delay <= state.global_step not in evaluated:
-                control.should_evaluate |= args.eval_strategy == "steps"
+            if state.global_step < state.max_steps:  # else the Trainer has seen to it
+                control.should_save |= args.save_strategy == "steps"
+                if args.eval_delay <= state.global_step not in evaluated:
+                    control.should_evaluate |= args.eval_strategy == "steps"
 
     on_epoch_end = on_step_end  # where scoring spends the rest, or a rule starves
 

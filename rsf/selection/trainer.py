@@ -51,11 +51,21 @@ class RSFTrainer(Trainer):
         Told each decision, see `RejectionLoader`.
 
     All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed` and the
-    process.
+    process. After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the
+    forward passes, and `stopped` the reason, if a rule starved. A rule with a memory remembers what its own
+    process saw.
 
-    After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the forward
-    passes, and `stopped` the reason, if a rule starved. A rule with a memory remembers what its own process
-    saw.
+    Notes
+    -----
+    Where it differs from the Trainer, also with a rule that keeps everything:
+
+    1. Batches are full, except with unit="batch": what a pass leaves over opens the first batch of the next.
+    2. An epoch is a pass over the candidates, and there are as many as the budget pays:
+       `state.num_train_epochs` has those of plain fine-tuning, `state.max_steps` the most updates there can be.
+    3. A run resumes only with the settings that order the candidates (seed, sizes, number of processes).
+    4. It makes its batches itself, of data with a length: no stream, no `get_train_dataloader` of one's own.
+    5. Several processes that group by length begin each pass from the seed and the number of the pass.
+    6. Schedules that follow a metric need progress="updates".
     """
 
     def __init__(
