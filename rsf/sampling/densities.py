@@ -41,7 +41,8 @@ def mass_outside(law: object, low: float, high: float) -> float:
     if not (hasattr(law, "cdf") and above):
         return 0.0
     rounding = 4 * np.spacing(max(abs(end) for end in (low, high, 0.0) if np.isfinite(end)))
-    missed = float(law.cdf(low - rounding) + above(high + rounding))
+    ends = (low - 1, high) if is_discrete(law) else (low - rounding, high + rounding)
+    missed = float(law.cdf(ends[0]) + above(ends[1]))
     return missed if missed > 1e-15 else 0.0
 
 

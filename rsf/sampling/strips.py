@@ -151,8 +151,8 @@ class StripEnvelope(Landscape):
 
     # ---- drawing
 
-    def _fill(self, out: np.ndarray, rng: np.random.Generator) -> None:
-        """Fill out (n,) with independent draws: the fast path in blocks, then what lay above the squeeze."""
+    def _fill(self, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Fill out (n,) with independent draws and return it: a fast path, then what lay above the squeeze."""
         undecided = []
         bits = len(self._squeeze).bit_length() - 1
         for start in range(0, len(out), BLOCK):
@@ -173,6 +173,7 @@ class StripEnvelope(Landscape):
         position, strip, coin = (np.concatenate(parts) for parts in zip(*undecided, strict=True))
         if len(position):
             self._decide(out, position, strip, coin, rng)
+        return out
 
     def _decide(
         self,
@@ -182,7 +183,7 @@ class StripEnvelope(Landscape):
         coin: np.ndarray,
         rng: np.random.Generator,
     ) -> None:
-        """Place candidates whose coin lay above the squeeze in their strip, and evaluate the density there."""
+        """Give candidates with a coin above the squeeze a place in their strip, and evaluate the density there."""
         u = rng.random(len(strip))
         side = self._side[strip]
         in_body = side == 0
@@ -197,9 +198,7 @@ class StripEnvelope(Landscape):
         lost = position[~kept]
         self.accepted -= len(lost)
         if len(lost):
-            again = np.empty(len(lost))
-            self._fill(again, rng)
-            out[lost] = again
+            out[lost] = self._fill(np.empty(len(lost)), rng)
 
     def _audit(self, x: np.ndarray, value: np.ndarray, bottom: np.ndarray, top: np.ndarray) -> None:
         """Refuse density values that are not between those at the ends of their strip."""

@@ -1,6 +1,7 @@
 """Bounds on p / q, and the strip hat: exact draws, certain bounds, promises that are audited."""
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,3 +279,300 @@ def test_log_k_bound_of_a_stated_spike_is_right(place, log_width):
 def test_an_unbounded_ratio_is_refused(target, proposal, support):
     with pytest.raises(EnvelopeError, match=r"infinite|unbounded"):
         log_k_bound(target, proposal, support)
+
+
+# ---- far peaks: seen, or said where that ends
+
+
+def far_mixture(place, weight=0.5, width=1.0):
+    """Return (density, cdf) of a standard normal law and another one at a place."""
+    parts = ((1 - weight, 0.0, 1.0), (weight, place, width))
+    return tuple(
+        lambda x, name=name: sum(w * getattr(stats.norm, name)(x, mean, sd) for w, mean, sd in parts)
+        for name in ("pdf", "cdf")
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "weight", "width", "support"),
+    [
+        *((place, 0.5, 1.0, REALS) for place in (50, 300, -777, 1e4, 4e4)),
+        (300, 1e-3, 1.0, REALS),
+        (2000, 0.1, 0.2, REALS),
+        (5000, 0.5, 300.0, REALS),
+        (300, 0.5, 1.0, (-1e6, 1e6)),
+        (2000, 0.5, 1.0, (-5, np.inf)),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_far_peak_is_found_and_drawn(place, weight, width, support):
+    pdf, cdf = far_mixture(place, weight, width)
+    sample = StripEnvelope(pdf, support).rvs(50_000, np.random.default_rng(12))
+    far = np.abs(sample - place) < np.abs(sample)
+    assert same_law(sample, cdf) and same_counts([(~far).sum(), far.sum()], [1 - weight, weight])
+
+
+@pytest.mark.filterwarnings("error")
+def test_several_far_peaks_are_found_whatever_their_shapes():
+    places = np.array([-700.0, 40.0, 0.0, 900.0])
+    for pdf, cdf in (
+        (lambda x: np.abs(x - places) < 0.5, lambda x: np.clip(x - places + 0.5, 0, 1)),
+        (lambda x: stats.laplace.pdf(x - places), lambda x: stats.laplace.cdf(x - places)),
+        (lambda x: stats.cauchy.pdf(x - places), lambda x: stats.cauchy.cdf(x - places)),
+    ):
+        hat = StripEnvelope(lambda x, pdf=pdf: pdf(x[:, None]).mean(axis=1), REALS)
+        sample = hat.rvs(20_000, np.random.default_rng(13))
+        assert same_law(sample, lambda x, cdf=cdf: cdf(x[:, None]).mean(axis=1))
+
+
+@pytest.mark.parametrize(("place", "width"), [(1e6, 1.0), (-1e9, 1.0), (300, 1e-4)])
+def test_the_promise_ends_at_peaks_further_away_or_narrower_but_set_up_warns(place, width):
+    pdf, cdf = far_mixture(place, 0.5, width)
+    with pytest.warns(UserWarning, match=r"integrates to 0.50.* state its extrema"):
+        hat = StripEnvelope(pdf, REALS)
+    assert not same_law(hat.rvs(2000, np.random.default_rng(0)), cdf)  # the limit that its docstring names
+    stated = StripEnvelope(pdf, REALS, extrema=(0, place))
+    assert same_law(stated.rvs(20_000, np.random.default_rng(0)), cdf)
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_the_constant_a_peak_too_far_away_is_lost_in_silence_and_a_whole_law_never_warns():
+    lost = StripEnvelope(lambda x: np.exp(-0.5 * x * x) + np.exp(-0.5 * (x - 1e7) ** 2), REALS)
+    assert same_law(lost.rvs(2000, np.random.default_rng(0)), stats.norm.cdf)
+    for pdf, support in ((stats.norm.pdf, REALS), (stats.norm(), (1, np.inf)), (lambda x: x**2, (0, 1))):
+        StripEnvelope(pdf, support)
+
+
+# ---- open ends, ends inside the support, tails that are wrong
+
+
+@pytest.mark.parametrize(
+    ("law", "support", "cdf"),
+    [
+        *((law, None, law.cdf) for law in (stats.wald(), stats.wald(5, 3), stats.invgauss(1), stats.levy())),
+        *((law, None, law.cdf) for law in (stats.levy_l(), stats.alpha(3.57), stats.burr(10.5, 4.3))),
+        *((law, None, law.cdf) for law in (stats.fisk(3.1), stats.fisk(1.2), stats.invweibull(10.6))),
+        (lambda x: x**-4.0 * np.exp(-1 / x), (0, np.inf), stats.invgamma(3).cdf),
+        (lambda x: x**-100.0 * np.exp(-1 / x), (0, np.inf), stats.invgamma(99).cdf),
+        (
+            lambda x: (2 - x) ** -4.0 * np.exp(-1 / (2 - x)),
+            (-np.inf, 2),
+            lambda x: stats.invgamma(3).sf(2 - x),
+        ),
+        (lambda x: x**-2.0 * np.exp(-1 / x), (0, 1), lambda x: np.exp(1 - 1 / x)),
+        (lambda x: -np.log(x) * x, (0, 1), lambda x: x * x * (1 - 2 * np.log(x))),  # 0 * inf at 0 alone
+    ],
+)
+def test_nan_where_a_formula_overflows_at_an_open_end_is_no_hindrance(law, support, cdf):
+    with np.errstate(all="ignore"):
+        hat = StripEnvelope(law, support)
+        sample = hat.rvs(20_000, np.random.default_rng(14))
+        assert same_law(sample, cdf) and np.isfinite(hat.logpdf(sample)).all()
+
+
+@pytest.mark.parametrize(
+    ("pdf", "place"),
+    [
+        (lambda x: np.sqrt(x - 0.05), "0"),  # a twentieth of the support
+        (lambda x: np.sqrt(0.999 - x), "0.999"),
+        (lambda x: np.where(np.abs(x - 0.3) < 0.01, np.nan, 1.0), "0.29"),
+        (lambda x: np.where(x == 0.5, np.nan, 1.0), "0.5"),
+    ],
+)
+def test_nan_anywhere_else_is_refused_with_the_place(pdf, place):
+    with pytest.raises(ValueError, match=f"the density is NaN at x = {place}"), np.errstate(all="ignore"):
+        StripEnvelope(pdf, (0, 1))
+
+
+def test_nan_between_all_points_tried_is_refused_by_the_audit():
+    def density(x):
+        return np.where(np.abs(x - 1 / np.pi) < 1e-5, np.nan, 1.0)
+
+    with pytest.raises(EnvelopeError, match=r"at x = 0\.3183.* the density nan is not between"):
+        StripEnvelope(density, (0, 1)).rvs(10**7, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "density",
+    [
+        lambda x: (1 - np.abs(x) / np.sqrt(12 + x * x)) ** 2,
+        lambda x: (1 - np.abs(x) / np.sqrt(1 + x * x)) ** 4,
+        lambda x: np.exp(-np.abs(x)) + 1e-9 * (np.abs(x) > 1e30),
+        stats.jf_skew_t(8, 4),
+        stats.jf_skew_t(2, 3),
+    ],
+)
+def test_a_formula_that_does_not_vanish_far_out_is_refused_at_set_up(density):
+    with pytest.raises(
+        EnvelopeError, match=r"heavier than a Cauchy's \(the density there is .*state the support"
+    ):
+        StripEnvelope(density, REALS)
+
+
+@pytest.mark.parametrize("density", [lambda x: 1 / (1 + np.abs(x)), lambda x: 1 / (1 + np.abs(x)) ** 1.01])
+def test_a_density_without_a_finite_integral_is_refused(density):
+    with pytest.raises(EnvelopeError, match="heavier"):
+        StripEnvelope(density, REALS)
+
+
+@pytest.mark.parametrize(
+    ("pdf", "support", "law"),
+    [
+        (lambda x: np.abs(x) < 1, REALS, stats.uniform(-1, 2)),
+        (lambda x: (x > 5) & (x < 7), REALS, stats.uniform(5, 2)),
+        (lambda x: x < 1, (0, np.inf), stats.uniform()),
+        (lambda x: np.sqrt(np.maximum(1 - x * x, 0)), REALS, stats.semicircular()),
+        (lambda x: np.maximum(1 - np.abs(x), 0), REALS, stats.triang(0.5, -1, 2)),
+        (lambda x: np.where((x > 0) & (x < 3), 5 * np.exp(-x), 0), REALS, stats.truncexpon(3)),
+        (lambda x: np.where(x > 1e3, x**-3.0, 0) * 1e9, REALS, stats.pareto(2, scale=1e3)),
+    ],
+)
+def test_a_density_that_ends_somewhere_on_an_infinite_support_is_drawn(pdf, support, law):
+    with np.errstate(all="ignore"):
+        sample = StripEnvelope(pdf, support).rvs(20_000, np.random.default_rng(15))
+    assert same_law(sample, law.cdf)
+
+
+def kernel_sums(name):
+    rng = np.random.default_rng(0)
+    return {
+        "normal": (rng.normal(size=1000), None),
+        "skewed": (rng.exponential(size=300), None),
+        "with outliers": (rng.standard_cauchy(size=100), None),
+        "far from zero": (rng.normal(100, 1, 100), None),
+        "two groups": (np.append(rng.normal(size=50), rng.normal(3000, 1, 50)), None),
+        "many modes": (rng.normal(size=100), 0.05),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["normal", "skewed", "with outliers", "far from zero", "two groups", "many modes"]
+)
+def test_kernel_density_estimates_on_the_reals_are_drawn(name):
+    data, width = kernel_sums(name)
+    kernels = stats.gaussian_kde(data, width)
+    sample = StripEnvelope(kernels.pdf, REALS).rvs(5000, np.random.default_rng(16))
+    sd = np.sqrt(kernels.covariance.item())
+    assert same_law(sample, lambda x: stats.norm.cdf(x[:, None], data, sd).mean(axis=1))
+
+
+def test_extrema_that_were_stated_are_not_looked_for_again_but_audited():
+    data = np.random.default_rng(0).normal(size=100)
+    with pytest.raises(EnvelopeError, match="state"):
+        StripEnvelope(stats.gaussian_kde(data, 0.05).pdf, REALS, extrema=(0.0,))
+
+
+# ---- many pieces
+
+
+def histogram(heights, low, high):
+    """Return (density, support, cdf, edges)."""
+    edges = np.linspace(low, high, len(heights) + 1)
+    area = np.append(0, np.cumsum(heights) / np.sum(heights))
+
+    def density(x):
+        return heights[np.clip(np.searchsorted(edges, x, "right") - 1, 0, len(heights) - 1)]
+
+    return density, (low, high), lambda x: np.interp(x, edges, area), edges
+
+
+@pytest.mark.parametrize("stated", [False, True])
+@pytest.mark.parametrize(
+    "heights",
+    [
+        np.random.default_rng(0).random(200),
+        np.random.default_rng(1).integers(1, 9, 200) / 1.0,
+        np.tile([1.0, 2.0], 100),
+        np.histogram(np.random.default_rng(2).normal(size=100_000), 200)[0] / 1.0,
+    ],
+)
+def test_a_histogram_of_200_bins_takes_seconds(heights, stated):
+    density, support, cdf, edges = histogram(heights, -4.0, 4.5)
+    hat = StripEnvelope(density, support, extrema=edges if stated else ())
+    assert hat.evaluations < 10**6 and hat.acceptance_bounds[0] > 0.85
+    assert same_law(hat.rvs(20_000, np.random.default_rng(17)), cdf)
+
+
+@pytest.mark.parametrize("periods", [10, 40])
+def test_equal_pieces_that_gain_a_strip_all_at_once_are_laid(periods):
+    half = periods / 2
+
+    def cdf(x):
+        wave = np.cos(np.pi * periods) - np.cos(2 * np.pi * x)
+        return (0.5 * (x + half) + 0.45 * wave / (2 * np.pi)) / (0.5 * periods)
+
+    hat = StripEnvelope(lambda x: 0.05 + 0.45 * (1 + np.sin(2 * np.pi * x)), (-half, half))
+    assert same_law(hat.rvs(20_000, np.random.default_rng(18)), cdf)
+    with pytest.raises(ValueError, match=r"64 strips do not suffice for \d+ extrema"):
+        StripEnvelope(lambda x: 1.1 + np.sin(2 * np.pi * x), (0, 80), strips=64)
+
+
+# ---- what keeps the last bits right
+
+
+@pytest.mark.parametrize("strips", [64, 4096, 65536])
+def test_a_squeeze_is_a_value_that_the_coin_can_take(strips):
+    hat = StripEnvelope(stats.norm(), strips=strips)
+    bits = min(52, 64 - (strips.bit_length() - 1))  # the coin is a multiple of 2**-bits
+    steps = hat._squeeze * 2.0**bits
+    assert (steps == np.floor(steps)).all()  # so as many coins lie below it as its probability says
+    assert (steps > 0).mean() > 0.9
+
+
+def test_places_stay_in_their_strip_for_the_largest_coins():
+    hat = StripEnvelope(lambda x: np.exp(-x), (0.1, 7.3), strips=64)
+    widths = np.diff(hat._edges)
+    assert (hat._width[: len(widths)] < widths).all()  # by a float: no product rounds up to the edge
+    largest = (hat._squeeze * 2.0**52 - 1).clip(0).astype(np.uint64)
+    words = (np.arange(64, dtype=np.uint64) << np.uint64(58)) | largest
+    hat._decide = lambda *_: None
+    out = np.empty(64)
+    hat._fill(out, SimpleNamespace(integers=lambda *_, **__: words.copy()))
+    low, high = hat._edges[:-1], hat._edges[1:]
+    body = hat._squeeze[: len(low)] > 0
+    assert (out[: len(low)] >= low)[body].all() and (out[: len(low)] <= high)[body].all()
+
+
+@pytest.mark.parametrize("power", [1.7, 1.75, 1.8])
+def test_a_tails_hat_has_room_for_what_lies_between_the_points_tried(power):
+    end = 1e4  # the density jumps to 0 there, between two points: just before, it is nearest to its hat
+
+    def cdf(x):
+        return (1 - (1 + x) ** (1 - power)) / (1 - (1 + end) ** (1 - power))
+
+    hat = StripEnvelope(lambda x: np.where(x < end, (1 + x) ** -power, 0), (0, np.inf), strips=64)
+    assert same_law(hat.rvs(200_000, np.random.default_rng(0)), cdf)
+
+
+# ---- the bound
+
+
+@pytest.mark.parametrize("power", [2, 3])
+def test_log_k_bound_passes_over_what_overflows_far_out(power):
+    exact = log_k_bound(lambda x: 2 * x**2 - x ** (2 * power), stats.norm(0, 2), (-50, 50))
+    found = log_k_bound(lambda x: 2 * x**2 - x ** (2 * power), stats.norm(0, 2), REALS)
+    assert found == pytest.approx(exact, abs=1e-9)
+
+
+def test_log_k_bound_passes_over_nan_at_an_open_end():
+    def log_target(x):
+        return -4 * np.log(x) - 1 / x
+
+    proposal = stats.fisk(2.0)  # its formula, too, overflows near 0
+    with np.errstate(all="ignore"):
+        found = log_k_bound(log_target, proposal, (0, np.inf))
+    x = np.geomspace(1e-3, 1e3, 100_001)
+    assert found == pytest.approx(np.max(log_target(x) - proposal.logpdf(x)) + 1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("log_target", "support", "place"),
+    [
+        (lambda x: np.where(np.abs(x - 1) < 0.3, np.nan, -x * x), REALS, "0.7"),
+        (lambda x: 0.5 * np.log(x), (-1, 1), "-1"),
+        (lambda x: np.full(x.shape, np.nan), (0, 1), "0"),
+    ],
+)
+def test_log_k_bound_refuses_other_nan_with_the_place(log_target, support, place):
+    with pytest.raises(ValueError, match=f"is NaN at x = {place}"), np.errstate(all="ignore"):
+        log_k_bound(log_target, stats.norm(), support)
