@@ -344,7 +344,7 @@ def test_a_strip_hat_narrower_than_the_target_is_refused_as_a_proposal():
     "target, proposal",
     [
         (stats.uniform(0.1, 0.2), stats.uniform(0, 0.3)),  # 0.1 + 0.2 > 0.3
-        (stats.uniform(1e6 + 0.1, 0.2), stats.uniform(1e6, 0.3)),
+        (stats.uniform(1e6 + 0.3, 0.2), stats.uniform(1e6, 0.5)),
         (stats.uniform(-0.3, 0.2), stats.uniform(-0.3, 0.3)),
         (stats.truncnorm(-1, 0.3 / 0.1 - 2, 0.2, 0.1), stats.uniform(0.1, 0.2)),
         (stats.beta(2, 2, 0.1, 0.2), stats.uniform(0.1, 0.2)),

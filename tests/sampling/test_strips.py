@@ -384,6 +384,15 @@ def test_nan_anywhere_else_is_refused_with_the_place(pdf, place):
         StripEnvelope(pdf, (0, 1))
 
 
+@pytest.mark.parametrize("far", [1e60, 1e200])
+def test_nan_with_mass_beyond_it_is_refused(far):
+    def density(x):
+        return np.select([np.abs(x) > far * 1e9, np.abs(x) > far], [1e-9, np.nan], np.exp(-np.abs(x)))
+
+    with pytest.raises(ValueError, match="the density is NaN at x = "):
+        StripEnvelope(density, REALS)
+
+
 def test_nan_between_all_points_tried_is_refused_by_the_audit():
     def density(x):
         return np.where(np.abs(x - 1 / np.pi) < 1e-5, np.nan, 1.0)
