@@ -1,4 +1,4 @@
-"""Strict `pytest --nbval`: the environment that the stored outputs were made in, and the holes that nbval leaves."""
+"""Strict `pytest --nbval`: the environment of the stored outputs, and the holes that nbval leaves."""
 
 import os
 
@@ -21,5 +21,5 @@ def pytest_collection_modifyitems(items):
             item.output_timeout = 300
             if item.cell.execution_count is None:  # nbval passes a cell that never ran
                 raise pytest.UsageError(
-                    f"{item.nodeid}: the committed notebook was not executed; run: python -m rsf notebooks build"
+                    f"{item.nodeid}: it was not executed; run: python -m rsf notebooks build"
                 )

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Set up and run: `python3 run.py` runs every notebook, `python3 run.py test` every test. Needs Python 3.11 or newer, pip and venv.
+"""Set up and run: `python3 run.py` runs every notebook, `lab` opens them, `test` tests everything.
 
-Other words go to `python -m rsf`: notebooks, figures, experiment, validate.
+Needs Python 3.11 or newer, pip and venv. Other words go to `python -m rsf`: notebooks, figures, experiment,
+bench, audit, verify.
 """
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -14,31 +16,44 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-DECLARED = [ROOT / name for name in ("requirements.txt", "constraints.txt", "pyproject.toml")]
+DECLARED = [ROOT / name for name in ("constraints.txt", "pyproject.toml")]
+STAMP = ENVIRONMENT / "stamp"  # ours: what was installed, from which state of the project's files
 
 
-def set_up():
-    """Make the environment from the project's files, once for each state of these files."""
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in DECLARED) + sys.version.encode()).hexdigest()
-    stamp = ENVIRONMENT / "stamp"
-    if stamp.is_file() and stamp.read_text() == digest:
-        return
-    print(f"making the environment in {ENVIRONMENT.name}/ (once; some minutes)", flush=True)
-    venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    subprocess.run([PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", "requirements.txt"], cwd=ROOT, check=True)
-    stamp.write_text(digest)
+def set_up(extra):
+    """Make the environment, once for each state of the project's files, with one of its extras."""
+    digest = hashlib.sha256(
+        b"".join(file.read_bytes() for file in DECLARED) + sys.version.encode()
+    ).hexdigest()
+    made = STAMP.read_text().split() if STAMP.is_file() else []
+    if ENVIRONMENT.exists() and not STAMP.is_file():
+        sys.exit(f"{ENVIRONMENT} was not made by run.py: move it away, and call again")
+    if digest not in made:
+        print(f"making the environment in {ENVIRONMENT.name}/ (once; some minutes)", flush=True)
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+        ENVIRONMENT.mkdir()
+        STAMP.write_text("")  # ours from here on, though not complete
+        venv.create(ENVIRONMENT, with_pip=True)
+        made = [digest]
+    if extra not in made:
+        quiet = ["install", "-q", "--disable-pip-version-check", "-c", "constraints.txt"]
+        subprocess.run([PYTHON, "-m", "pip", *quiet, "-e", f".[{extra}]"], cwd=ROOT, check=True)
+        STAMP.write_text(" ".join([*made, extra]))
 
 
 def main(words):
     if sys.version_info < (3, 11):
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
-    set_up()
-    if words == ["test"]:
+    testing = words == ["test"]
+    try:
+        set_up("test" if testing else "lab")
+    except subprocess.CalledProcessError as error:
+        return error.returncode  # pip has said why
+    commands = [["rsf", *(words or ["notebooks", "run"])]]
+    if testing:
         commands = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "--nbval"]]
-    else:
-        commands = [["rsf", *(words or ["notebooks", "run"])]]
-    codes = [subprocess.run([PYTHON, "-m", *command], cwd=ROOT).returncode for command in commands]  # a lint error hides no failing test
-    return next((code for code in codes if code), 0)
+    codes = [subprocess.run([PYTHON, "-m", *command], cwd=ROOT).returncode for command in commands]
+    return next((code for code in codes if code), 0)  # a lint error hides no failing test
 
 
 if __name__ == "__main__":

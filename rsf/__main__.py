@@ -2,52 +2,88 @@
 
 import argparse
 import logging
+import os
 import sys
+from importlib import import_module
 
-BENCHMARKS = {
-    "sampling": "rsf.bench",
-    "selection": "rsf.bench_selection",
-    "generation": "rsf.bench_generation",
-}
+BENCHMARKS = ("sampling", "selection", "generation")
+AUDITED = ("above", "tilted", "clipped", "easy", "constant")
 
 
-def runner(name):
-    """Return the function that makes one run of an experiment: (name, arm, seed) -> path."""
-    from rsf.lab.tasks import arithmetic, word_problems
-    from rsf.lab.tasks import imdb as experiments
+def experiment(name, arms=None, seeds=None, again=False):
+    """Run what the protocol asks for and results/ lacks, the arms of a seed one after another.
 
-    return {"arithmetic": arithmetic.run, "gsm8k": word_problems.gsm8k}.get(
-        name.split("-")[0], experiments.imdb
-    )
-
-
-def experiment(name, arms=None, seeds=None):
-    """Run what the protocol asks for and results/ lacks, the arms of a seed one after another."""
+    With `again`, runs go into build/again/ and are shown beside the stored ones.
+    """
     from rsf.lab import records
 
-    section, run = records.protocol(name), runner(name)
-    for seed in seeds or section["seeds"]:
-        for arm in arms or section["arms"]:
-            target = records.path(name, arm, seed)
-            if target.exists():
-                records.validate(target)
-                continue
-            numbers = records.validate(run(name, arm, seed))["numbers"]
-            shown = ", ".join(
-                f"{key} {value:.7g}" for key, value in numbers.items() if isinstance(value, (int, float))
-            )
-            print(f"{name} {arm} {seed}: {shown}", flush=True)
+    section = records.protocol(name)
+    if "task" not in section:
+        raise ValueError(f"the section {name} names no task that runs it: its files were made elsewhere")
+    task = import_module(f"rsf.lab.tasks.{section['task']}")
+    declared = getattr(task, "declared", records.declared)  # a task may widen a grid
+    asked = declared(name)
+    wanted = [
+        (arm, seed, rate)
+        for arm, seed, rate in asked
+        if arm in (arms or section["arms"]) and seed in (seeds or section["seeds"])
+    ]
+    stored = {records.key(record): record for record in records.runs(name)}
+    folder = records.checkout() / "build" / "again" if again else None
+    unlike = 0
+    there = 0
+    for arm, seed, rate in wanted:
+        if (arm, seed, rate) in stored and not again:
+            there += 1
+            continue
+        of_grid = {} if rate is None else {"rate": rate}
+        begun = records.now()
+        run = task.run(name, arm, seed, **of_grid)
+        file = records.write(name, arm, seed, run, folder, begun=begun, **of_grid)
+        new = records.validate(file)
+        shown = [
+            f"{key} {value:.7g}" for key, value in new["numbers"].items() if isinstance(value, (int, float))
+        ]
+        print(f"{name} {arm} {seed}{f' {rate:g}' if rate else ''}: {', '.join(shown)}", flush=True)
+        if again:
+            unlike += _beside(stored.get((arm, seed, rate)), new)
+    if not again and len(declared(name)) > len(asked):
+        return experiment(name, arms, seeds)
+    if there:
+        print(f"{name}: {there} of {len(wanted)} runs are stored; --again runs them anew and compares")
+    return bool(unlike)
+
+
+def _beside(stored, new):
+    """Print a stored run beside a new one; return whether they differ where they should not."""
+    from rsf.lab import records
+
+    if stored is None:
+        print("  no such run is stored")
+        return False
+    lines = records.compare(stored, new)
+    same = stored["machine"].get("processor") == new["machine"]["processor"]
+    print("\n".join(f"  {line}" for line in lines))
+    apart = sum(line.endswith("differs") for line in lines)
+    where = (
+        "on the same kind of processor"
+        if same
+        else "on another kind of processor, or one that the file does not name"
+    )
+    print(f"  {len(lines) - apart} of {len(lines)} numbers are equal, {where}; times are left out")
+    return bool(apart) and same
 
 
 def bench(name):
     """Run a benchmark of the protocol, alone on the machine, on one thread."""
-    from importlib import import_module
-
     from rsf.lab import records
 
-    print(
-        f"made {getattr(import_module(BENCHMARKS[name]), name)().relative_to(records.ROOT)}; now: python -m rsf figures"
-    )
+    records.checkout()
+    begun = records.now()
+    arm, run = import_module(f"rsf.lab.bench.{name}").run()
+    seed = records.protocol(f"bench-{name}")["seeds"][0]
+    file = records.write(f"bench-{name}", arm, seed, run, begun=begun)
+    print(f"made {file.relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
 def notebooks(task, names):
@@ -56,13 +92,12 @@ def notebooks(task, names):
 
     from rsf.lab import notebooks
 
+    wanted = notebooks.names(names)
     if task == "check":
-        found = [
-            f"{name}: {problem}" for name in notebooks.names(names) for problem in notebooks.problems(name)
-        ]
+        found = [f"{name}: {problem}" for name in wanted for problem in notebooks.problems(name)]
         print("\n".join(found) or "notebooks: nothing to mend")
         return bool(found)
-    bar = tqdm(total=len(notebooks.names(names)), unit="notebook", file=sys.stderr)
+    bar = tqdm(total=len(wanted), unit="notebook", file=sys.stderr)
     if task == "build":
         for name, seconds in notebooks.build(names):
             bar.update()
@@ -79,72 +114,128 @@ def notebooks(task, names):
     for row in rows:
         print(f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}")
     print("executed copies, figures and run.json are in build/")
+    print("to read and change them: python3 run.py lab")
     return any(row["verdict"] != "passed" for row in rows)
+
+
+def lab(name, port=None, browser=True):
+    """Open JupyterLab on copies in build/lab/, so that reading changes nothing in the checkout."""
+    from rsf.lab import door
+
+    return door.open_lab(name, port=port, browser=browser)
 
 
 def figures():
     """Make the pictures and tables of README from results/."""
-    from rsf.lab.report import overview as evidence
+    from rsf.lab import report
 
-    for file in evidence.make():
+    for file in report.make():
         print(f"made {file}")
 
 
-def validate(files):
-    """Check result files against the protocol."""
-    from rsf.lab import records
+def verify(files):
+    """Make the numbers of result files, by default all of results/, again, and print the verdicts."""
+    from rsf.lab import records, verdicts
+    from rsf.lab import verify as verifier
 
+    wanted = []
     for file in files:
-        record = records.validate(file)
-        print(f"{file}: valid, {record['experiment']} {record['arm']} seed {record['seed']}")
+        for record in records.load(file):
+            notes = verifier.recompute(record)
+            wanted.append(record["experiment"])
+            stored = records.find(*[record["experiment"], *records.key(record)[:2]], rate=record.get("rate"))
+            if stored not in (None, record):
+                notes.append("results/ holds another run of this seed, and the first stands")
+            which = f"{record['experiment']} {record['arm']} seed {record['seed']}"
+            print(f"{file}: {'; '.join([f'{which} holds', *notes])}")
+    wanted = list(dict.fromkeys(wanted or records.sections()))
+    for name in wanted:
+        notes = verifier.section(name)
+        found = [str(verdicts.judged(contrast)) for contrast in verdicts.contrasts(name)]
+        said = "" if found or records.superseded(name) else ", decides nothing"
+        print("\n  ".join([records.status(name) + said, *verdicts.means(name), *notes, *found]))
+    for claim, judgement in verdicts.overall(wanted).items():
+        print(f"{claim}:\n  {judgement}")
 
 
 def audit(file, rule, columns, figure):
     """Say what rejection did to a data set: a page of text and a figure, from JSON lines, CSV or parquet."""
-    from rsf import audit, rules
+    import rsf.rules
+    from rsf.audit import audit, read
 
+    if unnamed := [pair for pair in columns if pair.count("=") != 1]:
+        raise ValueError(f"--columns takes pairs such as prompt=question, got {unnamed[0]!r}")
     if rule:
         name, *numbers = rule
-        if name not in ("above", "tilted", "clipped", "easy", "constant"):
-            raise SystemExit(
-                f"--rule must be above, tilted, clipped, easy or constant with its numbers, got {name}"
-            )
-        rule = getattr(rules, name)(*map(float, numbers), **({"clip": True} if name == "tilted" else {}))
-    report = audit.audit(audit.read(file, dict(pair.split("=") for pair in columns)), rule)
+        if name not in AUDITED:
+            raise ValueError(f"--rule must be one of {', '.join(AUDITED)} with its numbers, got {name!r}")
+        rule = _rule(getattr(rsf.rules, name), numbers)
+    report = audit(read(file, dict(pair.split("=") for pair in columns)), rule)
     print(report)
     report.figure().savefig(figure)
     print(f"figure: {figure}")
 
 
+def _rule(kind, numbers):
+    """Return the rule that a name and its numbers on the command line say."""
+    options = {"clip": True} if kind.__name__ == "tilted" else {}
+    try:
+        return kind(*map(float, numbers), **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--rule {kind.__name__} {' '.join(numbers)}: {error}") from error
+
+
 def main(words=None):
-    """Parse the words of the command line and run the command."""
+    """Parse the words of the command line and run the command.
+
+    A user's mistake is one line; RSF_TRACEBACK=1 shows where it was noticed.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for chatty in ("httpx", "traitlets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    options = vars(_parser().parse_args(words))
+    command = globals()[options.pop("command")]
+    try:
+        return command(**options)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("RSF_TRACEBACK"):
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser():
     parser = argparse.ArgumentParser(prog="python -m rsf", description=__doc__.split(":")[1].strip())
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("experiment", help=experiment.__doc__)
+
+    def command(function):
+        return commands.add_parser(function.__name__, help=function.__doc__.splitlines()[0])
+
+    one = command(experiment)
     one.add_argument("name", help="a section of results/protocol.toml")
     one.add_argument("--arms", nargs="+")
     one.add_argument("--seeds", nargs="+", type=int)
-    commands.add_parser("bench", help=bench.__doc__).add_argument("name", choices=BENCHMARKS)
-    one = commands.add_parser("notebooks", help=notebooks.__doc__)
+    one.add_argument("--again", action="store_true", help="into build/again/, beside the stored numbers")
+    command(bench).add_argument("name", choices=BENCHMARKS)
+    one = command(notebooks)
     one.add_argument("task", choices=("build", "run", "check"))
     one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")
-    one = commands.add_parser("audit", help=audit.__doc__)
+    one = command(lab)
+    one.add_argument("name", nargs="?", default="00", help="its first characters, such as 07; default 00")
+    one.add_argument("--port", type=int)
+    one.add_argument("--no-browser", dest="browser", action="store_false")
+    one = command(audit)
     one.add_argument("file", help=".jsonl, .csv or .parquet with a row a sample: prompt, reward, kept")
     one.add_argument(
-        "--rule", nargs="+", metavar=("NAME", "NUMBER"), help="the rule that decided, such as: tilted 0.5 3"
+        "--rule", nargs="+", metavar=("NAME", "NUMBER"), help="that decided, such as: tilted 0.5 3"
     )
     one.add_argument(
-        "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="such as: prompt=question kept=chosen"
+        "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="prompt=question kept=chosen"
     )
     one.add_argument("--figure", default="audit.png", help="where the picture goes")
-    commands.add_parser("figures", help=figures.__doc__)
-    one = commands.add_parser("validate", help=validate.__doc__)
-    one.add_argument("files", nargs="+")
-    options = vars(parser.parse_args(words))
-    return globals()[options.pop("command")](**options)
+    command(figures)
+    command(verify).add_argument("files", nargs="*", help="default: all of results/")
+    return parser
 
 
 if __name__ == "__main__":

@@ -2,36 +2,40 @@
 
     log A = log p - log q - log k,    kept  <=>  u < A,   u uniform on [0, 1)
 
-Candidates from q kept this way follow p exactly if k q >= p everywhere: classical rejection sampling. Decisions are
-made in NumPy float64 on the CPU, whatever computed the densities, so one seed gives the same coins everywhere.
+Candidates from q kept this way follow p exactly if k q >= p everywhere: classical rejection sampling (von
+Neumann 1951). Decisions are made in NumPy float64 on the CPU, whatever computed the densities, so one seed
+gives the same coins everywhere.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-ROUNDING = (
-    1e-9  # log p - log q - log k may exceed 0 by this much: float64 noise, a relative error of 1e-9 in A
-)
+ROUNDING = 1e-9  # log A may exceed 0 by this much: noise of float64, a relative error of 1e-9 in A
 
 
 class EnvelopeError(ValueError):
-    """An acceptance probability above 1: k is too small, and what would be kept follows another law than p."""
+    """An acceptance probability above 1: k is too small, and what would be kept does not follow p."""
 
 
 class AcceptanceStarved(RuntimeError):
-    """The budget of candidates ran out, or a pass over them kept nothing. `draws` holds what was kept until then: nothing is lost."""
+    """The budget of candidates ran out, or a pass over them kept nothing.
 
-    def __init__(self, message, draws=None):
+    `draws` holds what was kept until then, so that nothing is lost.
+    """
+
+    def __init__(self, message: str, draws: object = None) -> None:
         super().__init__(message)
         self.draws = draws
 
 
-def log_acceptance(log_p, log_q, log_k):
+def log_acceptance(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.ndarray:
     """Return log p - log q - log k, not clipped: a value above 0 betrays a k that is too small.
 
     Parameters
     ----------
     log_p, log_q : array_like
-        Log densities of target and proposal at the candidates, any shapes that broadcast. log_p may lack its constant.
+        Log densities of target and proposal at the candidates, any shapes that broadcast. log_p may lack its
+        constant.
     log_k : array_like
         Log of the envelope constant: finite.
 
@@ -43,6 +47,11 @@ def log_acceptance(log_p, log_q, log_k):
     ------
     ValueError
         For NaN anywhere, log_p = +inf, or a log_k that is not finite.
+
+    Examples
+    --------
+    >>> log_acceptance([-1.0, -2.0], [-1.0, -1.0], 0.5).tolist()
+    [-0.5, -1.5]
     """
     log_p, log_q, log_k = (np.asarray(value, dtype=np.float64) for value in (log_p, log_q, log_k))
     if not np.isfinite(log_k).all():
@@ -50,20 +59,27 @@ def log_acceptance(log_p, log_q, log_k):
     for name, value in (("log_p", log_p), ("log_q", log_q)):
         bad = np.isnan(value) | (value == np.inf)
         if bad.any():
+            place = first_index(bad)
             raise ValueError(
-                f"{name} is {value[bad][0]} at index {first_index(bad)}: a log density must be a number below +inf"
+                f"{name} is {value[place]} at index {place}: a log density must be a number below +inf"
             )
     log_p, log_q = np.broadcast_arrays(log_p, log_q)
-    with np.errstate(invalid="ignore"):  # -inf - (-inf): p = q = 0, settled by the mask
+    with np.errstate(invalid="ignore"):  # -inf - (-inf), where p = q = 0: np.where settles it
         return np.where(np.isneginf(log_p), -np.inf, log_p - log_q - log_k)
 
 
-def acceptance_probability(log_p, log_q, log_k):
-    """Return min(1, p / (k q)), for formulas and pictures; same arguments and shape as `log_acceptance`."""
+def acceptance_probability(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.ndarray:
+    """Return min(1, p / (k q)), for formulas and pictures; same arguments and shape as `log_acceptance`.
+
+    >>> acceptance_probability(np.log([1, 2, 8]), np.log([1, 1, 2]), np.log(4)).round(6).tolist()
+    [0.25, 0.5, 1.0]
+    """
     return np.exp(np.minimum(log_acceptance(log_p, log_q, log_k), 0.0))
 
 
-def accept(log_probability, rng, *, with_slack=False):
+def accept(
+    log_probability: ArrayLike, rng: np.random.Generator, *, with_slack: bool = False
+) -> np.ndarray | tuple[np.ndarray, float]:
     """Toss one coin per candidate: True where u < A.
 
     Parameters
@@ -73,7 +89,8 @@ def accept(log_probability, rng, *, with_slack=False):
     rng : numpy.random.Generator
         Gives one float64 per candidate, in C order, whatever A is.
     with_slack : bool
-        Return also min |u - A|: how far the closest decision was from falling the other way (inf if there was none).
+        Return also min |u - A|: how far the closest decision was from falling the other way (inf if there
+        was none).
 
     Raises
     ------
@@ -81,6 +98,11 @@ def accept(log_probability, rng, *, with_slack=False):
         If any log A exceeds 0 beyond rounding.
     ValueError
         If any log A is NaN.
+
+    Examples
+    --------
+    >>> accept([0.0, -np.inf, np.log(0.5)], np.random.default_rng(0)).tolist()
+    [True, False, True]
     """
     log_a = np.asarray(log_probability, dtype=np.float64)
     if np.isnan(log_a).any():
@@ -93,14 +115,25 @@ def accept(log_probability, rng, *, with_slack=False):
         )
     a = np.exp(np.minimum(log_a, 0.0))
     u = rng.random(log_a.shape)
-    return (u < a, float(np.min(np.abs(u - a), initial=np.inf))) if with_slack else u < a
+    kept = u < a
+    if not with_slack:
+        return kept
+    return kept, float(np.min(np.abs(u - a), initial=np.inf))
 
 
-def rounded_up(log_k):
-    """Return log_k rounded up to six decimals, so that the number printed in a message would really do."""
-    return np.ceil(float(log_k) * 1e6) / 1e6
+def rounded_up(log_k: float) -> float:
+    """Return log_k rounded up to six decimals, so that the number printed in a message would really do.
+
+    >>> rounded_up(0.25000010000000003)
+    0.250001
+    """
+    return float(np.ceil(float(log_k) * 1e6) / 1e6)
 
 
-def first_index(mask):
-    """Return the index of the first True of a boolean array as a tuple of int (for messages)."""
+def first_index(mask: np.ndarray) -> tuple[int, ...]:
+    """Return the index of the first True of a boolean array, for messages.
+
+    >>> first_index(np.array([[False, False], [True, False]]))
+    (1, 0)
+    """
     return tuple(int(i) for i in np.argwhere(mask)[0])

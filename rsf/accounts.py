@@ -12,7 +12,7 @@ FORWARD, TRAIN = 1, 3  # scoring, and training, on one example (or token), in fo
 
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> Path:
-    """Write a file whole or not at all: `write` fills a part beside it, which then takes its name; return the file."""
+    """Write a file whole or not at all, and return it: `write` fills a part, which then takes its name."""
     part = file.with_name(file.name + ".part")
     write(part)
     os.replace(part, file)
@@ -24,6 +24,12 @@ def write_text(file: Path, text: str) -> Path:
     return write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def write_json(file: Path, content: object, **options) -> Path:
-    """Write a JSON file whole or not at all; options as for `json.dumps`."""
-    return write_text(file, json.dumps(content, **options))
+def write_json(
+    file: Path,
+    content: object,
+    *,
+    indent: int | None = None,
+    default: Callable[[object], object] | None = None,
+) -> Path:
+    """Write a JSON file whole or not at all; `indent` and `default` as for `json.dumps`."""
+    return write_text(file, json.dumps(content, indent=indent, default=default))

@@ -1,8 +1,11 @@
 """One style for all pictures; a colour means the same everywhere."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
 
 TARGET, PROPOSAL, KEPT, REJECTED, CONTROL = "#222222", "#9A9A9A", "#0072B2", "#D55E00", "#882255"
 ARMS = {"plain": TARGET, "article": KEPT, "random": CONTROL, "twin": "#009E73"}
@@ -22,20 +25,31 @@ _STYLE = {
 
 
 @contextmanager
-def figure(title, columns=1, width=8.0, height=3.6, **subplots):
-    """Give the axes of a figure whose title states the finding: one Axes, or an array of them."""
+def figure(
+    title: str, columns: int = 1, width: float = 8.0, height: float = 3.6, *, sharey: bool = False
+) -> Iterator[Axes | np.ndarray]:
+    """Give the axes of a figure whose title states the finding: one Axes, or an array of them.
+
+    Width and height are in inches; with `sharey` all axes have the scale of the first.
+    """
     with plt.rc_context(_STYLE):
-        picture, axes = plt.subplots(1, columns, figsize=(width, height), **subplots)
+        picture, axes = plt.subplots(1, columns, figsize=(width, height), sharey=sharey)
         picture.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
         yield axes
 
 
-def dots_with_intervals(axis, groups, level=0.95):
-    """Draw each group's values (n,) as dots, and beside them their mean with its t interval; groups: {label: (values, colour)}."""
+def dots_with_intervals(
+    axis: Axes, groups: Mapping[str, tuple[Sequence[float], str]], level: float = 0.95
+) -> None:
+    """Draw each group's values (n,) as dots, and beside them their mean with its t interval.
+
+    `groups` maps a label to its values and their colour.
+    """
     from scipy import stats
 
     for place, (values, colour) in enumerate(groups.values()):
-        n, mean = len(values), sum(values) / len(values)
+        n = len(values)
+        mean = sum(values) / n
         half = stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(values)
         axis.plot([place - 0.08] * n, values, "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
         axis.errorbar([place + 0.08], [mean], [half], fmt="o", color=colour, capsize=4, markersize=7)

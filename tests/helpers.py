@@ -1,5 +1,8 @@
 """What several tests share: tiny models, their data, quiet training arguments, a loader of numbers."""
 
+import logging
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -81,6 +84,17 @@ def train(folder, model=None, kind=RSFTrainer, *, data=DATA, options=None, callb
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return trainer
+
+
+@contextmanager
+def heard(caplog, name):
+    """Let caplog hear a logger that does not propagate, as those of transformers."""
+    logger = logging.getLogger(name)
+    logger.addHandler(caplog.handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(caplog.handler)
 
 
 def same_weights(model, other):

@@ -3,7 +3,7 @@
     python tests/mutations.py
 
 A test that cannot fail shows nothing. Each mutation replaces one text of one file in a temporary copy of the project; the test
-named beside it must pass before and fail after. Exit code 1 if one survives.
+named beside it passes before and must fail after. Exit code 1 if one survives; some minutes, two at a time.
 """
 
 import os
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ MUTATIONS = [
         "acceptance.py",
         "    if (log_a > ROUNDING).any():",
         "    if False:",
-        "test_sampling.py",
+        "sampling/test_rejection.py",
         "above_1_and_nan",
     ),
     Mutation(
@@ -42,7 +43,7 @@ MUTATIONS = [
         "acceptance.py",
         "log_p - log_q - log_k)",
         "log_q - log_p - log_k)",
-        "test_sampling.py",
+        "sampling/test_rejection.py",
         "law_of_a_finite_world",
     ),
     Mutation(
@@ -52,160 +53,209 @@ MUTATIONS = [
             "u = rng.random(log_a.shape)",
             "u = np.full(log_a.shape, rng.random())",
         ),
-        *("test_sampling.py", "one_coin_per_candidate"),
+        *("sampling/test_rejection.py", "one_coin_per_candidate"),
     ),
     Mutation(
         "k too small passes",
-        "rejection.py",
-        "if not clip and (log_a",
-        "if clip and (log_a",
-        "test_sampling.py",
+        "sampling/rejection.py",
+        "if too_large.any() and not clip:",
+        "if too_large.any() and clip:",
+        "sampling/test_rejection.py",
         "envelope_error",
     ),
     Mutation(
         *(
             "waiting-time bias",
-            "rejection.py",
+            "sampling/rejection.py",
             "(self.accepted - 1) / (self.proposed - 1)",
             "self.accepted / self.proposed",
         ),
-        *("test_sampling.py", "unbiased_and_covering"),
+        *("sampling/test_rejection.py", "unbiased_and_covering"),
     ),
     Mutation(
         *(
             "k not in log space",
-            "rules.py",
+            "rules/fixed.py",
             "log_acceptance(np.log(_non_negative(r)), 0.0, np.log(k))",
             "np.log(_non_negative(r) / k)",
         ),
-        *("test_rules.py", "k_is_handled_in_log_space"),
+        *("rules/test_fixed.py", "k_is_handled_in_log_space"),
     ),
     Mutation(
         *(
             "surrogate of another rule",
-            "rules.py",
+            "rules/fixed.py",
             "r, k + k * np.log(np.maximum(r, k) / k))",
             "r**2 / (2 * k), r - k / 2)",
         ),
-        *("test_rules.py", "increments_of_the_surrogate"),
+        *("rules/test_fixed.py", "increments_of_the_surrogate"),
     ),
     Mutation(
-        *("a threshold excludes itself", "rules.py", "np.where(r >= threshold", "np.where(r > threshold"),
-        *("test_rules.py", "smallest_and_the_largest_probability"),
+        *(
+            "a threshold excludes itself",
+            "rules/fixed.py",
+            "np.where(r >= threshold",
+            "np.where(r > threshold",
+        ),
+        *("rules/test_fixed.py", "smallest_and_the_largest_probability"),
     ),
     Mutation(
         *(
             "weights divided by the kept",
-            "rules.py",
+            "rules/fixed.py",
             "np.where(kept, np.exp(-log_a), 0.0)",
             "np.exp(-log_a) * kept / max(kept.mean(), 1e-9)",
         ),
-        *("test_rules.py", "inverse_weights_undo"),
+        *("rules/test_fixed.py", "inverse_weights_undo"),
     ),
     Mutation(
         "ties won by the first",
-        "rules.py",
+        "rules/fixed.py",
         "rng.random(best.shape)",
         "1.0",
-        "test_rules.py",
+        "rules/test_fixed.py",
         "tied_equally_often",
     ),
     Mutation(
         *(
             "control not blind",
-            "adaptive.py",
+            "rules/adaptive.py",
             "np.full(checked(criterion).shape, min(rate, 1.0))",
             "rate * self.rule(criterion)",
         ),
-        *("test_rules.py", "control_is_blind"),
+        *("rules/test_fixed.py", "control_is_blind"),
     ),
     Mutation(
-        *("the window's lag not made up", "adaptive.py", "self.level + gain * error", "self.level"),
-        *("test_adaptive.py", "differs_by_the_change_of_level"),
+        *("the window's lag not made up", "rules/adaptive.py", "self.level + gain * error", "self.level"),
+        *("rules/test_adaptive.py", "differs_by_the_change_of_level"),
     ),
     Mutation(
         "ties not shared",
-        "adaptive.py",
+        "rules/adaptive.py",
         '("left", "right")',
         '("right", "right")',
-        "test_adaptive.py",
+        "rules/test_adaptive.py",
         "ties_sharing_theirs",
     ),
     Mutation(
-        *("state without its level", "adaptive.py", '{"level": self.level}', '{"level": 1 - self.rate}'),
-        *("test_adaptive.py", "restored_rule_goes_on"),
+        *(
+            "state without its level",
+            "rules/adaptive.py",
+            '{"level": self.level}',
+            '{"level": 1 - self.rate}',
+        ),
+        *("rules/test_adaptive.py", "restored_rule_goes_on"),
     ),
     Mutation(
-        *("coin reused", "loader.py", "accept(log_a, self.rng,", "accept(log_a, np.random.default_rng(3),"),
-        *("test_training.py", "follow_the_coins"),
+        *(
+            "coin reused",
+            "selection/loader.py",
+            "accept(log_a, self.rng,",
+            "accept(log_a, np.random.default_rng(3),",
+        ),
+        *("selection/test_training.py", "follow_the_coins"),
     ),
     Mutation(
         *(
             "decision from the present block",
-            "loader.py",
+            "selection/loader.py",
             "log_a = np.asarray(self.rule",
             "self.rule.observe(criterion); log_a = np.asarray(self.rule",
         ),
-        *("test_training.py", "decided_from_the_blocks_before"),
+        *("selection/test_training.py", "decided_from_the_blocks_before"),
     ),
     Mutation(
         "cost overcounted",
-        "loader.py",
-        "report.scored + scored,",
-        "report.scored + 2 * scored,",
-        "test_training.py",
+        "selection/loader.py",
+        "report.scored += scored",
+        "report.scored += 2 * scored",
+        "selection/test_training.py",
         "report_has_the_totals",
     ),
     Mutation(
-        *("rejected work is trained on", "loader.py", "in np.flatnonzero(kept).tolist()]", "in range(n)]"),
-        *("test_training.py", "follow_the_coins"),
+        *(
+            "rejected work is trained on",
+            "selection/loader.py",
+            "in np.flatnonzero(kept).tolist()]",
+            "in range(n)]",
+        ),
+        *("selection/test_training.py", "follow_the_coins"),
     ),
     Mutation(
         *(
             "a rank goes ahead of the others",
-            "loader.py",
+            "selection/loader.py",
             "(states == READY).all()",
             "(states == READY).any()",
         ),
-        *("test_distributed.py", "shards_that_would_yield"),
+        *("selection/test_distributed.py", "shards_that_would_yield"),
     ),
     Mutation(
         *(
             "the busiest rank ends the run",
-            "loader.py",
+            "selection/loader.py",
             "return NOT_YET if self.pending else END",
             "return END",
         ),
-        *("test_distributed.py", "a_rank_that_is_busier"),
+        *("selection/test_distributed.py", "a_rank_that_is_busier"),
     ),
     Mutation(
         *(
             "what waits is lost on resuming",
-            "loader.py",
-            '"ready": [list(waiting) for waiting in self._ready]',
+            "selection/loader.py",
+            '"ready": [list(waiting) for waiting in self._waiting]',
             '"ready": []',
         ),
-        *("test_resume.py", "goes_on_from_any_place"),
+        *("selection/test_resume.py", "goes_on_from_any_place"),
     ),
     Mutation(
-        *("coins tossed again on resuming", "loader.py", "self.rng.bit_generator.state = state", "_ = state"),
-        *("test_resume.py", "goes_on_from_any_place"),
+        "a collator is looked at twice",
+        "selection/scoring.py",
+        "DRAWS = 20",
+        "DRAWS = 2",
+        "selection/test_scoring.py",
+        "flips_is_random_whatever",
+    ),
+    Mutation(
+        "what has no label counts",
+        "selection/losses.py",
+        "weight = (labels != IGNORED)",
+        "weight = (labels != IGNORED - 1)",
+        "selection/test_losses.py",
+        "cut_off_counts_as_little",
+    ),
+    Mutation(
+        "the first look is the last",
+        "selection/losses.py",
+        "    return differs(float(weighted / total * count))",
+        "    return True",
+        "selection/test_losses.py",
+        "fresh_head_decides_nothing",
+    ),
+    Mutation(
+        *(
+            "coins tossed again on resuming",
+            "selection/loader.py",
+            "self.rng.bit_generator.state = state",
+            "_ = state",
+        ),
+        *("selection/test_resume.py", "goes_on_from_any_place"),
     ),
     Mutation(
         *(
             "a step left half accumulated",
-            "budget.py",
-            "while trainer.loader.report",
-            "while False and trainer.loader.report",
+            "selection/budget.py",
+            "while self.loader.report",
+            "while False and self.loader.report",
         ),
-        *("test_training.py", "a_step_that_was_begun"),
+        *("selection/test_training.py", "a_step_that_was_begun"),
     ),
     Mutation(
         "the oracle takes sets for batches",
         "finite.py",
         "orders * np.prod",
         "np.prod",
-        "test_finite.py",
+        "house/test_finite.py",
         "all_batches_are_all",
     ),
     Mutation(
@@ -213,112 +263,147 @@ MUTATIONS = [
         "finite.py",
         "losses > loss]",
         "losses < loss]",
-        "test_finite.py",
+        "house/test_finite.py",
         "cvar_is_the_minimum",
     ),
     Mutation(
-        *("one stream for all samples", "generation.py", "(*seeds.spawn_key, *row)", "(*seeds.spawn_key, 0)"),
-        *("test_generation.py", "completions_follow_the_model"),
+        *(
+            "one stream for all samples",
+            "generation/judging.py",
+            "(*seeds.spawn_key, *row)",
+            "(*seeds.spawn_key, 0)",
+        ),
+        *("generation/test_judging.py", "completions_follow_the_model"),
     ),
     Mutation(
         *(
             "one coin for a block",
-            "generation.py",
+            "generation/judging.py",
             "[one.random() for one in rngs]",
             "[rngs[0].random() for one in rngs]",
         ),
-        *("test_generation.py", "sample_j_of_a_prompt"),
+        *("generation/test_judging.py", "sample_j_of_a_prompt"),
     ),
     Mutation(
         *(
             "until accepted is forgotten",
-            "generation.py",
-            "if accepted[i] < wanted and drawn[i] < limit]",
+            "generation/judging.py",
+            "if accepted[i] < wanted and drawn[i] < most]",
             "if False]",
         ),
-        *("test_generation.py", "until_accepted_collects"),
+        *("generation/test_judging.py", "until_accepted_collects"),
     ),
     Mutation(
         *(
             "drafts that know no coins",
-            "generation.py",
+            "generation/judging.py",
             "[key, str(seeds.entropy), seeds.spawn_key, rows",
             "[key, rows",
         ),
-        *("test_generation.py", "other_coins_prompts"),
+        *("generation/test_judging.py", "other_coins_prompts"),
     ),
     Mutation(
         *(
             "half a file of drafts",
-            "store.py",
+            "accounts.py",
             "os.replace(part, file)",
             "file.write_text(part.read_text()[:9])",
         ),
-        *("test_generation.py", "killed_and_resumed"),
+        *("generation/test_judging.py", "killed_and_resumed"),
     ),
     Mutation(
         *(
             "padding is attended to",
-            "sampler.py",
+            "generation/sampler.py",
             "[[0] * (width - len(row)) + [1]",
             "[[1] * (width - len(row)) + [1]",
         ),
-        *("test_generation.py", "equal_at_every_batch_size"),
+        *("generation/test_judging.py", "equal_at_every_batch_size"),
     ),
     Mutation(
-        *("the next token for the coin's", "sampler.py", "* whole, right=True)", "* whole, right=True) + 1"),
-        *("test_generation.py", "first_whose_cumulated"),
+        *(
+            "the next token for the coin's",
+            "generation/sampler.py",
+            "* whole, right=True)",
+            "* whole, right=True) + 1",
+        ),
+        *("generation/test_judging.py", "first_whose_cumulated"),
     ),
     Mutation(
-        *("another row's cache", "sampler.py", "reorder_cache(on)", "reorder_cache(on.flip(0))"),
-        *("test_generation.py", "rows_that_ended_leave"),
+        *(
+            "coins on a device without float64",
+            "generation/sampler.py",
+            'coins.to(device) if device.type == "cuda" else coins',
+            "coins.to(device)",
+        ),
+        *("generation/test_sampler.py", "device_without_float64"),
     ),
     Mutation(
-        *("rounds that never go back", "rounds.py", "        if restart:", "        if False:"),
-        *("test_rounds.py", "from_where_it_should"),
+        *("another row's cache", "generation/sampler.py", "reorder_cache(on)", "reorder_cache(on.flip(0))"),
+        *("generation/test_judging.py", "rows_that_ended_leave"),
     ),
     Mutation(
-        *("rejected tokens cost nothing", "rounds.py", "total += sum(written) +", "total += 0 *"),
-        *("test_rounds.py", "forward_passes_are_counted"),
+        *(
+            "rounds that never go back",
+            "generation/learner.py",
+            "        if self.restart:",
+            "        if False:",
+        ),
+        *("generation/test_rounds.py", "from_where_it_should"),
     ),
     Mutation(
-        *("an end that nobody wrote", "sampler.py", 'row.get("ended") is not False', "True"),
-        *("test_rounds.py", "end_is_learned_where"),
+        *(
+            "rejected tokens cost nothing",
+            "generation/rounds.py",
+            ' + sum(part["tokens"] if counted else [])',
+            "",
+        ),
+        *("generation/test_rounds.py", "forward_passes_are_counted"),
+    ),
+    Mutation(
+        *("an end that nobody wrote", "generation/encoding.py", 'row.get("ended") is not False', "True"),
+        *("generation/test_rounds.py", "end_is_learned_where"),
     ),
     Mutation(
         *(
             "weights of a round that is not done",
-            "rounds.py",
-            'home / f"trained-{r:02}.safetensors")  # to',
-            'home / f"trained-{r - 1:02}.safetensors")  # to',
+            "generation/learner.py",
+            "write_whole(self.trained(report.round), ",
+            "write_whole(self.trained(report.round - 1), ",
         ),
-        *("test_rounds.py", "killed_between_the_weights"),
+        *("generation/test_rounds.py", "killed_between_the_weights"),
     ),
     Mutation(
         "null is no decision",
-        "tables.py",
+        "audit/columns.py",
         "-np.inf if log_a is None",
         "log_a if log_a is None",
-        "test_audit.py",
+        "audit/test_audit.py",
         "what_datasets_writes",
     ),
     Mutation(
         "chance has no KL",
-        "audit.py",
+        "audit/measure.py",
         "total += prompts * each",
         "total += 0 * each",
-        "test_audit.py",
+        "audit/test_audit.py",
         "its_kl_is_foretold",
     ),
     Mutation(
-        *("a ceiling that cuts nothing off", "audit.py", "np.exp(np.minimum(log_p, 0))", "np.exp(log_p)"),
-        *("test_audit.py", "what_a_ceiling_cuts_off"),
+        *(
+            "a ceiling that cuts nothing off",
+            "audit/measure.py",
+            "np.exp(np.minimum(log_p, 0))",
+            "np.exp(log_p)",
+        ),
+        *("audit/test_audit.py", "what_a_ceiling_cuts_off"),
     ),
 ]
 
 
-def pytest(copy, mutation):
-    """Return pytest's exit code for the tests of a mutation: 0 all passed, 1 one failed, others: nothing was tested."""
+def pytest(copy, files, words):
+    """Return pytest's exit code for the tests of some files whose names have one of some words: 0 all passed, 1 one failed."""
+    named = [f"tests/{file}" for file in sorted(files)]
     command = [
         sys.executable,
         "-m",
@@ -327,45 +412,52 @@ def pytest(copy, mutation):
         "-q",
         "-p",
         "no:cacheprovider",
-        f"tests/{mutation.tests}",
+        *named,
         "-k",
-        mutation.words,
+        " or ".join(words),
     ]
     # no bytecode: a mutated file of the same size and second would be taken for the old one
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(copy),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(command, cwd=copy, env=environment, capture_output=True).returncode
 
 
-def caught(copy, mutation):
-    """Break the copy, run the tests, mend the copy; True if they passed before and failed after."""
-    file = copy / "rsf" / mutation.file
-    whole = file.read_text(encoding="utf-8")
-    if pytest(copy, mutation) != 0 or whole.count(mutation.old) != 1:
-        return False
-    file.write_text(whole.replace(mutation.old, mutation.new), encoding="utf-8")
-    try:
-        return pytest(copy, mutation) == 1
-    finally:
-        file.write_text(whole, encoding="utf-8")
+def copied(folder):
+    """Return a copy of all that the tests need."""
+    for part in ("rsf", "tests"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / part, folder)
+    return folder
+
+
+def caught(mutation):
+    """Break a copy in one way and run its tests; True if one of them fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copied(Path(folder))
+        file = copy / "rsf" / mutation.file
+        whole = file.read_text(encoding="utf-8")
+        file.write_text(whole.replace(mutation.old, mutation.new), encoding="utf-8")
+        return whole.count(mutation.old) == 1 and pytest(copy, [mutation.tests], [mutation.words]) == 1
 
 
 def main():
-    survivors = []
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        for part in ("rsf", "tests"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in ("conftest.py", "pyproject.toml"):
-            shutil.copy(ROOT / part, copy)
-        for mutation in MUTATIONS:
-            noticed = caught(copy, mutation)
-            survivors += [] if noticed else [mutation.name]
+    with tempfile.TemporaryDirectory() as folder:  # the unbroken tests, once in all
+        files = {mutation.tests for mutation in MUTATIONS}
+        if pytest(copied(Path(folder)), files, [mutation.words for mutation in MUTATIONS]) != 0:
+            sys.exit("tests fail before anything is broken")
+    survivors = 0
+    with ThreadPoolExecutor(2) as pool:
+        for mutation, noticed in zip(MUTATIONS, pool.map(caught, MUTATIONS), strict=True):
+            survivors += not noticed
             verdict = "caught  " if noticed else "SURVIVED"
-            sys.stdout.write(
-                f"{verdict}  {mutation.name:34s} {mutation.file:14s} {mutation.tests}  -k {mutation.words}\n"
-            )
+            where = f"{mutation.file:24s} {mutation.tests}  -k {mutation.words}"
+            sys.stdout.write(f"{verdict}  {mutation.name:34s} {where}\n")
             sys.stdout.flush()
-    sys.stdout.write(f"{len(MUTATIONS) - len(survivors)} of {len(MUTATIONS)} caught\n")
+    sys.stdout.write(f"{len(MUTATIONS) - survivors} of {len(MUTATIONS)} caught\n")
     return 1 if survivors else 0
 
 

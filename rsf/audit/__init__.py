@@ -1,4 +1,4 @@
-"""What did rejection do to a data set? A table of samples, ours or any tool's, goes in; a page and a figure come out."""
+"""What did rejection do to a data set? A table of samples goes in; a page and a figure come out."""
 
 from rsf.audit.columns import read
 from rsf.audit.measure import audit

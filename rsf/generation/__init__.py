@@ -1,6 +1,7 @@
 """From a model's own samples to training data: sample, judge, keep, fine-tune, and again.
 
-Names are loaded when they are asked for: `sample_and_judge` needs `datasets`, the others PyTorch and transformers too.
+Names are loaded when they are asked for: `sample_and_judge` needs `datasets`, the others PyTorch and
+transformers too.
 """
 
 from importlib import import_module
@@ -8,7 +9,7 @@ from importlib import import_module
 _FILES = {
     "ModelSampler": "sampler",
     "RewardError": "judging",
-    "RoundReport": "rounds",
+    "RoundReport": "learner",
     "SamplingReport": "judging",
     "encode": "encoding",
     "model_sampler": "sampler",
@@ -33,5 +34,4 @@ def __getattr__(name):
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
-def __dir__():
-    return __all__
+__dir__ = __all__.copy  # what completion offers

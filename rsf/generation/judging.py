@@ -2,34 +2,50 @@
 
     kept completions of a prompt x follow  q(y | x) A(r(x, y)) / Z(x),   Z(x) = E_q[A]
 
-With a fixed number of samples a prompt the prompts are tilted too, by Z(x); sampled until accepted, they keep their law, at 1 / Z(x)
-samples each. Every sample has a Generator of its own: its first coin decides whether it is kept, the others pick its tokens, so that
-neither batches nor interruptions change anything. Known as RFT (Yuan et al. 2023, arXiv 2308.01825), RAFT (Dong et al. 2023, arXiv
-2304.06767) and, accepting by exp((r - ceiling) / beta), RSO (Liu et al. 2023, arXiv 2309.06657).
+With a fixed number of samples a prompt the prompts are tilted too, by Z(x); sampled until accepted, they
+keep their law, at 1 / Z(x) samples each. Every sample has a Generator of its own: its first coin decides
+whether it is kept, the others pick its tokens, so that neither batches nor interruptions change anything.
+Known as RFT (Yuan et al. 2023, arXiv 2308.01825), RAFT (Dong et al. 2023, arXiv 2304.06767) and, accepting
+by exp((r - ceiling) / beta), RSO (Liu et al. 2023, arXiv 2309.06657).
 """
 
 import math
 from collections import deque
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-from datasets import Dataset, Features, Value
+from datasets import Dataset
+from numpy.random import SeedSequence
 
 from rsf.acceptance import accept
-from rsf.generation.drafts import COLUMNS, Table, drafted, key_of
+from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if
+from rsf.generation.drafts import Table, drafted, key_of
+from rsf.rules import BaseRule
 
 
 class RewardError(ValueError):
-    """A reward that cannot be used, or that the rule refuses; `judged` is all before, `completions` those that it was asked about."""
+    """A reward that cannot be used, or that the rule refuses.
+
+    judged : all that was judged before, a Dataset; completions : those that the reward was asked about
+    """
 
 
 @dataclass
 class SamplingReport:
     """Totals of `sample_and_judge`.
 
-    samples : judged, of which `skipped` had no reward and `accepted` passed the rule; tokens : decoded for all of them
-    kept : accepted less `duplicates` and `over_cap`; without : positions of the prompts that had no sample accepted
+    samples : judged, of which `skipped` had no reward and `accepted` passed the rule
+    tokens : decoded for all of them
+    kept : accepted less `duplicates` and `over_cap`
     slack : min |u - A| over all coins
+    without : positions of the prompts that had no sample accepted
+
+    >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
+    3 accepted of 8 samples (0.3750); 1 of 2 prompts without any; 0 skipped, 40 tokens decoded
     """
 
     prompts: int
@@ -39,246 +55,253 @@ class SamplingReport:
     duplicates: int = 0
     over_cap: int = 0
     tokens: int = 0
-    slack: float = float("inf")
-    without: list = field(default_factory=list, repr=False)
+    slack: float = math.inf
+    without: list[int] = field(default_factory=list, repr=False)
 
-    def add(self, log_a, accepted, tokens, slack):
+    def add(
+        self, log_a: np.ndarray, accepted: np.ndarray, tokens: Sequence[int | None], slack: float
+    ) -> None:
         """Count a block in."""
-        self.samples, self.skipped = self.samples + len(log_a), self.skipped + int(np.isnan(log_a).sum())
-        self.accepted, self.slack = self.accepted + int(accepted.sum()), min(self.slack, slack)
+        self.samples += len(log_a)
+        self.skipped += int(np.isnan(log_a).sum())
+        self.accepted += int(accepted.sum())
         self.tokens += sum(n or 0 for n in tokens)
+        self.slack = min(self.slack, slack)
 
     @property
-    def kept(self):
+    def kept(self) -> int:
+        """Accepted, less duplicates and what was over the cap."""
         return self.accepted - self.duplicates - self.over_cap
 
     @property
-    def acceptance_rate(self):
-        """Accepted per sample that had a reward: the mean of Z(x), or, until accepted, about 1 / (mean of 1 / Z(x)); NaN if none had."""
-        return self.accepted / (self.samples - self.skipped) if self.samples > self.skipped else float("nan")
+    def acceptance_rate(self) -> float:
+        """Accepted per sample that had a reward; NaN if none had.
 
-    def __str__(self):
-        removed = (
-            f", less {self.duplicates:,} duplicates and {self.over_cap:,} over the cap"
-            if self.duplicates or self.over_cap
-            else ""
-        )
+        With a fixed number of samples it estimates the mean of Z(x), until accepted 1 / (mean of 1 / Z(x)).
+        """
+        return self.accepted / (self.samples - self.skipped) if self.samples > self.skipped else math.nan
+
+    def __str__(self) -> str:
+        less = f", less {self.duplicates:,} duplicates and {self.over_cap:,} over the cap"
         return (
-            f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples ({self.acceptance_rate:.4f}){removed}; "
-            f"{len(self.without):,} of {self.prompts:,} prompts without any; {self.skipped:,} skipped, {self.tokens:,} tokens decoded"
+            f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples "
+            f"({self.acceptance_rate:.4f}){less if self.kept < self.accepted else ''}; "
+            f"{len(self.without):,} of {self.prompts:,} prompts without any; "
+            f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded"
         )
 
 
 def sample_and_judge(
-    sample,
-    prompts,
-    reward,
-    rule,
-    rng,
+    sample: Callable[[list[str], list[np.random.Generator]], Sequence[str] | Mapping[str, Sequence]],
+    prompts: Iterable,
+    reward: Callable[..., Iterable[float | None]],
+    rule: BaseRule,
+    rng: np.random.Generator,
     *,
-    samples_per_prompt,
-    until_accepted=False,
-    max_samples=None,
-    dedupe=None,
-    cap=None,
-    folder=None,
-    block=1024,
-    round=0,
-):
-    """Return (kept, judged, report): what the rule keeps of completions that `sample` draws, everything judged, and the totals.
+    samples_per_prompt: int,
+    until_accepted: bool = False,
+    max_samples: int | None = None,
+    dedupe: Callable[[str], Hashable] | None = None,
+    cap: int | None = None,
+    folder: str | Path | None = None,
+    block: int = 1024,
+    round: int = 0,
+) -> tuple[Dataset, Dataset, SamplingReport]:
+    """Draw completions, judge them, and return (kept, judged, report): what the rule keeps, all, the totals.
 
     Parameters
     ----------
-    sample : callable(prompts, rngs) -> list of str, or dict of lists: "completion" and optionally "log_probability", "tokens", "ended"
-        One completion for each of up to `block` prompts (which repeat), drawn by the Generator at its place and no other coins:
-        `model_sampler(...)`. With `folder` it needs an attribute `key`, a str (or a function that gives it) that says all that it
-        depends on.
-    prompts : datasets.Dataset with a str column "prompt", or list of str
+    sample : callable(prompts, rngs) -> list of str, or dict of lists
+        One completion for each of up to `block` prompts (which repeat), drawn by the Generator at its place
+        and no other coins: `model_sampler(...)`. A dict has "completion" and, if it likes,
+        "log_probability", "tokens" and "ended". With `folder` it needs an attribute `key`, a str (or a
+        function that gives it) that says all that it depends on. A method `check(prompts, to_train=False)`,
+        if it has one, may refuse prompts first.
+    prompts : datasets.Dataset with a str column "prompt", or a list of rows or of texts
+        See `rsf.generation.arguments.as_dataset`.
     reward : callable(prompts=, completions=, **other columns) -> list of float
         TRL's convention. None: does not apply, the sample is judged, never kept, not counted in the rate.
     rule : rsf.rules rule
-        Decides each sample, or with `best_of(n)` each n consecutive samples of a prompt; observes after each block.
+        Decides each sample, or with `best_of(n)` each n consecutive samples of a prompt; observes each block.
     rng : numpy.random.Generator
         Spawns the streams: sample j of prompt i has the same coins whatever else is sampled.
     samples_per_prompt : int
-        Drawn for each prompt; with `until_accepted`, accepted of each prompt, out of at most `max_samples` drawn.
+        Drawn for each prompt; with `until_accepted`, accepted of each, out of at most `max_samples` drawn.
     dedupe : callable(completion) -> key
-        Of a prompt's accepted samples with one key only the first is kept (`str`: exact duplicates). It and `cap`, the most kept of
-        one prompt, thin what was accepted (another law): they cause no further sampling.
+        Of a prompt's accepted samples with one key only the first is kept (`str`: exact duplicates). It and
+        `cap`, the most kept of one prompt, thin what was accepted (another law): they cause no further
+        sampling.
     folder : path
-        What was sampled is written there, a file a block, before it is judged; a call with the same sampler, rng (made anew from its
-        seed), prompts and numbers reads it instead of sampling (rewards and rules may have changed: they are asked again). The result
-        lies there too, memory-mapped; without a folder it is held in memory.
+        What was sampled is written there, a file a block, before it is judged; a call with the same
+        sampler, rng (made anew from its seed), prompts and numbers reads it instead of sampling (rewards
+        and rules may have changed: they are asked again). The result lies there too, memory-mapped; without
+        a folder it is held in memory.
     block : int
-        Samples that are drawn, judged, decided upon and observed at once; what one prompt is due at a time is not split.
+        Samples that are drawn, judged, decided upon and observed at once; what one prompt is due at a time
+        is not split.
+
+    Returns
+    -------
+    kept : datasets.Dataset
+        The prompts' columns, completion, reward, log_acceptance, log_probability, tokens, ended and round.
+        To train on it with TRL's SFTTrainer, `kept.map(encode, fn_kwargs={"tokenizer": tokenizer})`: of the
+        texts as they are it would learn an end also where the model wrote none (`ended` is False).
+    judged : datasets.Dataset
+        All samples, with the column `kept`.
+    report : SamplingReport
 
     Raises
     ------
+    ValueError
+        The arguments do not fit together; nothing was sampled.
     RewardError
-        The reward raised, or gave NaN, an infinity, another number of values, or what the rule refuses (above a ceiling).
+        The reward raised, or gave NaN, an infinity, a text, another number of values, or what the rule
+        refuses (above a ceiling). This and any other error on the way has what was judged before as its
+        `judged`.
     """
-    prompts = (
-        prompts
-        if hasattr(prompts, "features")
-        else Dataset.from_dict({"prompt": list(prompts)}, Features({"prompt": Value("string")}))
+    prompts = as_dataset(prompts, "prompts")
+    check_call(
+        prompts, reward, rule, rng, samples_per_prompt, until_accepted, max_samples, dedupe, cap, block
     )
-    limit = _checked(prompts, rule, samples_per_prompt, until_accepted, max_samples)
-    seeds, key = rng.bit_generator.seed_seq.spawn(1)[0], folder and key_of(sample)
-    if folder and not key:
-        raise ValueError(
-            "with a folder the sampler needs an attribute `key`, a str that says all that its completions depend on"
-        )
-    report, judged, places, seen = (
-        SamplingReport(len(prompts)),
-        Table(prompts.features, folder, f"judged-{round}.arrow"),
-        [],
-        {},
+    key = key_of(sample) if folder else None
+    refuse_if(
+        folder and not key, "with a folder the sampler needs an attribute `key`, all that it depends on"
     )
+    check_sampler(sample, prompts)
+    seeds = rng.bit_generator.seed_seq.spawn(1)[0]
+    report = SamplingReport(len(prompts))
+    judged = Table(prompts.features, folder and Path(folder) / f"judged-{round}.arrow")
     prompts, arrow = prompts.with_format(None), prompts.with_format("arrow")
     drawn, accepted = np.zeros((2, len(prompts)), dtype=np.int64)
-    for rows in _blocks(drawn, accepted, samples_per_prompt, limit, block):
-        table = prompts[[i for i, _ in rows]]  # columns, a row a sample
-        rngs = [
-            np.random.default_rng(np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, *row)))
-            for row in rows
-        ]
-        coins = np.array([one.random() for one in rngs])
-        drafts = drafted(
-            sample,
-            table["prompt"],
-            rngs,
-            folder,
-            [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]],
-        )
+    most = max_samples or samples_per_prompt
+    keys = {}  # of what was kept, for each prompt whose turn may come again
+    for rows in _blocks(drawn, accepted, samples_per_prompt, most, block):
+        numbers = [i for i, _ in rows]
+        table = prompts[numbers]  # columns, a row a sample
+        drafts = {}
         try:
+            streams = [SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, *row)) for row in rows]
+            rngs = [np.random.default_rng(stream) for stream in streams]
+            coins = np.array([one.random() for one in rngs])
+            given = [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]]
+            drafts = drafted(sample, table["prompt"], rngs, folder, given)
             rewards = _judged(reward, table, drafts["completion"])
             keep, log_a, slack = _decided(rule, rewards, coins)
-        except RewardError as error:
-            error.judged, error.completions = judged.close(), drafts["completion"]
+            np.add.at(accepted, [i for (i, _), yes in zip(rows, keep, strict=True) if yes], 1)
+            report.add(log_a, keep, drafts["tokens"], slack)
+            if dedupe or cap is not None:
+                _thin(rows, keep, drafts["completion"], dedupe, cap, keys, report)
+                keys = {i: keys[i] for i in keys if accepted[i] < samples_per_prompt and drawn[i] < most}
+            decided = {"reward": rewards, "kept": keep, "log_acceptance": log_a, "round": [round] * len(rows)}
+            judged.write(arrow[numbers], drafts | decided)
+        except BaseException as error:
+            error.judged = judged.close(whole=False)
+            error.completions = drafts.get("completion")
             raise
-        np.add.at(accepted, [i for (i, _), yes in zip(rows, keep, strict=True) if yes], 1)
-        report.add(log_a, keep, drafts["tokens"], slack)
-        if dedupe or cap is not None:
-            _thin(rows, keep, drafts["completion"], dedupe, cap, seen, report)
-            seen = {
-                i: keys for i, keys in seen.items() if accepted[i] < samples_per_prompt and drawn[i] < limit
-            }
-        places.append(report.samples - len(rows) + np.flatnonzero(keep))
-        ours = drafts | {
-            "reward": rewards,
-            "kept": keep,
-            "log_acceptance": log_a,
-            "round": [round] * len(rows),
-        }
-        judged.write(arrow[[i for i, _ in rows]], ours)
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
-    return judged.select(np.concatenate(places)).remove_columns("kept"), judged, report
+    kept = judged.select(np.flatnonzero(judged.data["kept"].to_numpy()))
+    return kept.remove_columns("kept"), judged, report
 
 
-def _blocks(drawn, accepted, wanted, limit, size):
-    """Yield lists of (prompt, number of its sample), a prompt again as long as it lacks accepted ones; the counts (prompts,) are kept up to date."""
-    waiting, fresh = deque(), iter(range(len(drawn)))
+def _blocks(
+    drawn: np.ndarray, accepted: np.ndarray, wanted: int, most: int, size: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield blocks of (prompt, number of its sample), a prompt again as long as it lacks accepted ones.
+
+    drawn, accepted : (prompts,), how many samples each had so far; the caller keeps the second up to date
+    """
+    waiting = deque()
+    fresh = iter(range(len(drawn)))
     while True:
         rows = []
         while len(rows) < size and (i := waiting.popleft() if waiting else next(fresh, None)) is not None:
-            number = int(min(wanted - accepted[i], limit - drawn[i]))
+            number = int(min(wanted - accepted[i], most - drawn[i]))
             rows += [(i, int(drawn[i]) + j) for j in range(number)]
             drawn[i] += number
         if not rows:
             return
         yield rows
-        waiting += [i for i in dict.fromkeys(i for i, _ in rows) if accepted[i] < wanted and drawn[i] < limit]
+        waiting += [i for i in dict.fromkeys(i for i, _ in rows) if accepted[i] < wanted and drawn[i] < most]
 
 
-def _checked(prompts, rule, samples_per_prompt, until_accepted, max_samples):
-    """Return the most samples that one prompt may get, once all arguments are seen to fit together."""
-    if "prompt" not in prompts.column_names or getattr(prompts.features["prompt"], "dtype", None) not in (
-        "string",
-        "large_string",
-    ):
-        raise ValueError(
-            f"prompts need a column 'prompt' of strings (a chat: apply its template first), got {prompts.features}"
-        )
-    if taken := sorted(set(prompts.column_names) & set(COLUMNS)):
-        raise ValueError(f"the prompts' columns {taken} would be overwritten: rename or remove them")
-    if len(prompts) == 0 or samples_per_prompt < 1:
-        raise ValueError(
-            f"need prompts and samples_per_prompt of at least 1, got {len(prompts)} prompts and {samples_per_prompt}"
-        )
-    if getattr(rule, "joint", False) and (until_accepted or samples_per_prompt % rule.n):
-        raise ValueError(
-            f"{rule} chooses among {rule.n} samples of a prompt: samples_per_prompt must be a multiple of it, got {samples_per_prompt}, and until_accepted=False"
-        )
-    if until_accepted != (max_samples is not None) or (until_accepted and max_samples < samples_per_prompt):
-        raise ValueError(
-            f"until_accepted, and nothing else, needs max_samples, the most to draw for one prompt (at least {samples_per_prompt}); got {max_samples}"
-        )
-    return max_samples if until_accepted else samples_per_prompt
-
-
-def _judged(reward, table, completions):
+def _judged(reward: Callable, table: Mapping[str, list], completions: list[str]) -> np.ndarray:
     """Return the rewards (n,), NaN where they do not apply."""
+    prompts = table["prompt"]
     others = {name: values for name, values in table.items() if name != "prompt"}
     try:
-        given = list(reward(prompts=table["prompt"], completions=completions, **others))
-        values = np.array([math.nan if value is None else float(value) for value in given])
+        given = reward(prompts=prompts, completions=completions, **others)
+        if isinstance(given, Coroutine):  # or Python would warn that it was never awaited
+            given.close()
+        rewards = list(islice(given, len(completions) + 1))  # it need not end
     except Exception as error:
         raise RewardError(f"the reward raised {type(error).__name__}: {error}") from error
-    if len(values) != len(completions):
-        raise RewardError(f"the reward gave {len(values)} values for {len(completions)} completions")
-    for value, prompt, completion in zip(given, table["prompt"], completions, strict=True):
-        if value is not None and not math.isfinite(value):
+    refuse_if(
+        len(rewards) != len(completions) or isinstance(given, (Mapping, set)),
+        f"the reward gave {len(rewards)} values for {len(completions)} completions, in a "
+        f"{type(given).__name__}: it must give a list, one for each (no more than one too many is read)",
+        RewardError,
+    )
+    values = np.array([_number(value) for value in rewards])
+    for i in np.flatnonzero(~np.isfinite(values)):
+        if rewards[i] is not None:
             raise RewardError(
-                f"the reward is {value} for {completion!r:.80} after {prompt!r:.80} (None would say: does not apply)"
+                f"the reward is {rewards[i]!r:.80} for {completions[i]!r:.80} after {prompts[i]!r:.80}: "
+                "it must be a finite number, or None where it does not apply"
             )
     return values
 
 
-def _decided(rule, values, coins):
+def _number(value: object) -> float:
+    """Return a number of any library as a float; NaN for what is none, a text that reads like one, too."""
+    try:
+        return math.nan if isinstance(value, (str, bytes, bytearray)) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan
+
+
+def _decided(rule: BaseRule, rewards: np.ndarray, coins: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Return (kept, log A, slack) for a block; log A is NaN where nothing was decided."""
-    decided = ~np.isnan(values)
-    kept, log_a, slack = np.zeros(len(values), dtype=bool), np.full(len(values), np.nan), math.inf
-    if getattr(rule, "joint", False):
-        decided = np.repeat(
-            decided.reshape(-1, rule.n).all(axis=1), rule.n
-        )  # a group that lacks a reward has no best
-        criterion = values[decided].reshape(-1, rule.n)
-        kept[decided] = rule.decide(criterion, _Tossed(coins[decided])).ravel()
+    decided = ~np.isnan(rewards)
+    if joint := getattr(rule, "joint", False):  # a group that lacks a reward has no best
+        decided = np.repeat(decided.reshape(-1, rule.n).all(axis=1), rule.n)
+    criterion = rewards[decided].reshape(-1, rule.n) if joint else rewards[decided]
+    tossed = SimpleNamespace(random=coins[decided].reshape)  # in the place of a Generator
+    kept = np.zeros(len(rewards), dtype=bool)
+    log_a = np.full(len(rewards), np.nan)
+    slack = math.inf
+    if joint:
+        kept[decided] = rule.decide(criterion, tossed).ravel()
         with np.errstate(divide="ignore"):
             log_a[decided] = np.log(rule(criterion)).ravel()
     else:
-        criterion = values[decided]
         try:
             log_a[decided] = rule.log_probability(criterion)
         except ValueError as error:
             raise RewardError(f"the rule {rule} refuses a reward: {error}") from error
-        kept[decided], slack = accept(log_a[decided], _Tossed(coins[decided]), with_slack=True)
+        kept[decided], slack = accept(log_a[decided], tossed, with_slack=True)
     if decided.any():
         rule.observe(criterion)
     return kept, log_a, slack
 
 
-def _thin(rows, kept, completions, dedupe, cap, seen, report):
-    """Take back, in place, what is a prompt's duplicate or beyond its cap; seen: {prompt: keys kept so far}."""
+def _thin(
+    rows: list[tuple[int, int]],
+    kept: np.ndarray,
+    completions: list[str],
+    dedupe: Callable[[str], Hashable] | None,
+    cap: int | None,
+    keys: dict[int, set],
+    report: SamplingReport,
+) -> None:
+    """Take back, in place, duplicates and what is beyond the cap; keys: of what each prompt kept so far."""
     for place in np.flatnonzero(kept):
         i, number = rows[place]
-        keys, key = seen.setdefault(i, set()), dedupe(completions[place]) if dedupe else number
-        duplicate = key in keys
-        kept[place] = not duplicate and (cap is None or len(keys) < cap)
-        report.duplicates, report.over_cap = (
-            report.duplicates + duplicate,
-            report.over_cap + (not duplicate and not kept[place]),
-        )
+        own = keys.setdefault(i, set())
+        key = dedupe(completions[place]) if dedupe else number
+        duplicate = key in own
+        kept[place] = not duplicate and (cap is None or len(own) < cap)
+        report.duplicates += duplicate
+        report.over_cap += not duplicate and not kept[place]
         if kept[place]:
-            keys.add(key)
-
-
-class _Tossed:
-    """Coins that were tossed already, in the place of a Generator."""
-
-    def __init__(self, coins):
-        self.coins = coins
-
-    def random(self, shape):
-        return self.coins.reshape(shape)
+            own.add(key)

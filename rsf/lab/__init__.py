@@ -1,1 +1,4 @@
-"""What makes this repository's numbers: data and models, experiments, benchmarks, reports, notebooks. No room imports it."""
+"""What makes this repository's numbers: data, models, experiments, benchmarks, reports, notebooks.
+
+No room imports it.
+"""

@@ -1,22 +1,28 @@
-"""A number with its provenance: one JSON file per run, held to the protocol that was written before it.
+"""A number with its provenance: a record per run, held to the protocol that was written before it.
 
-A file says what was run, with which settings and seed, on what (versions, device, data source, commit), under which section
-of `results/protocol.toml` (its SHA-256), and the numbers. A number without such a file is not quoted anywhere.
+A record says what was run, with which settings and seed, on what (versions, device, data source, commit),
+when it began, under which section of `results/protocol.toml` (its SHA-256), and the numbers. A number without
+a record is not quoted anywhere. A run has a file of its own, results/SECTION/ARM-SEED.json (of a tuning grid:
+ARM-SEED-RATE.json), until its section is complete and folded into one file, results/SECTION.jsonl, a line a
+run in the order of arm, seed and rate.
 """
 
 import hashlib
 import json
-import os
-import platform
-import subprocess
-import sys
+import shutil
 import tomllib
-from importlib import metadata
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+import rsf
+from rsf.accounts import write_text
+from rsf.checks import Verdict
+from rsf.lab.provenance import CHECKOUT, ROOT, commit, machine
+
 # in a checkout the folder beside the package, in an installed package the copy inside it
-RESULTS = ROOT / "results" if (ROOT / "results").is_dir() else Path(__file__).parent / "results"
+RESULTS = ROOT / "results" if CHECKOUT else Path(rsf.__file__).parent / "results"
 FIELDS = {
     "experiment": str,
     "arm": str,
@@ -29,30 +35,75 @@ FIELDS = {
     "commit": str,
     "numbers": dict,
 }
-PACKAGES = ("numpy", "scipy", "torch", "transformers", "datasets", "accelerate")
+# what became of a section, and who runs it, not what is measured; files written first have a status
+NOT_HASHED = ("status", "task", "superseded")
+TIMES = ("seconds", "cpu_seconds", "curve")  # they hang on the machine's load: a second run has others
 
 
-def protocol(experiment):
-    """Return the section of the protocol that governs an experiment, with what it takes over from the section that `like` names."""
-    sections = tomllib.loads((RESULTS / "protocol.toml").read_text(encoding="utf-8"))
-    if experiment not in sections:
-        raise ValueError(f"the protocol has no section {experiment!r}, only {', '.join(sections)}")
-    section = sections[experiment]
-    return protocol(section["like"]) | section if "like" in section else section
+class Run(NamedTuple):
+    """What one run of a task gives: where data and model are from, what it ran on, and its numbers."""
+
+    data: str
+    model: str
+    device: str
+    numbers: dict
 
 
-def protocol_hash(experiment):
-    """Return the SHA-256 of what a section of the protocol says; its status, which changes once it was run, is left out."""
-    section = {key: value for key, value in protocol(experiment).items() if key != "status"}
+def now() -> str:
+    """Return the time in UTC to the second, as a record says when its run began."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def checkout() -> Path:
+    """Return the root of the checkout, which only a checkout has.
+
+    Raises
+    ------
+    FileNotFoundError
+        The package is installed: notebooks, figures and results to be written are not there.
+    """
+    if not CHECKOUT:
+        raise FileNotFoundError(
+            f"this needs a checkout of the repository, and {ROOT} is none: clone it, and call run.py"
+        )
+    return ROOT
+
+
+@lru_cache
+def _sections(file: Path, changed: int) -> dict:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def sections() -> dict:
+    """Return all sections of the protocol as they stand in the file: {name: settings}."""
+    file = RESULTS / "protocol.toml"
+    return _sections(file, file.stat().st_mtime_ns)
+
+
+def protocol(experiment: str) -> dict:
+    """Return the section of the protocol of an experiment, with what it takes over by `like`."""
+    if experiment not in sections():
+        raise ValueError(f"the protocol has no section {experiment!r}, only {', '.join(sections())}")
+    section = sections()[experiment]
+    return protocol(section["like"]) | section if "like" in section else dict(section)
+
+
+def protocol_hash(experiment: str) -> str:
+    """Return the SHA-256 of what a section says is measured; its task and what became of it are left out."""
+    section = _measured(protocol(experiment))
     return hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()
 
 
-def verdict(difference, smallest, *, may=False):
-    """Return what a paired difference says of the claim that something helps.
+def _measured(section: dict) -> dict:
+    return {key: value for key, value in section.items() if key not in NOT_HASHED}
+
+
+def verdict(difference: Verdict, smallest: float, *, may: bool = False) -> str:
+    """Return what a paired difference says of a claim that something helps, by the rule written first.
 
     Parameters
     ----------
-    difference : rsf.checks Verdict
+    difference : Verdict
         With `estimate`, `low` and `high`, simultaneous over the declared family.
     smallest : float
         The smallest gain worth having, in the same unit.
@@ -64,107 +115,236 @@ def verdict(difference, smallest, *, may=False):
     return "refuted" if difference.high < smallest and not may else "not reproduced"
 
 
-def path(experiment, arm, seed):
-    """Return where the file of one run stands."""
-    return RESULTS / experiment / f"{arm}-{seed}.json"
+def path(
+    experiment: str, arm: str, seed: int, folder: Path | None = None, *, rate: float | None = None
+) -> Path:
+    """Return where the file of one run is written, below `folder`, by default results/."""
+    of_grid = "" if rate is None else f"-{rate:g}"
+    return (folder or RESULTS) / experiment / f"{arm}-{seed}{of_grid}.json"
 
 
-def write(experiment, arm, seed, *, data, model, device, numbers):
-    """Write the file of one run, whole or not at all, and return its path."""
-    settings = protocol(experiment)
+def write(
+    experiment: str,
+    arm: str,
+    seed: int,
+    run: Run,
+    folder: Path | None = None,
+    *,
+    rate: float | None = None,
+    begun: str | None = None,
+    made_by: str | None = None,
+) -> Path:
+    """Write the file of one run, whole or not at all, and return its path.
+
+    Parameters
+    ----------
+    experiment, arm, seed : of the protocol
+    run : Run
+    folder : Path, optional
+        Below which it is written, by default results/.
+    rate : float, optional
+        The learning rate of a run of a tuning grid.
+    begun : str, optional
+        `now()` before the run.
+    made_by : str, optional
+        The code that ran it, where that was not this project's task.
+    """
+    also = {"rate": rate, "begun": begun, "made_by": made_by}
     record = {
         "experiment": experiment,
         "arm": arm,
         "seed": seed,
-        "settings": settings,
+        **{name: value for name, value in also.items() if value is not None},
+        "settings": protocol(experiment),
         "protocol": protocol_hash(experiment),
-        "data": data,
-        "model": model,
-        "machine": machine(device),
+        "data": run.data,
+        "model": run.model,
+        "machine": machine(run.device),
         "commit": commit(),
-        "numbers": numbers,
+        "numbers": run.numbers,
     }
     check(record)
-    target = path(experiment, arm, seed)
+    target = path(experiment, arm, seed, folder, rate=rate)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
     head = json.dumps({**record, "numbers": None}, indent=1).removesuffix("null\n}")
-    lines = ",\n".join(
-        f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in numbers.items()
-    )  # an array a line
-    part.write_text(f"{head}{{\n{lines}\n }}\n}}\n", encoding="utf-8")
-    os.replace(part, target)
-    return target
+    lines = [
+        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in run.numbers.items()
+    ]  # an array a line
+    return write_text(target, f"{head}{{\n" + ",\n".join(lines) + "\n }\n}\n")
 
 
-def read(experiment):
+def key(record: dict) -> tuple[str, int, float | None]:
+    """Return what a run is told from the others of its section by: arm, seed and, of a grid, the rate."""
+    return record["arm"], record["seed"], record.get("rate")
+
+
+def runs(experiment: str) -> list[dict]:
+    """Return all records of an experiment, folded or not, in the order of arm, seed and rate, each checked.
+
+    Raises
+    ------
+    ValueError
+        A record does not belong to the protocol or to this section, or a run stands twice.
+    """
+    folded = RESULTS / f"{experiment}.jsonl"
+    files = [folded] if folded.is_file() else []
+    found = {}
+    for file in [*files, *sorted((RESULTS / experiment).glob("*.json"))]:
+        for record in load(file):
+            if record["experiment"] != experiment:
+                raise ValueError(f"{file.name} holds a run of {record['experiment']}, not of {experiment}")
+            if key(record) in found:
+                raise ValueError(f"{file.name}: {key(record)} of {experiment} stands twice; the first stands")
+            found[key(record)] = record
+    arms = protocol(experiment)["arms"]
+    return sorted(found.values(), key=lambda run: (arms.index(run["arm"]), run["seed"], run.get("rate") or 0))
+
+
+def read(experiment: str) -> dict:
     """Return all runs of an experiment as {arm: {seed: record}}, each checked against the protocol."""
-    runs = {}
-    for file in sorted((RESULTS / experiment).glob("*.json")):
-        record = validate(file)
-        runs.setdefault(record["arm"], {})[record["seed"]] = record
-    if not runs:
+    found = {}
+    for record in runs(experiment):
+        if "rate" in record:
+            raise ValueError(f"{experiment} has a run a rate of its grid: use records.runs({experiment!r})")
+        found.setdefault(record["arm"], {})[record["seed"]] = record
+    if not found:
         raise FileNotFoundError(f"no run of {experiment} is in {RESULTS.name}/: not yet run")
-    return runs
+    return found
 
 
-def status(experiment):
-    """Return one line: how many of the runs that the protocol asks for are there."""
+def find(experiment: str, arm: str, seed: int, *, rate: float | None = None) -> dict | None:
+    """Return the stored record of one run, folded or not, or None."""
+    return next((record for record in runs(experiment) if key(record) == (arm, seed, rate)), None)
+
+
+def fold(experiment: str) -> Path:
+    """Fold the files of a complete section into results/SECTION.jsonl, a line a run, and return that file.
+
+    Raises
+    ------
+    ValueError
+        The section is not complete: a run that the protocol declares is missing.
+    """
+    found = runs(experiment)
+    if lacking := missing(experiment):
+        raise ValueError(f"{experiment} lacks {len(lacking)} runs, {lacking[0]} first: run them, then fold")
+    text = "".join(json.dumps(record) + "\n" for record in found)
+    file = write_text(RESULTS / f"{experiment}.jsonl", text)
+    shutil.rmtree(RESULTS / experiment, ignore_errors=True)
+    return file
+
+
+def has_rates(section: dict) -> bool:
+    """Return whether a section has a run for each rate of its grid, one of learning rates alone."""
+    return [name for name in section if name.startswith("grid_")] == ["grid_learning_rate"]
+
+
+def declared(experiment: str) -> list[tuple[str, int, float | None]]:
+    """Return the runs that the protocol asks for, as (arm, seed, rate); without a grid the rate is None.
+
+    Where an arm's grid was widened, each rate that any of its seeds has is asked for in all of them.
+    """
     section = protocol(experiment)
-    wanted = [path(experiment, arm, seed) for arm in section["arms"] for seed in section["seeds"]]
-    there = sum(file.exists() for file in wanted)
-    return f"{experiment}: {f'{there} of {len(wanted)} runs' if there else 'not yet run'}"
+    rates = {arm: [None] for arm in section["arms"]}
+    if has_rates(section):
+        grid = section["grid_learning_rate"]
+        tried = [(run["arm"], run["rate"]) for run in runs(experiment)]
+        rates = {arm: sorted({*grid, *(rate for one, rate in tried if one == arm)}) for arm in rates}
+    return [(arm, seed, rate) for seed in section["seeds"] for arm in rates for rate in rates[arm]]
 
 
-def validate(file):
-    """Return the record in a file, or raise ValueError that says what is wrong with it."""
-    try:
-        record = json.loads(Path(file).read_text(encoding="utf-8"))
-        check(record)
-    except ValueError as error:
-        raise ValueError(f"{Path(file).name}: {error}") from error
-    return record
+def missing(experiment: str) -> list[tuple[str, int, float | None]]:
+    """Return those of the runs `declared` that results/ lacks."""
+    there = {key(record) for record in runs(experiment)}
+    return [run for run in declared(experiment) if run not in there]
 
 
-def check(record):
+def superseded(experiment: str) -> bool:
+    """Return whether another section was run in the place of this one, as its own `superseded` says."""
+    return sections()[experiment].get("superseded", "").startswith("by ")
+
+
+def status(experiment: str) -> str:
+    """Return one line: how many of the runs that the protocol asks for are there."""
+    if superseded(experiment):
+        return f"{experiment}: superseded {sections()[experiment]['superseded']}"
+    there = len(runs(experiment))
+    wanted = there + len(missing(experiment))
+    return f"{experiment}: {f'{there} of {wanted} runs' if there else 'not yet run'}"
+
+
+def load(file: Path | str) -> list[dict]:
+    """Return the records of a file, one (.json) or one a line (.jsonl); a ValueError says what is wrong."""
+    file = Path(file)
+    text = file.read_text(encoding="utf-8")
+    parts = {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
+    if file.suffix != ".jsonl":
+        parts = {file.name: text}
+    found = []
+    for place, part in parts.items():
+        try:
+            record = json.loads(part)
+            check(record)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        found.append(record)
+    if not found:
+        raise ValueError(f"{file.name} holds no record")
+    return found
+
+
+def validate(file: Path | str) -> dict:
+    """Return the record in a file of one, or raise ValueError that says what is wrong with it."""
+    return load(file)[0]
+
+
+def check(record: dict) -> None:
     """Raise ValueError unless a record has all its fields and belongs to the protocol as it stands."""
+    if not isinstance(record, dict):
+        raise ValueError(f"a record is an object with the fields {', '.join(FIELDS)}, got {record!r:.60}")
     for name, kind in FIELDS.items():
-        if not isinstance(record.get(name), kind):
+        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
             raise ValueError(f"field {name!r} must be {kind.__name__}, got {record.get(name)!r:.60}")
-    section = protocol(record["experiment"])
-    if record["protocol"] != protocol_hash(record["experiment"]):
+    newer = record["machine"].get("rsf", rsf.__version__)
+    if newer != rsf.__version__ and _number(newer) > _number(rsf.__version__):
         raise ValueError(
-            f"it was run under another protocol ({record['protocol'][:12]}) than the one that stands ({protocol_hash(record['experiment'])[:12]})"
+            f"it was written by rsf {newer}, this is {rsf.__version__}: update the package to read it"
+        )
+    section = protocol(record["experiment"])
+    now = protocol_hash(record["experiment"])
+    settings = _measured(record["settings"])
+    if record["protocol"] == now and settings != (wanted := json.loads(json.dumps(_measured(section)))):
+        unlike = sorted(name for name in settings.keys() | wanted if settings.get(name) != wanted.get(name))
+        raise ValueError(f"its settings are not those of the protocol: {', '.join(unlike)} differ")
+    if record["protocol"] != now:
+        raise ValueError(
+            f"it was run under another protocol ({record['protocol'][:12]}) than the one here ({now[:12]})"
         )
     if record["arm"] not in section["arms"] or record["seed"] not in section["seeds"]:
-        raise ValueError(
-            f"arm {record['arm']!r} with seed {record['seed']} is not in the protocol: {section['arms']}, {section['seeds']}"
-        )
+        there = f"{section['arms']}, {section['seeds']}"
+        raise ValueError(f"arm {record['arm']!r} with seed {record['seed']} is not in the protocol: {there}")
 
 
-def machine(device):
-    """Return what a run ran on: versions, processor kind, threads, device."""
-    versions = {name: metadata.version(name) for name in PACKAGES}
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "platform": f"{sys.platform} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "device": device,
-    }
+def _number(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
 
 
-def commit():
-    """Return the commit of the checkout, with "+" if the package differs from it; "unknown" outside one."""
+def compare(stored: dict, new: dict) -> list[str]:
+    """Return a line for each number of two records of one run: equal, or how far apart; no times."""
+    lines = []
+    for name, before in stored["numbers"].items():
+        after = new["numbers"].get(name)
+        if name in TIMES:
+            continue
+        said = "equal" if before == after or _rounded_alike(name, before, after) else "differs"
+        scalar = isinstance(before, (int, float)) and isinstance(after, (int, float))
+        shown = f"stored {before:.7g}, new {after:.7g}: " if scalar else ""
+        lines.append(f"{name}: {shown}{said}")
+    return lines
 
-    def git(*words):
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
 
-    try:
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--", "rsf", "results/protocol.toml") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def _rounded_alike(name: str, before: object, after: object) -> bool:
+    """Return whether margins are equal to the four decimals that the files written first have."""
+    if name != "test_margin" or not isinstance(after, list) or len(before) != len(after):
+        return False
+    return all(abs(one - other) <= 5.1e-5 for one, other in zip(before, after, strict=True))

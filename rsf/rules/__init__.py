@@ -5,6 +5,7 @@ Fixed rules, each with its surrogate objective, and rules that decide from the r
 
 from rsf.rules.adaptive import at_rate, percentile, random_like
 from rsf.rules.fixed import (
+    BaseRule,
     Rule,
     above,
     best_of,
@@ -17,6 +18,7 @@ from rsf.rules.fixed import (
 )
 
 __all__ = [
+    "BaseRule",
     "Rule",
     "above",
     "at_rate",

@@ -2,61 +2,92 @@
 
     kept examples give the expected gradient  E[A(l) grad l] = grad E[Phi(l)]  with  Phi' = A
 
-so every fixed, pointwise rule has a surrogate objective Phi (an instance of a known equivalence: Fujimoto et al. 2020,
-arXiv 2007.06049; Haimovich et al. 2024, arXiv 2312.13927). Calling a rule changes nothing: it decides from the past;
-whoever applies it calls `observe` afterwards. Here are the fixed rules; those with a memory are in `adaptive`.
+so every fixed, pointwise rule has a surrogate objective Phi (an instance of a known equivalence: Fujimoto et
+al. 2020, arXiv 2007.06049; Haimovich et al. 2024, arXiv 2312.13927). Here are the rules that remember
+nothing; those with a memory are in `adaptive`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rsf.acceptance import first_index, log_acceptance
-from rsf.rules.adaptive import checked
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A fixed, pointwise rule: what it reads as, log A, its surrogate, and whether it looks at the criterion at all."""
+class BaseRule:
+    """What every rule offers to whoever applies it.
 
-    text: str
-    log_a: Callable = field(repr=False)
-    phi: Callable = field(repr=False)
-    needs_criterion: bool = True
+    Calling a rule changes nothing: it decides from the past. Whoever applies it calls `observe` after each
+    decision. `load_state_dict` of a new rule's `state_dict` sets a rule back to its beginning.
+    """
 
-    def log_probability(self, criterion):
-        """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
-        with np.errstate(divide="ignore", over="ignore"):  # -inf: never kept
-            return self.log_a(checked(criterion))
+    needs_criterion: bool = True  # where it does not look at the criterion, that need not be computed
 
-    def __call__(self, criterion):
-        """Return the acceptance probabilities, same shape as the criterion."""
+    def __call__(self, criterion: ArrayLike) -> np.ndarray:
+        """Return the acceptance probabilities A, same shape as the criterion."""
         return np.exp(self.log_probability(criterion))
 
-    def surrogate(self, criterion):
+    def log_probability(self, criterion: ArrayLike) -> np.ndarray:
+        """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
+        with np.errstate(divide="ignore"):  # log 0 = -inf: never kept
+            return np.log(self(criterion))
+
+    def surrogate(self, criterion: ArrayLike) -> np.ndarray:
         """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
-        with np.errstate(divide="ignore"):
-            return self.phi(checked(criterion))
+        raise ValueError(f"the rule {self} has no surrogate")
 
-    def observe(self, criterion):
-        """Take note of a block of criterion values after it was decided; a fixed rule remembers nothing."""
+    def observe(self, criterion: ArrayLike) -> None:
+        """Take note of a block of criterion values after it was decided. A fixed rule remembers nothing."""
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
+        """Return all that is remembered, fit for JSON, exactly."""
         return {}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a state; from the state of a new rule, begin."""
         if state:
             raise ValueError(f"the rule {self} has no state, got {state}")
 
-    def __str__(self):
+
+@dataclass(frozen=True)
+class Rule(BaseRule):
+    """A fixed, pointwise rule, made from its text, log A and surrogate Phi (functions of a float64 array).
+
+    >>> squared = Rule("loss^2 / 4", lambda r: 2 * np.log(r / 2), lambda r: r**3 / 12)
+    >>> squared([0.0, 1.0, 2.0]).round(6).tolist()
+    [0.0, 0.25, 1.0]
+    """
+
+    text: str
+    log_a: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+    phi: Callable[[np.ndarray], np.ndarray] | None = field(repr=False, default=None)
+    needs_criterion: bool = True
+
+    def log_probability(self, criterion: ArrayLike) -> np.ndarray:
+        """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
+        with np.errstate(divide="ignore", over="ignore"):  # log 0 = -inf: never kept
+            return self.log_a(checked(criterion))
+
+    def surrogate(self, criterion: ArrayLike) -> np.ndarray:
+        """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
+        if self.phi is None:
+            raise ValueError(f"the rule {self} was made without a surrogate: give Rule a phi with phi' = A")
+        with np.errstate(divide="ignore"):
+            return self.phi(checked(criterion))
+
+    def __str__(self) -> str:
         return self.text
 
 
-def clipped(k):
-    """The article's rule A = min(1, r / k) for losses r >= 0: min(1, p / (k q)) with p = q r.
+def clipped(k: float) -> Rule:
+    """Return the article's rule A = min(1, r / k) for losses r >= 0: min(1, p / (k q)) with p = q r.
 
     Its surrogate is the Huber function of the loss, divided by k: r^2 / (2 k) up to k, r - k / 2 beyond.
+
+    >>> clipped(0.5)([0.0, 0.25, 2.0]).tolist()
+    [0.0, 0.5, 1.0]
     """
     k = _positive("k", k)
     return Rule(
@@ -66,8 +97,14 @@ def clipped(k):
     )
 
 
-def easy(k):
-    """A = min(1, k / r) for losses r >= 0: keeps what the model already fits, so it is robust to wrong labels."""
+def easy(k: float) -> Rule:
+    """Return the rule A = min(1, k / r) for losses r >= 0.
+
+    It keeps what the model already fits, so it is robust to wrong labels.
+
+    >>> easy(0.5)([0.25, 2.0]).tolist()
+    [1.0, 0.25]
+    """
     k = _positive("k", k)
     return Rule(
         f"min(1, {k:g} / loss)",
@@ -76,16 +113,24 @@ def easy(k):
     )
 
 
-def tilted(beta, ceiling, clip=False):
-    """A = exp((r - ceiling) / beta): draws from q exp(r / beta). A reward above the ceiling is an error unless clip=True."""
+def tilted(beta: float, ceiling: float, clip: bool = False) -> Rule:
+    """Return the rule A = exp((r - ceiling) / beta), which draws from q exp(r / beta).
+
+    A reward above the ceiling is an error, unless `clip` keeps it for certain: for an estimated ceiling.
+
+    >>> tilted(1.0, 2.0)([2.0, 1.0]).round(4).tolist()
+    [1.0, 0.3679]
+    """
     beta = _positive("beta", beta)
     ceiling = float(checked(ceiling))
 
-    def within(r):
+    def within(r: np.ndarray) -> np.ndarray:
         over = r > ceiling
         if over.any() and not clip:
+            place = first_index(over)
             raise ValueError(
-                f"reward {r[over][0]:g} at index {first_index(over)} exceeds the ceiling {ceiling:g}: raise the ceiling, or clip=True if it is an estimate"
+                f"reward {r[place]:g} at index {place} exceeds the ceiling {ceiling:g}: raise the ceiling, "
+                "or clip=True if it is an estimate"
             )
         return r - ceiling
 
@@ -96,8 +141,12 @@ def tilted(beta, ceiling, clip=False):
     )
 
 
-def above(threshold):
-    """A = 1 if r >= threshold else 0: a verifier, or, with the criterion "error" and threshold 1, mistakes only."""
+def above(threshold: float) -> Rule:
+    """Return the rule A = 1 if r >= threshold else 0: a verifier; of errors, with threshold 1, mistakes only.
+
+    >>> above(1)([0.0, 1.0, 2.0]).tolist()
+    [0.0, 1.0, 1.0]
+    """
     threshold = float(checked(threshold))
     return Rule(
         f"r >= {threshold:g}",
@@ -106,49 +155,64 @@ def above(threshold):
     )
 
 
-def constant(a):
-    """A = a whatever the criterion, which is not even computed: keep at random."""
+def constant(a: float) -> Rule:
+    """Return the rule A = a whatever the criterion, which is not even computed: keep at random.
+
+    >>> constant(0.25)([0.0, 9.0]).tolist()
+    [0.25, 0.25]
+    """
     if not 0 <= a <= 1:
         raise ValueError(f"a constant acceptance probability must lie in [0, 1], got {a}")
     return Rule(f"keep {a:g}", lambda r: np.full(r.shape, np.log(a)), lambda r: a * r, needs_criterion=False)
 
 
-class best_of:
-    """Of n samples of one prompt, along the last axis, keep exactly one: the best; among m tied for it, each with probability 1/m.
+class best_of(BaseRule):
+    """Of n samples of one prompt, along the last axis, keep exactly one: the best, among ties one at random.
 
-    The samples of a prompt are decided together, so no probabilities with one coin each can say it: with ties they would keep
-    none or several. Hence `decide` tosses the coins itself and `log_probability` refuses; calling the rule gives the marginal
-    probabilities (1/m for the tied best, 0 for the rest), for its rate, 1/n, and for pictures. Its law: `rsf.finite.best_of_n_law`.
+    The samples of a prompt are decided together, so no probabilities with one coin each can say it: with ties
+    they would keep none or several. Hence `decide` tosses the coins itself and `log_probability` refuses.
+    Calling the rule gives the marginal probabilities (1/m for each of m tied for the best, 0 for the rest),
+    for its rate, 1/n, and for pictures. Its law: `rsf.finite.best_of_n_law`.
+
+    >>> best_of(3)([[0.0, 2.0, 2.0]]).tolist()
+    [[0.0, 0.5, 0.5]]
+    >>> best_of(3).decide([[0.0, 2.0, 2.0]], np.random.default_rng(0)).tolist()
+    [[False, True, False]]
     """
 
-    needs_criterion, joint = True, True  # joint: not for a RejectionLoader, not with until_accepted
+    joint = True  # decides over several samples at once: not for a RejectionLoader, not with until_accepted
 
-    def __init__(self, n):
+    def __init__(self, n: int) -> None:
         if not (n >= 1 and n == int(n)):
             raise ValueError(f"n must be a whole number of at least 1, got {n}")
         self.n = int(n)
 
-    def __call__(self, criterion):
+    def __call__(self, criterion: ArrayLike) -> np.ndarray:
+        """Return the probability that it is kept for each sample, same shape as the criterion (..., n)."""
         best = self._best(criterion)
         return best / best.sum(axis=-1, keepdims=True)
 
-    def decide(self, criterion, rng):
-        """Return which are kept, booleans of the criterion's shape (..., n); one coin per sample, the tied best with the largest wins."""
+    def decide(self, criterion: ArrayLike, rng: np.random.Generator) -> np.ndarray:
+        """Return which are kept, booleans (..., n): of the tied best the one with the largest coin."""
         best = self._best(criterion)
         coins = np.where(best, rng.random(best.shape), -1.0)
         return np.arange(self.n) == coins.argmax(axis=-1, keepdims=True)
 
-    def log_probability(self, criterion):
+    def log_probability(self, criterion: ArrayLike) -> np.ndarray:
+        """Refuse: no coin of its own decides for a sample."""
         raise ValueError(
-            f"{self} decides over all samples of a prompt together, not by one coin each: use decide(criterion, rng)"
+            f"{self} decides over all samples of a prompt together, not by one coin each: "
+            "use decide(criterion, rng)"
         )
 
-    def surrogate(self, criterion):
+    def surrogate(self, criterion: ArrayLike) -> np.ndarray:
+        """Refuse: there is none."""
         raise ValueError(
             f"{self} has no pointwise surrogate: whether a sample is kept depends on the others of its prompt"
         )
 
-    def _best(self, criterion):
+    def _best(self, criterion: ArrayLike) -> np.ndarray:
+        """Return where the best samples are, booleans (..., n)."""
         r = checked(criterion)
         if r.ndim == 0 or r.shape[-1] != self.n:
             raise ValueError(
@@ -156,21 +220,16 @@ class best_of:
             )
         return r == r.max(axis=-1, keepdims=True)
 
-    observe, state_dict, load_state_dict = (
-        Rule.observe,
-        Rule.state_dict,
-        Rule.load_state_dict,
-    )  # remembers nothing either
-
-    def __str__(self):
+    def __str__(self) -> str:
         return f"best of {self.n}"
 
 
-def inverse_weights(log_probability, kept):
+def inverse_weights(log_probability: ArrayLike, kept: ArrayLike) -> np.ndarray:
     """Return 1 / A for the kept and 0 for the rejected: what undoes a selection.
 
-    mean(inverse_weights * g) over all *candidates* estimates the plain mean of g without bias. Over the kept alone it would be the mean
-    divided by the acceptance rate; divided by the sum of the weights it is biased in small batches.
+    mean(inverse_weights * g) over all *candidates* estimates the plain mean of g without bias. Over the kept
+    alone it would be the mean divided by the acceptance rate; divided by the sum of the weights it is biased
+    in small batches.
 
     Parameters
     ----------
@@ -182,40 +241,64 @@ def inverse_weights(log_probability, kept):
     ------
     ValueError
         A candidate has A = 0: no weight brings back what is never kept. A threshold cannot be undone.
+
+    Examples
+    --------
+    >>> inverse_weights(np.log([0.5, 0.25]), [True, False]).tolist()
+    [2.0, 0.0]
     """
-    log_a, kept = np.asarray(log_probability, dtype=np.float64), np.asarray(kept, dtype=bool)
+    log_a = np.asarray(log_probability, dtype=np.float64)
+    kept = np.asarray(kept, dtype=bool)
     if log_a.shape != kept.shape:
         raise ValueError(
-            f"need a decision for each candidate, got log probabilities {log_a.shape} and decisions {kept.shape}"
+            f"need a decision for each candidate, got log probabilities {log_a.shape} "
+            f"and decisions {kept.shape}"
         )
     if not np.isfinite(log_a).all():
-        where = first_index(~np.isfinite(log_a))
+        place = first_index(~np.isfinite(log_a))
         raise ValueError(
-            f"the candidate at index {where} has log A = {log_a[where]}: no weight brings back what is never kept"
+            f"the candidate at index {place} has log A = {log_a[place]}: "
+            "no weight brings back what is never kept"
         )
     return np.where(kept, np.exp(-log_a), 0.0)
 
 
-def effective_sample_size(weights):
-    """Return (sum w)^2 / sum w^2: how many equally weighted examples have the variance of these; 0 if all weights are 0."""
+def effective_sample_size(weights: ArrayLike) -> float:
+    """Return (sum w)^2 / sum w^2: how many equally weighted examples have the variance of these.
+
+    If all weights are 0, it is 0.
+
+    >>> effective_sample_size([1.0, 1.0, 1.0, 0.0])
+    3.0
+    """
     w = checked(weights)
     if (w < 0).any():
-        raise ValueError(f"weights must not be negative, got {w[w < 0][0]:g} at index {first_index(w < 0)}")
-    w = w / max(
-        w.max(initial=0.0), np.finfo(np.float64).tiny
-    )  # weights of 1e200 must not overflow when squared
+        place = first_index(w < 0)
+        raise ValueError(f"weights must not be negative, got {w[place]:g} at index {place}")
+    w = w / max(w.max(initial=0.0), np.finfo(np.float64).tiny)  # squares of 1e200 would overflow
     return float(w.sum() ** 2 / (w**2).sum()) if w.any() else 0.0
 
 
-def _positive(name, value):
+def checked(criterion: ArrayLike) -> np.ndarray:
+    """Return criterion values as float64, refusing NaN and infinities by index."""
+    values = np.asarray(criterion, dtype=np.float64)
+    if not np.isfinite(values).all():
+        place = first_index(~np.isfinite(values))
+        raise ValueError(f"the criterion is {values[place]} at index {place}: it must be finite")
+    return values
+
+
+def _positive(name: str, value: float) -> float:
     if not (np.isscalar(value) and np.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive, finite number, got {value}")
     return float(value)
 
 
-def _non_negative(r):
+def _non_negative(r: np.ndarray) -> np.ndarray:
     if (r < 0).any():
+        place = first_index(r < 0)
         raise ValueError(
-            f"this rule is for losses, which are not negative; got {r[r < 0][0]:g} at index {first_index(r < 0)} (rewards: use `tilted` or `above`)"
+            f"this rule is for losses, which are not negative; got {r[place]:g} at index {place} "
+            "(rewards: use `tilted` or `above`)"
         )
     return r

@@ -53,8 +53,7 @@ def log_k_bound(
     >>> round(log_k_bound(stats.norm(), stats.cauchy(), (-np.inf, np.inf)), 3)  # log(2 pi / e) / 2 = 0.419
     0.42
     """
-    log_p_of = part(log_target, "logpdf")
-    log_q_of = part(proposal, "logpdf")
+    log_p_of, log_q_of = part(log_target, "logpdf"), part(proposal, "logpdf")
 
     def logs(x):
         with np.errstate(all="ignore"):  # far probes overflow: log densities of -inf there are right
@@ -139,7 +138,7 @@ def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float,
     there = np.isfinite(log_value)
     for order, end in ((slice(None, None, -1), support[0]), (slice(None), support[1])):
         x, value = (array[there][order][-9:] for array in (grid, log_value))
-        distance = np.abs(x - end) if np.isfinite(end) else 1 / np.abs(x)
+        distance = np.abs(x - end) if np.isfinite(end) else 1 / np.maximum(np.abs(x), 1e-300)
         x, value, distance = (array[distance > 0] for array in (x, value, distance))
         if len(x) > 3 and value[-1] >= np.max(log_value[there]) - NARROW:
             # by how much it grows while the distance to the end halves: less and less if it is bounded

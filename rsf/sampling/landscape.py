@@ -8,6 +8,7 @@ What is known comes from evaluations at points (`bound.py`); StripEnvelope audit
 
 import time
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 from math import nextafter
 
@@ -37,10 +38,16 @@ class Landscape:
     evaluations : of the density, so far
     """
 
-    def __init__(self, law: object, support, extrema, strips: int, patience: float) -> None:
+    def __init__(
+        self,
+        law: object,
+        support: tuple[float, float] | None,
+        extrema: Sequence[float],
+        strips: int,
+        patience: float,
+    ) -> None:
         self.low, self.high = ends(law.support() if support is None and hasattr(law, "support") else support)
-        self.evaluations = 0
-        self._scale = 1.0
+        self.evaluations, self._scale = 0, 1.0
         self._raw = part(law, "pdf")
         self._is_function = quantile(law) is None
         self._stated = np.asarray(extrema, dtype=np.float64).ravel()

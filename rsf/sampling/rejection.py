@@ -139,8 +139,7 @@ def rejection_sample(
     parts = [part(law, "logpmf" if is_discrete(law) else "logpdf") for law in (log_target, proposal)]
     kept_blocks = []
     proposed = accepted = 0
-    max_log_ratio = -np.inf
-    slack = np.inf
+    max_log_ratio, slack = -np.inf, np.inf
 
     while accepted < size and proposed < max_proposals:
         block = min(_block_size(size - accepted, accepted, proposed), max(2, max_proposals - proposed))

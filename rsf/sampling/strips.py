@@ -18,10 +18,9 @@ from rsf.acceptance import ROUNDING, EnvelopeError
 from rsf.sampling.densities import demand, refuse
 from rsf.sampling.landscape import Landscape
 
-BLOCK = 2**14  # draws at once: the buffers stay in the cache
-GROUP = 2**18  # draws after which those above the squeeze are decided, all at once
-MANTISSA = np.uint64(2**52 - 1)
-ONE = np.uint64(0x3FF0000000000000)  # the bits of 1.0
+# draws at once, so that the buffers stay in the cache; those after which all above the squeeze are decided
+BLOCK, GROUP = 2**14, 2**18
+MANTISSA, ONE = np.uint64(2**52 - 1), np.uint64(0x3FF0000000000000)  # of a float64, and the bits of 1.0
 NOISE = 1e-15  # rounding of a density, as a share of its maximum
 
 
@@ -183,7 +182,7 @@ class StripEnvelope(Landscape):
         coin: np.ndarray,
         rng: np.random.Generator,
     ) -> None:
-        """Give candidates with a coin above the squeeze a place in their strip, and evaluate the density there."""
+        """Place candidates whose coin lay above the squeeze, and evaluate the density there."""
         u = rng.random(len(strip))
         side = self._side[strip]
         in_body = side == 0
@@ -237,7 +236,7 @@ class StripEnvelope(Landscape):
         # rounded down to a value that u can take, whatever the number of its bits
         self._squeeze = np.floor(self._bottom / self._hat * 2.0**44) / 2.0**44
         self._slope = np.divide(self._width, self._squeeze, out=np.zeros(strips), where=self._squeeze > 0)
-        self._most_mass = float(step.sum() * self._scale)
+        self._most_mass = float(step.sum()) * float(self._scale)  # inf where it overflows
         areas = (np.minimum(self._bottom, self._top) * self._width, step)
         self.acceptance_bounds = tuple(float(part.sum() / (strips * step.max())) for part in areas)
         demand(

@@ -1,6 +1,7 @@
 """From training examples to full batches of those that a rule keeps: a loader for any loop, and a Trainer.
 
-Names are loaded when they are asked for: `RejectionLoader` needs NumPy alone, the others PyTorch and transformers.
+Names are loaded when they are asked for: `RejectionLoader` needs NumPy alone, the others PyTorch and
+transformers.
 """
 
 from importlib import import_module
@@ -23,11 +24,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
-def __dir__():
-    return __all__
+__dir__ = __all__.copy  # what completion offers

@@ -1,52 +1,65 @@
-"""Go on where a killed run was, bit for bit: the loader's state in every checkpoint, and passes that come again in the same order."""
+"""Go on where a killed run was, bit for bit: the loader's state in every checkpoint, passes that come again
+in order."""
 
 import json
 import logging
-import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers.trainer_pt_utils import safe_globals
+
+from rsf.accounts import write_whole
 
 logger = logging.getLogger(__name__)
+# what NumPy's arrays and numbers are unpickled by
+NUMPY = [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["All"])]
+NUMPY += [np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]]
 
 
 class Blocks:
     """A DataLoader's batches of examples, each pass in an order that a resumed run meets again.
 
-    A sampler that draws from torch's generator (lengths grouped) finds it as it was when the pass began; several processes, that must
-    share one order but draw unlike amounts, begin a pass from the seed and the number of the pass.
+    A sampler that draws from torch's generator (lengths grouped) finds it as it was when the pass began.
+    Several processes, which must share one order but draw unlike amounts, begin a pass from the seed and the
+    number of the pass; their own generators move by the one number that a DataLoader draws, as in the
+    Trainer.
     """
 
-    def __init__(self, loader, seed, ranks):
-        self.loader, self.seed, self.ranks, self.epoch = loader, seed, ranks, 0
-        self.began, self.begin_from = (
-            None,
-            None,
-        )  # the generator's state when the present pass began; the one to begin the next with
+    def __init__(self, loader, seed: int, ranks: int):
+        self.loader, self.seed, self.ranks = loader, seed, ranks
+        self.epoch = 0
+        # torch's states: when the present pass began, and the one to begin the next pass with
+        self.began = self.begin_from = None
         loader.device = None  # examples stay where they are until they are collated
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
         self.loader.set_epoch(epoch)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list]:
+        alive = self.loader.persistent_workers and self.epoch > 0  # then no seed is drawn for the workers
+        if alive and self.loader._iterator is None:
+            with torch.random.fork_rng(devices=[]):
+                iter(self.loader.base_dataloader)
         with torch.random.fork_rng(devices=[], enabled=self.ranks > 1):
             if self.ranks > 1:
                 torch.manual_seed(self.seed + self.epoch)
             elif self.begin_from is not None:
                 torch.set_rng_state(self.begin_from)
-            self.began, self.begin_from = torch.get_rng_state(), None
+            self.began = torch.get_rng_state()
+            self.begin_from = None
             blocks = iter(self.loader)
             first = next(blocks, None)
+        if self.ranks > 1 and not alive:
+            torch.empty((), dtype=torch.int64).random_()
         if first is not None:
             yield first
             yield from blocks
 
 
-def coins(collator):
+def coins(collator: object) -> dict | torch.Tensor | None:
     """Return the state of a collator's own generator, torch's or NumPy's; None if it has none."""
     generator = getattr(collator, "generator", None)
     if isinstance(generator, np.random.Generator):
@@ -54,7 +67,7 @@ def coins(collator):
     return generator.get_state() if isinstance(generator, torch.Generator) else None
 
 
-def load_coins(collator, state):
+def load_coins(collator: object, state: dict | torch.Tensor | None) -> None:
     """Let a collator's own generator, made here if the collator makes it late, go on from a state."""
     generator = getattr(collator, "generator", None)
     if torch.is_tensor(state):
@@ -65,44 +78,47 @@ def load_coins(collator, state):
         collator.generator.bit_generator.state = state
 
 
-def file_of(rank):
+def file_of(rank: int) -> str:
+    """Return the name of a rank's file in a checkpoint."""
     return f"rejection_{rank}.pt"
 
 
-def save(state, folder, rank):
+def save(state: dict, folder: str | Path, rank: int) -> None:
     """Write a rank's state, whole or not at all; warn where it could not be read again."""
     file = Path(folder) / file_of(rank)
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, file.with_suffix(".part"))
-    os.replace(file.with_suffix(".part"), file)
+    write_whole(file, lambda part: torch.save(state, part))
     try:
         load(folder, rank)
     except pickle.UnpicklingError as error:
         what = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
         logger.warning(
-            f"{folder} cannot be resumed from: the examples must be numbers, texts, arrays or tensors ({what})"
+            f"{folder} cannot be resumed from: the examples must be numbers, texts, arrays or tensors "
+            f"({what})"
         )
 
 
-def load(folder, rank):
-    """Return a rank's state."""
+def load(folder: str | Path, rank: int) -> dict:
+    """Return a rank's state: numbers, texts, arrays and tensors, NumPy's included, and nothing that runs
+    code."""
     file = Path(folder) / file_of(rank)
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {file.name}: it was not written by RSFTrainer on as many processes"
+        raise ValueError(
+            f"no valid checkpoint: {folder} has no {file.name}, so it was not written by RSFTrainer on as "
+            "many processes, or with save_only_model"
         )
-    with safe_globals():  # NumPy's arrays, too
+    with torch.serialization.safe_globals(NUMPY):
         return torch.load(file, weights_only=True)
 
 
-def last_whole(folder, ranks):
+def last_whole(folder: str | Path, ranks: int) -> str:
     """Return the newest checkpoint of a folder that was written to its end by all ranks."""
-    whole = [
-        path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json") if _is_whole(path, ranks)
-    ]
+    states = Path(folder).glob("checkpoint-*/trainer_state.json")
+    whole = [path.parent for path in states if _is_whole(path, ranks)]
     if not whole:
-        raise FileNotFoundError(
-            f"no whole checkpoint of RSFTrainer on {ranks} process(es) is in {folder}: nothing to resume from"
+        raise ValueError(
+            f"No valid checkpoint found in output directory ({folder}): none there was written to its end by "
+            f"RSFTrainer on {ranks} process(es)"
         )
     return str(max(whole, key=lambda path: int(path.name.split("-")[1])))
 
@@ -114,3 +130,44 @@ def _is_whole(trainer_state, ranks):
     except ValueError:
         return False
     return all((trainer_state.parent / file_of(rank)).is_file() for rank in range(ranks))
+
+
+def state_of(trainer) -> dict:
+    """Return all that the next batches of an `RSFTrainer` hang on, and what its log has not shown yet."""
+    return {
+        "loader": trainer.loader.state_dict(),
+        "rule": trainer.rule.state_dict(),
+        "random": trainer._random,
+        "began": trainer.loader.candidates.began,
+        "collator": coins(trainer.data_collator),
+        # early transformers 5 has no _tr_loss
+        "logged": hasattr(trainer, "_tr_loss") and [trainer._tr_loss.item(), trainer._globalstep_last_logged],
+        "setting": _setting(trainer),
+    }
+
+
+def go_on(trainer, state: dict) -> None:
+    """Let an `RSFTrainer` go on from a state, if its settings are those of then."""
+    was = state["setting"]
+    unlike = {name: (was[name], now) for name, now in _setting(trainer).items() if was[name] != now}
+    if unlike:
+        raise ValueError(f"resume with the settings of the checkpoint: (then, now) are {unlike}")
+    trainer.loader.load_state_dict(state["loader"])
+    trainer.rule.load_state_dict(state["rule"])
+    trainer._random = state["random"]
+    if state["loader"]["place"]["block"]:  # between two passes there is none to be begun again
+        trainer.loader.candidates.begin_from = state["began"]
+    load_coins(trainer.data_collator, state["collator"])
+    # finding the place has drawn from the global generator
+    trainer.loader.on_resume = lambda: trainer._load_rng_state(trainer._checkpoint)
+
+
+def _setting(trainer):
+    """Return what must be as it was for the same candidates to come in order, and meet the same coins."""
+    names = ("seed", "data_seed", "train_sampling_strategy", "unit", "weighting")
+    return {name: str(getattr(trainer.args, name)) for name in names} | {
+        "candidates": len(trainer.train_dataset),
+        "processes": trainer.args.world_size,
+        "block": trainer.loader.candidates.loader.total_batch_size,
+        "batch": trainer._train_batch_size,
+    }

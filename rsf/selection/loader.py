@@ -1,36 +1,40 @@
 """Candidates in, full batches of kept examples out: rejected work never reaches the optimiser.
 
-    for each block of candidates:  score r  ->  A = rule(r)  ->  one coin each  ->  kept examples fill the next batch
+    for each block of candidates:  score r -> A = rule(r) -> one coin each -> the kept fill the next batch
 
-With unit="batch" (the published listing) one coin decides for a whole block, by the mean of its criterion. The two are different
-algorithms: the first descends the mean of Phi(loss), the second the mean of Phi(mean loss of a batch).
+With unit="batch" (the published listing) one coin decides for a whole block, by the mean of its criterion.
+These are two algorithms: the first descends the mean of Phi(loss), the other that of Phi(mean loss).
 """
 
 import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from types import SimpleNamespace
 
 import numpy as np
 
 from rsf.acceptance import AcceptanceStarved, accept
-from rsf.rules import inverse_weights
+from rsf.rules import Rule
 
 logger = logging.getLogger(__name__)
-READY, NOT_YET, END = (
-    2,
-    1,
-    0,
-)  # what a rank has to say: a batch is full; a pass is over, or how far are you?; there will be no more
 IDLE = 512  # so many candidates with A = 1 in a row are worth a warning
+
+# What a process tells the others whenever there is nothing left that it can do alone:
+# END, it is to stop, and knows of everybody's work, so no batch follows on any process;
+# NOT_YET, it has no full batch, for its pass is over, or it may have to stop once all work is counted;
+# READY, it has a full batch.
+END, NOT_YET, READY = 0, 1, 2
 
 
 @dataclass
 class LoaderReport:
     """Totals so far, in examples (also with unit="batch").
 
-    candidates : decided upon; scored : those that cost a forward pass; kept : accepted; trained : handed out in batches
+    candidates : decided upon; scored : those that cost a forward pass; kept : accepted
+    trained : handed out in batches
     slack : min |u - A| over all coins; weights, squares : sums of 1 / A and 1 / A^2 over the kept
+
+    >>> print(LoaderReport(candidates=1000, scored=1000, kept=250, batches=31))
+    250 kept of 1,000 candidates (0.2500), 1,000 scored, 31 batches
     """
 
     candidates: int = 0
@@ -43,26 +47,45 @@ class LoaderReport:
     squares: float = 0.0
 
     @property
-    def acceptance_rate(self):
+    def acceptance_rate(self) -> float:
         """Kept per candidate; NaN before the first."""
         return self.kept / self.candidates if self.candidates else float("nan")
 
     @property
-    def effective_sample_size(self):
-        """(sum w)^2 / sum w^2 with w = 1 / A over the kept: what undoing the selection would leave of them."""
+    def effective_sample_size(self) -> float:
+        """(sum w)^2 / sum w^2 with w = 1 / A over the kept: what undoing the selection leaves of them."""
         return self.weights**2 / self.squares if self.squares else 0.0
 
-    def __str__(self):
-        return f"{self.kept:,} kept of {self.candidates:,} candidates ({self.acceptance_rate:.4f}), {self.scored:,} scored, {self.batches:,} batches"
+    def __str__(self) -> str:
+        return (
+            f"{self.kept:,} kept of {self.candidates:,} candidates ({self.acceptance_rate:.4f}), "
+            f"{self.scored:,} scored, {self.batches:,} batches"
+        )
+
+
+@dataclass
+class Place:
+    """How far the passes over the candidates have come."""
+
+    passes: int = 0  # that this process has behind it
+    block: int = 0  # blocks that it has behind it in the pass after these; 0 between two passes
+    epoch: int = 0  # passes that all processes have behind them
+    candidates: int = 0  # of all processes, when the last of these passes ended
+    kept: int = 0  # of all processes, then
+    last: int = 0  # the number of the candidate that filled the last batch of this process
 
 
 class RejectionLoader:
     """An iterable of collated batches of kept examples.
 
+    One iteration makes one pass over the candidates, or more if a pass fills no batch. What a pass leaves
+    over opens the first batch of the next. `report` has the totals of this process, `total` those of all.
+
     Parameters
     ----------
     candidates : re-iterable of lists of examples
         The blocks, not collated (batches of unlike width could not be repacked). One iteration is one pass.
+        If it has a method `set_epoch`, it is told the number of each pass.
     score : callable(list of examples) -> array (n,)
         The criterion of each example under the current model; not called for a rule that needs none.
     rule : rsf.rules rule
@@ -73,79 +96,90 @@ class RejectionLoader:
     collate : callable(list of examples) -> batch
     unit : "example" or "batch"
     prepare : callable(list of examples) -> list
-        Made once of each block before it is scored, its results are what `score` and `collate` get: the place for what is random.
+        Called once with each block before it is scored; `score` and `collate` get what it returns. The place
+        for what is random. Default: the examples as they are.
     weighting : "none" or "inverse"
-        With "inverse", add the column "weight" to each batch (a dict): with it, the mean over a batch is without bias the mean over the candidates.
-        1 / A, times (B - 1) / (C - 1) where B kept ones were found among C candidates: the acceptance rate, although a kept one ends it.
+        With "inverse", each batch (a dict) gets a column "weight", with which the mean over a batch is
+        without bias the mean over the candidates: 1 / A, times (B - 1) / (C - 1) where B kept ones were
+        found among C candidates. That is the acceptance rate, although a kept one ends the count.
     stop : callable() -> bool
-        Asked before each block, and again when the totals of all ranks are known; True ends the iteration (a budget).
+        Asked before each block, and again when the totals of all processes are known; True ends the
+        iteration (a budget). Default: never.
     on_decision : callable(block, criterion, kept)
         Told each decision: criterion and kept are (n,), or (1,) with unit="batch".
-    all_ranks : callable(array of numbers) -> array (ranks, numbers)
-        Gathers the numbers of all processes that train together. All call it once a batch (and once a pass), and all act alike: a
-        batch is handed out when every rank has one, an iteration ends when every rank is through its pass, and for good when one is
-        to stop. So none waits for another forever, however unlike their acceptance is.
+    all_ranks : callable(array of numbers) -> array (processes, numbers)
+        Gathers the numbers of all processes that train together. All call it once a batch (and once a pass),
+        and all act alike: a batch is handed out when every process has one, an iteration ends when every
+        process is through its pass, and for good when one is to stop. So none waits for another forever,
+        however unlike their acceptance is. Default: there is one process.
 
-    One iteration makes one pass over the candidates, or more if a pass fills no batch. What a pass leaves over opens the first batch of
-    the next. A whole pass that keeps nothing raises `AcceptanceStarved`. `report` has the totals of this rank, `total` those of all.
+    Raises
+    ------
+    AcceptanceStarved
+        While iterating: a whole pass kept nothing.
+    ValueError
+        While iterating: a pass without candidates; criteria that are not finite, or not one for each
+        example; a rule that gives no probabilities or, with weighting="inverse", an A of 0.
+
+    Examples
+    --------
+    >>> from rsf.rules import clipped
+    >>> loss = np.array([0.1, 0.9, 0.4, 0.7, 0.0, 0.8])
+    >>> blocks = [[0, 1, 2], [3, 4, 5]]
+    >>> rng = np.random.default_rng(1)
+    >>> loader = RejectionLoader(blocks, lambda rows: loss[rows], clipped(0.5), 2, rng, collate=list)
+    >>> list(loader)
+    [[1, 2], [3, 5]]
+    >>> print(loader.report)
+    4 kept of 6 candidates (0.6667), 6 scored, 2 batches
     """
 
     def __init__(
         self,
-        candidates,
-        score,
-        rule,
-        batch_size,
-        rng,
+        candidates: Iterable[list],
+        score: Callable[[list], np.ndarray],
+        rule: Rule,
+        batch_size: int,
+        rng: np.random.Generator,
         *,
-        collate,
-        unit="example",
-        prepare=list,
-        weighting="none",
-        stop=lambda: False,
-        on_decision=lambda block, criterion, kept: None,
-        all_ranks=lambda numbers: numbers[None],
-    ):
+        collate: Callable[[list], object],
+        unit: str = "example",
+        prepare: Callable[[list], list] | None = None,
+        weighting: str = "none",
+        stop: Callable[[], bool] | None = None,
+        on_decision: Callable[[list, np.ndarray, np.ndarray], object] | None = None,
+        all_ranks: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         if unit not in ("example", "batch"):
             raise ValueError(f'unit must be "example" or "batch", got {unit!r}')
         if batch_size < 1 or batch_size != int(batch_size):
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}")
         if getattr(rule, "joint", False):
             raise ValueError(
-                f"{rule} chooses among the samples of one prompt, a loader decides on each example: take above or tilted here"
+                f"{rule} chooses among the samples of one prompt, a loader decides on each example: "
+                "take above or tilted here"
             )
-        if weighting not in ("none", "inverse"):
+        if weighting != "none" and (weighting != "inverse" or unit == "batch" or batch_size < 2):
             raise ValueError(
-                f'weighting must be "none" or "inverse" (the twin weighs in the training loop), got {weighting!r}'
+                'weighting must be "none" or "inverse" (the twin weighs in the training loop), and '
+                'weighting="inverse" needs unit="example" and batches of at least 2: '
+                f"got {weighting!r}, {unit!r} and {batch_size}"
             )
-        if weighting == "inverse" and (unit == "batch" or batch_size < 2):
-            raise ValueError(
-                f'weighting="inverse" needs unit="example" and batches of at least 2, got {unit!r} and {batch_size}'
-            )
-        self.candidates, self.score, self.rule, self.batch_size, self.rng = (
-            candidates,
-            score,
-            rule,
-            batch_size,
-            rng,
-        )
-        self.collate, self.unit, self.prepare, self.weighting = collate, unit, prepare, weighting
+        self.candidates, self.score, self.rule, self.rng = candidates, score, rule, rng
+        self.batch_size, self.unit, self.weighting = batch_size, unit, weighting
+        self.collate, self.prepare = collate, prepare
         self.stop, self.on_decision, self.all_ranks = stop, on_decision, all_ranks
-        self.on_resume = lambda: None  # told when the place of a loaded state is reached
-        self.report, self.total, self.pending = (
-            LoaderReport(),
-            LoaderReport(),
-            0,
-        )  # pending: scored since `total` was told
-        self._ready, self._blocks, self._idle = (
-            [],
-            None,
-            0,
-        )  # ready, not yet handed out: [example, 1 / A, number of the candidate]
-        # passes, and blocks of the next one, behind it; passes behind all ranks, and their totals then; who filled the last batch
-        self._place = SimpleNamespace(passes=0, block=0, epoch=0, before=[0, 0], last=0)
+        self.on_resume = (
+            None  # a function of the owner's, called where the place of a loaded state is reached
+        )
+        self.report, self.total = LoaderReport(), LoaderReport()
+        self._waiting = []  # kept, not yet handed out: (example, 1 / A, number of the candidate)
+        self._blocks = None  # the pass that is open
+        self._place = Place()
+        # scored by this process since `total` was told; candidates in a row that had A = 1
+        self.pending = self._idle = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[object]:
         begun = self.report.batches
         while True:
             states, passes, sizes = self._exchange(self._advance())
@@ -156,82 +190,82 @@ class RejectionLoader:
                 if self.report.batches > begun:
                     return
             elif (states == READY).all():
-                self.total.trained, self.total.batches = (
-                    self.total.trained + int(sizes.sum()),
-                    self.total.batches + len(sizes),
-                )
+                self.total.trained += int(sizes.sum())
+                self.total.batches += len(sizes)
                 yield self._next_batch()
 
-    def close(self):
-        """Let go of the pass that was begun, and of its workers; iterating again goes on behind its last block."""
+    def close(self) -> None:
+        """Let go of the open pass and its workers; iterating again goes on behind its last block."""
         self._blocks = None
 
-    def state_dict(self):
-        """Return all that the next batches hang on: the place, what waits, coins, the rule's memory, totals."""
+    def state_dict(self) -> dict[str, object]:
+        """Return what the next batches hang on: totals, what waits, the place, coins, the rule's memory."""
         return {
             "report": vars(self.report).copy(),
             "total": vars(self.total).copy(),
-            "ready": [list(waiting) for waiting in self._ready],
+            "ready": [list(waiting) for waiting in self._waiting],
             "place": vars(self._place).copy(),
             "coins": self.rng.bit_generator.state,
             "rule": self.rule.state_dict(),
         }
 
-    def load_state_dict(self, state):
-        """Go on from a state: the candidates must come in the same order as then (same data, seed and block size)."""
-        self.report, self.total, self.pending = (
-            LoaderReport(**state["report"]),
-            LoaderReport(**state["total"]),
-            0,
-        )
-        self._place, self._blocks, self._ready = (
-            SimpleNamespace(**state["place"]),
-            None,
-            [list(waiting) for waiting in state["ready"]],
-        )
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on from a state; the candidates must come as they did then (same data, seed and block size)."""
+        self.report, self.total = LoaderReport(**state["report"]), LoaderReport(**state["total"])
+        self.pending = 0
+        self._waiting = [tuple(waiting) for waiting in state["ready"]]
+        self._place = Place(**state["place"])
+        self._blocks = None
         self.rng.bit_generator.state = state["coins"]
         self.rule.load_state_dict(state["rule"])
 
-    def _size(self):
+    def _size(self) -> int:
         """Return how many of those that wait make the next batch, 0 if they are too few."""
-        waiting = len(self._ready)
-        return waiting if self.unit == "batch" else self.batch_size * (waiting >= self.batch_size)
+        full = len(self._waiting) if self.unit == "batch" else self.batch_size
+        return full if len(self._waiting) >= full else 0
 
-    def _advance(self):
+    def _advance(self) -> int:
         """Decide on blocks until a batch is full, or the pass is over, or it is to stop."""
         while True:
-            if self._blocks is None and (
-                self._place.block or not self._size()
-            ):  # in a loaded state that has full batches, too
+            # The pass that a loaded state was in is opened at once, even if full batches wait: finding the
+            # place may draw from the global generators, which `on_resume` sets right before any training.
+            if self._blocks is None and (self._place.block or not self._size()):
                 self._begin_pass()
             if self._size():
                 return READY
-            if self.stop():
-                return NOT_YET if self.pending else END  # ask how far the others are before it ends for all
+            if self.stop is not None and self.stop():
+                # As long as the others do not know of its latest work, it asks once more when they do.
+                return NOT_YET if self.pending else END
             block = next(self._blocks, None)
             if block is None:
-                self._blocks, self._place.block, self._place.passes = None, 0, self._place.passes + 1
+                self.close()
+                self._place.passes += 1
+                self._place.block = 0
                 return NOT_YET
             self._place.block += 1
             self._decide(block)
 
-    def _begin_pass(self):
+    def _begin_pass(self) -> None:
+        """Open a pass, behind the blocks of it that a loaded state has decided upon."""
         if hasattr(self.candidates, "set_epoch"):  # where the shuffling wants to know the pass
             self.candidates.set_epoch(self._place.passes)
         self._blocks = iter(self.candidates)
-        if behind := self._place.block:
-            if sum(1 for _ in islice(self._blocks, behind)) < behind:
+        for _ in range(self._place.block):
+            if next(self._blocks, None) is None:
                 raise ValueError(
-                    f"the state has {behind} blocks of a pass behind it, there are fewer now: take the same data and blocks"
+                    f"the state has {self._place.block} blocks of a pass behind it, there are fewer now: "
+                    "take the same data and blocks"
                 )
+        if self._place.block and self.on_resume is not None:
             self.on_resume()
 
-    def _exchange(self, state):
-        """Tell all ranks the totals and the state of this one; return everyone's (states, passes, sizes of the next batch), each (ranks,)."""
-        own = np.array(
-            [*vars(self.report).values(), state, self._place.passes, self._size()], dtype=np.float64
-        )
-        everyone = np.asarray(self.all_ranks(own))  # (ranks, numbers)
+    def _exchange(self, state: int) -> np.ndarray:
+        """Tell all processes the totals and the state of this one, and set `total`.
+
+        Return everyone's states, passes and sizes of the next batch, (3, processes).
+        """
+        own = np.array([*vars(self.report).values(), state, self._place.passes, self._size()], np.float64)
+        everyone = own[None] if self.all_ranks is None else np.asarray(self.all_ranks(own))
         *counts, slack, weights, squares = everyone[:, :-3].T
         self.total = LoaderReport(
             *(int(n.sum()) for n in counts), float(slack.min()), float(weights.sum()), float(squares.sum())
@@ -239,33 +273,44 @@ class RejectionLoader:
         self.pending = 0
         return everyone[:, -3:].T
 
-    def _end_epoch(self, passes):
-        candidates, kept = (
-            self.total.candidates - self._place.before[0],
-            self.total.kept - self._place.before[1],
-        )
-        self._place.epoch, self._place.before = passes, [self.total.candidates, self.total.kept]
+    def _end_epoch(self, passes: int) -> None:
+        """Note that all processes are through a pass; raise if it had no candidates, or kept none."""
+        candidates = self.total.candidates - self._place.candidates
+        kept = self.total.kept - self._place.kept
+        self._place.epoch = passes
+        self._place.candidates, self._place.kept = self.total.candidates, self.total.kept
         if not candidates:
             raise ValueError(
-                "a pass had no candidates: the data set is empty, or smaller than one block, or can be iterated only once"
+                "a pass had no candidates: the data set is empty, or smaller than one block, "
+                "or can be iterated only once"
             )
         if not kept:
-            remedy = "loosen the rule (a smaller k or threshold), or stop here"
             raise AcceptanceStarved(
-                f"{self.rule} kept none of {candidates:,} candidates in a whole pass: {remedy}"
+                f"{self.rule} kept none of {candidates:,} candidates in a whole pass: "
+                "loosen the rule (a smaller k or threshold), or stop here"
             )
 
-    def _decide(self, block):
+    def _decide(self, block: list) -> None:
         """Score a block, toss its coins, and put what is kept into the waiting line."""
-        n, report, rows = len(block), self.report, self.prepare(block)
+        n = len(block)
+        rows = block if self.prepare is None else self.prepare(block)
         scored = n if getattr(self.rule, "needs_criterion", True) else 0
         criterion = np.asarray(self.score(rows), dtype=np.float64) if scored else np.zeros(n)  # (n,)
         self._check(criterion, block)
-        criterion = criterion.mean(keepdims=True) if self.unit == "batch" else criterion  # (1,) or (n,)
+        if self.unit == "batch":
+            criterion = criterion.mean(keepdims=True)  # (1,)
         log_a = np.asarray(self.rule.log_probability(criterion))
         if log_a.shape != criterion.shape:
             raise ValueError(
-                f"the rule {self.rule} must return a probability for each criterion {criterion.shape}, got {log_a.shape}"
+                f"the rule {self.rule} must return a probability for each criterion {criterion.shape}, "
+                f"got {log_a.shape}"
+            )
+        never = np.flatnonzero(np.isneginf(log_a))
+        if self.weighting == "inverse" and never.size:
+            raise ValueError(
+                f'weighting="inverse" cannot undo {self.rule}, for A = 0 at {criterion[never[0]]:.4g}, '
+                "and no weight brings back what is never kept: take a rule with A > 0 there (tilted, easy), "
+                f'or weighting="none" ({self._named(block, never[0])})'
             )
         try:
             kept, slack = accept(log_a, self.rng, with_slack=True)
@@ -274,53 +319,61 @@ class RejectionLoader:
                 f"the rule {self.rule} returned a probability that is not in [0, 1]: {error}"
             ) from error
         self.rule.observe(criterion)
-        self.on_decision(block, criterion, kept)
-        before, self._idle = self._idle, self._idle + n if scored and (log_a == 0).all() else 0
+        if self.on_decision is not None:
+            self.on_decision(block, criterion, kept)
+        self._warn_in_vain(criterion, log_a, scored)
+
+        kept = np.broadcast_to(kept, n)  # one coin may decide for all
+        weights = np.exp(np.where(kept, -log_a, -np.inf))  # (n,): 1 / A, 0 where rejected
+        first = self.report.candidates + 1  # the number of the block's first candidate
+        self._waiting += [(rows[i], float(weights[i]), first + i) for i in np.flatnonzero(kept).tolist()]
+        self.pending += scored
+        self.report.candidates += n
+        self.report.scored += scored
+        self.report.kept += int(kept.sum())
+        self.report.slack = min(self.report.slack, slack)
+        self.report.weights += float(weights.sum())
+        self.report.squares += float((weights**2).sum())
+
+    def _warn_in_vain(self, criterion: np.ndarray, log_a: np.ndarray, scored: int) -> None:
+        """Warn, once in a row, where IDLE candidates were scored in vain: all had A = 1."""
+        before = self._idle
+        self._idle = before + scored if scored and (log_a == 0).all() else 0
         if self._idle >= IDLE > before:
-            why = f"the smallest criterion in the last block is {criterion.min():.4g}: is k below every loss?"
             logger.warning(
-                f"{self.rule} rejects nothing: the last {self._idle} candidates all had A = 1, scoring them is in vain ({why})"
+                f"{self.rule} rejects nothing: the last {self._idle} candidates all had A = 1, scoring them "
+                f"is in vain (the smallest criterion in the last block is {criterion.min():.4g}: "
+                "is k below every loss?)"
             )
 
-        kept, log_a = np.broadcast_to(kept, n), np.broadcast_to(log_a, n)  # one coin may decide for all
-        weights = (
-            inverse_weights(log_a, kept)
-            if self.weighting == "inverse"
-            else np.exp(np.where(kept, -log_a, -np.inf))
-        )
-        self._ready += [
-            [rows[i], float(weights[i]), report.candidates + i + 1] for i in np.flatnonzero(kept).tolist()
-        ]
-        report.candidates, report.scored, self.pending = (
-            report.candidates + n,
-            report.scored + scored,
-            self.pending + scored,
-        )
-        report.kept, report.slack = report.kept + int(kept.sum()), min(report.slack, slack)
-        report.weights, report.squares = (
-            report.weights + float(weights.sum()),
-            report.squares + float((weights**2).sum()),
-        )
-
-    def _check(self, criterion, block):
+    def _check(self, criterion: np.ndarray, block: list) -> None:
+        """Raise ValueError if there is not one finite criterion for each example."""
         if criterion.shape != (len(block),):
             raise ValueError(
                 f"score must give one number for each of {len(block)} examples, got shape {criterion.shape}"
             )
-        if (bad := np.flatnonzero(~np.isfinite(criterion))).size:
-            named = "; ".join(
-                f"candidate {self.report.candidates + i + 1:,}: {str(block[i])[:200]}" for i in bad[:3]
-            )
+        bad = np.flatnonzero(~np.isfinite(criterion))
+        if bad.size:
+            named = "; ".join(self._named(block, i) for i in bad[:3])
             raise ValueError(
-                f"the criterion of {bad.size} of {len(block)} examples is not finite ({criterion[bad[0]]}), {named}"
+                f"the criterion of {bad.size} of {len(block)} examples is not finite ({criterion[bad[0]]}), "
+                f"{named}"
             )
 
-    def _next_batch(self):
-        rows, weights, numbers = zip(*self._ready[: (size := self._size())], strict=True)
-        del self._ready[:size]
-        self.report.trained, self.report.batches = self.report.trained + size, self.report.batches + 1
-        taken, self._place.last = numbers[-1] - self._place.last, numbers[-1]
-        collated = self.collate(list(rows))
+    def _named(self, block: list, i: int) -> str:
+        """Return the number of a candidate and how it begins, for messages."""
+        return f"candidate {self.report.candidates + i + 1:,}: {str(block[i])[:200]}"
+
+    def _next_batch(self) -> object:
+        """Take the next batch out of the waiting line, and return it collated."""
+        size = self._size()
+        rows, weights, numbers = zip(*self._waiting[:size], strict=True)
+        del self._waiting[:size]
+        self.report.trained += size
+        self.report.batches += 1
+        taken = numbers[-1] - self._place.last  # candidates among which they were found
+        self._place.last = numbers[-1]
+        batch = self.collate(list(rows))
         if self.weighting == "inverse":
-            collated["weight"] = np.array(weights) * (size - 1) / (taken - 1)
-        return collated
+            batch["weight"] = np.array(weights) * (size - 1) / (taken - 1)
+        return batch

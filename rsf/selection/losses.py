@@ -2,15 +2,18 @@
 
     as_the_model_does(model, inputs, per_example_loss) == the model's own loss
 
-The head is told by the model's class name, as transformers names them. Anything else takes a function of your own:
-criterion=callable(model, inputs, outputs) -> tensor (batch,).
+The head is told by the model's class name, as transformers names them. Anything else takes a function of your
+own: criterion=callable(model, inputs, outputs) -> tensor (batch,).
 """
+
+import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 IGNORED = -100  # the label of a position that has none
-SPAN = (("start_logits", "start_positions"), ("end_logits", "end_positions"))
 SHIFTED = ("ForCausalLM", "LMHeadModel")  # the logits of a position predict the next one's label
 TOKENS = (
     *SHIFTED,
@@ -19,122 +22,217 @@ TOKENS = (
     "ForConditionalGeneration",
     "EncoderDecoderModel",
 )
+SPAN = {"start_positions": "start_logits", "end_positions": "end_logits"}  # of question answering
 
 
-def per_example_loss(model, inputs, outputs):
+def per_example_loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], outputs: object) -> Tensor:
     """Return the loss of each example, shape (batch,), in float32, or float64 where the logits are (not CTC).
 
     Parameters
     ----------
-    model : transformers.PreTrainedModel, also wrapped by PEFT
-        For sequence, image, audio or video classification (one label, several labels, regression), multiple choice, token
-        classification, causal, masked or sequence-to-sequence language modelling, extractive question answering, CTC.
+    model : transformers.PreTrainedModel, also wrapped by PEFT or torch.compile
+        For sequence, image, audio or video classification (one label, several labels, regression), multiple
+        choice, next-sentence prediction, token classification, causal, masked or sequence-to-sequence
+        language modelling, extractive question answering, CTC.
     inputs : mapping with "labels" (question answering: "start_positions" and "end_positions")
     outputs : the model's output for these inputs
 
     Notes
     -----
-    Of a loss per token this is the mean over the example's own labelled tokens: how badly it is predicted, not how long it is, so
-    that a rule's k means the same for short and long. An example without labelled tokens has loss 0. The model's own loss is the
-    mean over the tokens of the whole batch; the two means are equal where all examples have equally many labelled tokens, and
-    `as_the_model_does` gives the model's own in any case. A CTC loss is divided by the length of its target if the model's
-    configuration says "mean".
+    Of a loss per token this is the mean over the example's own labelled tokens: how badly it is predicted,
+    not how long it is, so that a rule's k means the same for short and long. Of a question it is the mean
+    over the start and the end of the answer, as far as they lie within the text. An example without any
+    label has loss 0. The model's own loss is the mean over the tokens of the whole batch; the two means are
+    equal where all examples have equally many labelled tokens, and `as_the_model_does` gives the model's own
+    in any case. A CTC loss is divided by the length of its target if the model's configuration says "mean".
     """
-    head = _head(model)
-    if head == "ForQuestionAnswering":
-        pairs = [(_need(outputs, name, model), _labels(inputs, label).flatten()) for name, label in SPAN]
-        return (
-            sum(
-                _cross_entropy(logits, positions.clamp(0, logits.shape[1]), logits.shape[1])
-                for logits, positions in pairs
-            )
-            / 2
-        )
-    logits, labels = _need(outputs, "logits", model), _labels(inputs, "labels")
-    if head == "ForCTC":
+    kind, logits, labels = _read(model, inputs, outputs)
+    if kind == "CTC":
         return _ctc(model, inputs, logits, labels)
-    if head in TOKENS:
-        logits, labels = _aligned(model, logits, labels)
-        return _cross_entropy(logits.transpose(1, 2), labels, IGNORED).sum(1) / (labels != IGNORED).sum(
-            1
-        ).clamp(min=1)
-    kind, logits = _problem(model, logits, labels), _precise(logits)
     if kind == "regression":
         return F.mse_loss(logits, labels.reshape(logits.shape).to(logits.dtype), reduction="none").mean(1)
     if kind == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(1)
-    return _cross_entropy(logits, labels, IGNORED)
+    if kind == "single_label_classification":
+        return _cross_entropy(logits, labels)
+    if kind == "span":
+        ends = [_cross_entropy(logits[:, i], labels[:, i]) for i in range(2)]
+        loss = torch.stack(ends, dim=1)  # (batch, 2)
+    else:
+        loss = _cross_entropy(logits.transpose(1, 2), labels)  # (batch, tokens)
+    return loss.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
 
 
-def per_example_error(model, inputs, outputs):
-    """Return 1 where any labelled part of an example is predicted wrongly, else 0, shape (batch,); arguments as `per_example_loss`."""
-    head = _head(model)
-    if head == "ForQuestionAnswering":
-        wrong = [
-            _need(outputs, name, model).argmax(-1) != _labels(inputs, label).flatten() for name, label in SPAN
-        ]
-        return (wrong[0] | wrong[1]).double()
-    logits, labels = _need(outputs, "logits", model), _labels(inputs, "labels")
-    if head in TOKENS:
-        logits, labels = _aligned(model, logits, labels)
-        return ((logits.argmax(-1) != labels) & (labels != IGNORED)).any(1).double()
-    kind = "CTC" if head == "ForCTC" else _problem(model, logits, labels)
-    if kind == "multi_label_classification":
-        return ((logits > 0) != (labels > 0.5)).any(1).double()
-    if kind != "single_label_classification":
-        raise ValueError(
-            f'the criterion "error" means nothing for {kind}: use "loss", or a callable(model, inputs, outputs)'
-        )
-    return (logits.argmax(-1) != labels).double()
+def per_example_error(model: torch.nn.Module, inputs: Mapping[str, Tensor], outputs: object) -> Tensor:
+    """Return 1.0 where a labelled part of an example is predicted wrongly, else 0.0, shape (batch,).
 
-
-def as_the_model_does(model, inputs, values):
-    """Return one number from one per example (batch,), combined as the model combines the losses of a batch into its own.
-
-    Tokens weigh alike, so an example weighs by the number of its labelled ones; a CTC loss may be a sum; else it is the mean.
+    Arguments as for `per_example_loss`.
     """
-    head = _head(model)
-    if head in TOKENS:
-        labels = _labels(inputs, "labels")
-        tokens = (labels[:, 1:] if _is_shifted(model) else labels).ne(IGNORED).sum(1)
-        return (tokens * values).sum() / tokens.sum().clamp(min=1)
-    return values.sum() if head == "ForCTC" and model.config.ctc_loss_reduction == "sum" else values.mean()
-
-
-def check_against_own(model, inputs, outputs, loss):
-    """Raise ValueError if the losses of the examples (batch,) are not those that the model's own loss is made of, to 2 %."""
-    own, ours = (
-        float(value.detach())
-        for value in (_need(outputs, "loss", model), as_the_model_does(model, inputs, loss))
-    )
-    if abs(own - ours) > 0.02 * abs(own) + 0.002:
+    kind, logits, labels = _read(model, inputs, outputs)
+    if kind in ("CTC", "regression"):
         raise ValueError(
-            f"{type(model).__name__} reports the loss {own:.4g} where that of its examples is {ours:.4g}: its loss is not the usual "
-            "one of such a head, so say what the loss of an example is: criterion=callable(model, inputs, outputs)"
+            f'the criterion "error" means nothing for {kind}: '
+            'use "loss", or a callable(model, inputs, outputs)'
+        )
+    if kind == "multi_label_classification":
+        wrong = (logits > 0) != (labels > 0.5)
+    else:
+        wrong = (logits.argmax(-1) != labels) & (labels != IGNORED)
+    return wrong.reshape(len(labels), -1).any(1).float()
+
+
+def as_the_model_does(model: torch.nn.Module, inputs: Mapping[str, Tensor], values: Tensor) -> Tensor:
+    """Return one number from one per example (batch,), combined as the model combines the losses of a batch.
+
+    Labels weigh alike, so an example weighs by the number of its labelled tokens, and one without labels not
+    at all. A CTC loss may be a sum. Where an answer is cut off on one side only, the model takes the means
+    over the starts and over the ends apart; this is the mean over both together.
+    """
+    if _head(model) == "ForCTC":
+        return values.sum() if model.config.ctc_loss_reduction == "sum" else values.mean()
+    labels = _targets(model, inputs)
+    if labels.is_floating_point():
+        return values.mean()
+    weight = (labels != IGNORED).reshape(len(labels), -1).sum(1)
+    return (weight * values).sum() / weight.sum().clamp(min=1)
+
+
+def check_against_own(
+    model: torch.nn.Module, inputs: Mapping[str, Tensor], outputs: object, loss: Tensor
+) -> bool:
+    """Hold the losses of the examples (batch,) against the model's own, and return whether that was decisive.
+
+    It was not if a model that gives some labels twice the weight of others would have passed: with no label,
+    or only one that all share; with losses that hardly differ (a fresh head gives each ln 2); with an answer
+    that is cut off on one side only. Look at the next batches, then, until one is decisive.
+
+    Raises
+    ------
+    ValueError
+        The model's own loss is not made of these, to 2 % (it may be computed in half precision).
+    """
+    own = float(_need(outputs, "loss", model).detach())
+    labels = _targets(model, inputs)
+    there = labels != IGNORED
+    one_sided = _head(model) == "ForQuestionAnswering" and bool((there[:, 0] != there[:, 1]).any())
+    if one_sided or not math.isfinite(own):
+        return False
+    loss = loss.detach()
+    ours = float(as_the_model_does(model, inputs, loss))
+
+    def differs(other):
+        return abs(other - ours) > 0.02 * abs(other) + 0.002
+
+    if differs(own):
+        raise ValueError(
+            f"{type(model).__name__} reports the loss {own:.4g} where that of its examples is {ours:.4g}: "
+            "its loss is not the usual one of such a head, so say what the loss of an example is: "
+            "criterion=callable(model, inputs, outputs)"
+        )
+    if len(labels[there].unique()) < 2:
+        return False
+    one_each = labels.ndim == 1 and not labels.is_floating_point()
+    heavy = labels == labels[loss.argmax()] if one_each else loss > loss.mean()
+    weight = 1 + heavy.to(loss.dtype)
+    total, weighted, count = (as_the_model_does(model, inputs, x) for x in (weight, weight * loss, loss**0))
+    return differs(float(weighted / total * count))
+
+
+def is_unlabelled(model: torch.nn.Module, inputs: Mapping[str, object]) -> bool:
+    """Return whether a batch has label columns and not a single label in them: nothing is learned from it."""
+    names = SPAN if _head(model) == "ForQuestionAnswering" else ("labels",)
+    if not all(torch.is_tensor(inputs.get(name)) for name in names):
+        return False
+    labels = _targets(model, inputs)
+    return not labels.is_floating_point() and bool((labels == IGNORED).all())
+
+
+def refuse_virtual_tokens(model: torch.nn.Module) -> None:
+    """Raise ValueError for prompt tuning, p-tuning and their kin, where PEFT puts tokens before each text.
+
+    The logits are then longer than the labels, and a model that looks for padding tokens finds none any more.
+    Prefix tuning, which adds keys and values only, is not meant.
+    """
+    config = getattr(model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False) and config.peft_type.name not in (
+        "PREFIX_TUNING",
+        "CARTRIDGE",
+    ):
+        raise ValueError(
+            f"PEFT's {config.peft_type.name} puts {config.num_virtual_tokens} virtual tokens before each "
+            "text, which labels and padding know nothing of, so the loss of one example cannot be told: "
+            "take LoRA or prefix tuning, or say it: criterion=callable(model, inputs, outputs)"
         )
 
 
 def _head(model):
-    """Return the last part of the class name of a model, below PEFT's wrapper."""
-    name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
-    return next(
-        (head for head in (*TOKENS, "ForQuestionAnswering", "ForCTC") if name.endswith(head)),
-        "classification",
-    )
+    """Return the last part of the class name of a model, below the wrappers of torch.compile and PEFT."""
+    model = getattr(model, "_orig_mod", model)
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    heads = (*TOKENS, "ForQuestionAnswering", "ForCTC")
+    return next((head for head in heads if type(model).__name__.endswith(head)), "classification")
 
 
 def _is_shifted(model):
-    decoder_only = _head(model) == "ForConditionalGeneration" and not getattr(
-        model.config, "is_encoder_decoder", False
-    )  # with images
-    return _head(model) in SHIFTED or decoder_only
+    """Return whether the logits of a position predict the label of the next."""
+    head = _head(model)
+    if head == "ForConditionalGeneration":  # one with images has no encoder for text, and writes on
+        return not _configured(model, "is_encoder_decoder")
+    return head in SHIFTED
+
+
+def _targets(model, inputs):
+    """Return the labels that the model's own loss counts, (batch, ...), IGNORED where it counts none."""
+    if _head(model) == "ForQuestionAnswering":
+        length = inputs[getattr(model, "main_input_name", "input_ids")].shape[1]
+        places = torch.stack([_labels(inputs, name).flatten() for name in SPAN], dim=1).clamp(min=0)
+        return places.where(places < length, IGNORED)  # (batch, 2)
+    labels = _labels(inputs, "labels")
+    return labels[:, 1:] if _is_shifted(model) else labels
+
+
+def _read(model, inputs, outputs):
+    """Return what kind of task it is, the logits, and the labels that they predict."""
+    head = _head(model)
+    if head == "ForQuestionAnswering":
+        logits = torch.stack([_need(outputs, name, model) for name in SPAN.values()], dim=1)
+        return "span", logits, _targets(model, inputs)
+    logits, labels = _need(outputs, "logits", model), _labels(inputs, "labels")
+    if head == "ForCTC":
+        return "CTC", logits, labels
+    if head in TOKENS:
+        if logits.ndim != 3 or labels.shape != logits.shape[:2]:
+            raise ValueError(
+                "expected logits (batch, tokens, classes) and labels (batch, tokens), "
+                f"got {(*logits.shape,)} and {(*labels.shape,)}"
+            )
+        return "tokens", logits[:, :-1] if _is_shifted(model) else logits, _targets(model, inputs)
+    kind = _configured(model, "problem_type")
+    if kind is None:  # told as transformers does
+        several = labels.is_floating_point() and labels.shape == logits.shape
+        kind = "multi_label_classification" if several else "single_label_classification"
+        kind = "regression" if logits.shape[-1] == 1 else kind
+    single = kind == "single_label_classification"
+    fits = labels.shape == logits.shape[:1] if single else labels.numel() == logits.numel()
+    if logits.ndim != 2 or not fits:
+        raise ValueError(
+            "expected logits (batch, labels) and labels (batch,), or (batch, labels) of floats, "
+            f"got {(*logits.shape,)} and {(*labels.shape,)}: "
+            "for other heads pass criterion=callable(model, inputs, outputs)"
+        )
+    return kind, _precise(logits), labels
+
+
+def _configured(model, name):
+    return getattr(getattr(model, "config", None), name, None)
 
 
 def _need(outputs, name, model):
     value = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
     if value is None:
         raise ValueError(
-            f"{type(model).__name__} returned no {name}, so its loss per example is unknown: pass criterion=callable(model, inputs, outputs)"
+            f"{type(model).__name__} returned no {name}, so its loss per example is unknown: "
+            "pass criterion=callable(model, inputs, outputs)"
         )
     return value
 
@@ -142,7 +240,8 @@ def _need(outputs, name, model):
 def _labels(inputs, name):
     if name not in inputs:
         raise ValueError(
-            f"the batch has no column {name!r}, only {sorted(inputs)}: name the label column so ('label' is renamed to 'labels')"
+            f"the batch has no column {name!r}, only {sorted(inputs)}: name the label column so ('label' is "
+            "renamed to 'labels'), and give numbers, for collators leave out a column of texts without a word"
         )
     return inputs[name]
 
@@ -151,56 +250,24 @@ def _precise(logits):
     return logits if logits.element_size() >= 4 else logits.float()
 
 
-def _cross_entropy(logits, labels, ignored):
-    return F.cross_entropy(_precise(logits), labels, ignore_index=ignored, reduction="none")
-
-
-def _aligned(model, logits, labels):
-    """Return logits (batch, tokens, classes) and the labels (batch, tokens) that they predict."""
-    if logits.ndim != 3 or labels.shape != logits.shape[:2]:
-        raise ValueError(
-            f"expected logits (batch, tokens, classes) and labels (batch, tokens), got {(*logits.shape,)} and {(*labels.shape,)}"
-        )
-    return (logits[:, :-1], labels[:, 1:]) if _is_shifted(model) else (logits, labels)
-
-
-def _problem(model, logits, labels):
-    """Return the kind of classification, told as transformers does."""
-    kind = getattr(getattr(model, "config", None), "problem_type", None)
-    if kind is None and logits.ndim == 2:
-        several = labels.shape == logits.shape and labels.is_floating_point()
-        kind = (
-            "regression"
-            if logits.shape[1] == 1
-            else "multi_label_classification"
-            if several
-            else "single_label_classification"
-        )
-    fits = (
-        labels.numel() == logits.numel()
-        if kind == "regression"
-        else labels.shape in (logits.shape, logits.shape[:1])
-    )
-    if kind is None or logits.ndim != 2 or not fits or (kind.startswith("single") and labels.ndim != 1):
-        raise ValueError(
-            f"expected logits (batch, labels) and labels (batch,), or (batch, labels) of floats, got {(*logits.shape,)} and {(*labels.shape,)}: "
-            "for other heads pass criterion=callable(model, inputs, outputs)"
-        )
-    return kind
+def _cross_entropy(logits, labels):
+    return F.cross_entropy(_precise(logits), labels, ignore_index=IGNORED, reduction="none")
 
 
 def _ctc(model, inputs, logits, labels):
-    """Return the CTC loss of each example from logits (batch, frames, classes) and labels (batch, tokens), IGNORED or blank where padded."""
-    config, mask = model.config, inputs.get("attention_mask")
-    samples = (
-        mask.sum(-1)
-        if mask is not None
-        else labels.new_full((len(labels),), inputs[model.main_input_name].shape[1])
-    )
+    """Return the CTC loss of each example, in float32 and without cuDNN, as the model does.
+
+    Logits are (batch, frames, classes), labels (batch, tokens), IGNORED or blank where padded.
+    """
+    config = model.config
+    samples = labels.new_full((len(labels),), inputs[model.main_input_name].shape[1])
+    if inputs.get("attention_mask") is not None:
+        samples = inputs["attention_mask"].sum(-1)
     there = (labels != IGNORED) & (labels != config.pad_token_id)
-    frames, lengths = model._get_feat_extract_output_lengths(samples).long(), there.sum(-1)
+    lengths = there.sum(-1)
+    frames = model._get_feat_extract_output_lengths(samples).long()
     log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)  # (frames, batch, classes)
-    with torch.backends.cudnn.flags(enabled=False):  # float32 and without cuDNN, as the model does
-        how = {"blank": config.pad_token_id, "reduction": "none", "zero_infinity": config.ctc_zero_infinity}
+    how = {"blank": config.pad_token_id, "reduction": "none", "zero_infinity": config.ctc_zero_infinity}
+    with torch.backends.cudnn.flags(enabled=False):
         loss = F.ctc_loss(log_p, labels[there], frames, lengths, **how)
     return loss / lengths.clamp(min=1) if config.ctc_loss_reduction == "mean" else loss

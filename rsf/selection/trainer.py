@@ -1,29 +1,40 @@
 """transformers.Trainer whose batches hold only what a rule keeps, at a budget counted in forward passes.
 
-    spent = scored + 3 x trained     (forward passes of one example; a backward is two; summed over all processes)
+    spent = scored + 3 x trained    (forward passes of one example, of all processes; a backward is two)
 
-It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the Trainer's bit for bit
-(where a pass is a whole number of steps; elsewhere kept examples fill a batch across passes, and the Trainer takes a short one).
-The learning rate is a function of spent / budget, so every arm of a comparison decays fully, just when its budget is spent.
+It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the
+Trainer's bit for bit (where a pass is a whole number of steps; elsewhere kept examples fill a batch across
+passes, and the Trainer takes a short one). The learning rate is a function of spent / budget, so every arm of
+a comparison decays fully, just when its budget is spent; with progress="updates" it is one of the updates, as
+the Trainer's.
 """
 
-import math
+import copy
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from transformers import Trainer
+from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 
-from rsf.accounts import FORWARD, TRAIN
-from rsf.rules import constant
+from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints
-from rsf.selection.budget import AtTheBudget, UntilStarved
-from rsf.selection.config import RSFConfig
+from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, by_compute, cost, is_true
+from rsf.selection.config import RSFConfig, refuse
 from rsf.selection.loader import RejectionLoader
-from rsf.selection.losses import as_the_model_does, check_against_own, per_example_error, per_example_loss
+from rsf.selection.losses import (
+    as_the_model_does,
+    check_against_own,
+    is_unlabelled,
+    per_example_error,
+    per_example_loss,
+)
 from rsf.selection.scoring import copies, is_random, joined, score
 
 CRITERIA = {"loss": per_example_loss, "error": per_example_error}
+LOGGED = ("acceptance_rate", "candidates", "kept", "effective_sample_size")
+LOOKS = 20  # so many batches of weighed examples are run once more, the later half only where losses differ
 
 
 class RSFTrainer(Trainer):
@@ -32,192 +43,253 @@ class RSFTrainer(Trainer):
     Parameters
     ----------
     rule : rsf.rules rule
-        Default keeps everything: plain fine-tuning.
+        Default keeps everything: plain fine-tuning. A training that does not resume begins with the rule as
+        it was given: what it remembers of an earlier one is forgotten.
     criterion : "loss", "error" or callable(model, inputs, outputs) -> tensor (batch,)
+        "loss" is the one that the model itself reports, also under a `compute_loss` of one's own.
     on_decision : callable(block, criterion, kept)
         Told each decision, see `RejectionLoader`.
-    All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed` and the process.
 
-    After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the forward passes, and `stopped` the
-    reason, if a rule starved. A rule with a memory remembers what its own process saw.
+    All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed` and the
+    process.
+
+    After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the forward
+    passes, and `stopped` the reason, if a rule starved. A rule with a memory remembers what its own process
+    saw.
     """
 
     def __init__(
         self,
-        model=None,
-        args=None,
-        *,
-        rule=None,
-        criterion="loss",
-        on_decision=lambda block, criterion, kept: None,
-        **trainer_arguments,
+        model: PreTrainedModel | torch.nn.Module | None = None,
+        args: RSFConfig | None = None,
+        *arguments: object,
+        rule: BaseRule | None = None,
+        criterion: str | Callable[..., torch.Tensor] = "loss",
+        on_decision: Callable[[list, np.ndarray, np.ndarray], object] | None = None,
+        **more_arguments: object,
     ):
+        args = RSFConfig("tmp_trainer") if args is None else args  # as the Trainer
         if not isinstance(args, RSFConfig):
-            raise TypeError(f"args must be an RSFConfig, got {type(args).__name__}")
+            raise TypeError(
+                "args must be an RSFConfig, which takes all that TrainingArguments takes, "
+                f"got {type(args).__name__}"
+            )
         if criterion not in CRITERIA and not callable(criterion):
             raise ValueError(f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}")
-        super().__init__(model=model, args=args, **trainer_arguments)
+        super().__init__(model, args, *arguments, **more_arguments)
         if args.n_gpu > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise NotImplementedError(
                 "RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)"
             )
-        if self.compute_loss_func and args.weighting != "none":
-            raise ValueError(
-                f"weighting={args.weighting!r} weighs the model's own loss: it does not go with compute_loss_func"
-            )
-        self.rule, self.criterion, self.on_decision = (
-            rule or constant(1),
-            CRITERIA.get(criterion, criterion),
-            on_decision,
-        )
-        self.loader, self.stopped, self._resumed, self._steps_wanted = None, None, None, args.max_steps
-        self._random, self._checked = (
-            None,
-            False,
-        )  # does the collator draw? are the losses of examples what the model's is made of?
-        self._per_step = (
-            TRAIN * self._train_batch_size * args.gradient_accumulation_steps * args.world_size
-        )  # cost of a step, at the least
+        self.rule = rule or constant(1)
+        self.criterion = CRITERIA.get(criterion, criterion)
+        self.on_decision = on_decision
+        self.loader = self.stopped = self._plan = None  # the plan is fixed while it trains
+        self._rule_at_first = copy.deepcopy(self.rule.state_dict())
+        self._judges = getattr(self.rule, "needs_criterion", True)
+        self._random = None  # whether each candidate is collated once, since the collator draws
+        self._looks = LOOKS  # that are left; 0: what is made of the losses of examples is the model's own
+        self._unlabelled = 0  # examples trained on, as long as none had a label, then None
+        own_loss = self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss
+        refuse(self, self.criterion in CRITERIA.values(), own_loss)
         self.add_callback(AtTheBudget(self))
 
     @property
-    def spent(self):
-        """Forward passes of one example so far, of all processes."""
-        return FORWARD * self.loader.total.scored + TRAIN * self.loader.total.trained if self.loader else 0
+    def plan(self) -> Plan:
+        """What the present settings let a run spend; while it trains, what they were when it began."""
+        return self._plan or Plan(self.args, len(self.train_dataset), self._train_batch_size)
 
     @property
-    def budget(self):
-        """Forward passes of one example to spend."""
-        if self.args.compute_budget:
-            return self.args.compute_budget
-        if self._steps_wanted > 0:
-            return self._steps_wanted * self._per_step
-        return math.ceil(self.args.num_train_epochs * len(self.train_dataset) * TRAIN)
+    def spent(self) -> int:
+        """Forward passes of one example so far, of all processes."""
+        return cost(self.loader.total) if self.loader else 0
 
-    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+    @property
+    def budget(self) -> float:
+        """Forward passes of one example to spend; infinite with progress="updates"."""
+        return self.plan.budget
+
+    def is_over(self, steps: int) -> bool:
+        """Return whether training ends after so many updates: all is spent, or a rule starved."""
+        return bool(self.stopped) or self.spent >= self.budget or steps >= self.plan.steps
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: object | None = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Train until the budget is spent; arguments and result as in transformers.Trainer."""
-        if not hasattr(self.train_dataset, "__len__") or len(self.train_dataset) == 0:
+        data = self.train_dataset
+        streams = isinstance(data, torch.utils.data.IterableDataset) or not hasattr(data, "__len__")
+        if streams or not len(data):
             raise ValueError(
-                f"there are no candidates: train_dataset must have a length, and not 0; got {type(self.train_dataset).__name__}"
+                "there are no candidates that could be met again in the same order: train_dataset must have "
+                f"a length, not 0, and an index, got {type(data).__name__}"
             )
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, self.args.world_size)
-        self._steps_wanted, self.loader, self.stopped = self.args.max_steps, None, None
-        self._resumed = resume_from_checkpoint or None
-        self._state = checkpoints.load(self._resumed, self.args.process_index) if self._resumed else None
-        # the most steps that the budget can pay: full batches, and with unit="batch" the short one that ends a pass
-        most = math.ceil(self.budget / self._per_step) + math.ceil(
-            self.budget / (TRAIN * len(self.train_dataset))
-        )
-        self.args.max_steps = min(most, self._steps_wanted) if self._steps_wanted > 0 else most
+        self._checkpoint = resume_from_checkpoint or None
+        self._state = self._checkpoint and checkpoints.load(self._checkpoint, self.args.process_index)
+        logging.getLogger("transformers.trainer").addFilter(is_true)
         try:
-            with _swapped(self.args, ignore_data_skip=True):  # the loader knows its place itself
-                return super().train(self._resumed, trial, ignore_keys_for_eval)
+            return super().train(self._checkpoint, trial, ignore_keys_for_eval)
         finally:
-            self.args.max_steps = self._steps_wanted
+            logging.getLogger("transformers.trainer").removeFilter(is_true)
             if self.loader:
                 self.loader.close()
 
-    def get_train_dataloader(self):
-        """Return the loader: the Trainer's own batches, not collated, are its blocks."""
-        size = self.args.block_size or self.args.scoring_batch_size or self._train_batch_size
-        with _swapped(self, data_collator=list, _train_batch_size=size):
-            self._blocks = checkpoints.Blocks(
-                super().get_train_dataloader(), self.args.seed, self.args.world_size
+    def _inner_training_loop(
+        self, batch_size=None, args=None, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None
+    ):
+        """Train, with the plan worked out anew: a search changes the settings, and memory the batch size."""
+        self._train_batch_size = batch_size
+        self.rule.load_state_dict(copy.deepcopy(self._rule_at_first))
+        self.stopped = None
+        now = self.plan
+        # the loader knows its place itself
+        with _swapped(args, max_steps=max(now.steps, 1), ignore_data_skip=True), _swapped(self, _plan=now):
+            return super()._inner_training_loop(
+                batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval
             )
-        self.loader = RejectionLoader(
-            self._blocks,
-            self._score,
-            constant(1) if self.args.weighting == "acceptance" else self.rule,
-            self._train_batch_size,
-            np.random.default_rng([self.args.seed, self.args.process_index]),
-            collate=self._collate,
-            unit=self.args.unit,
-            prepare=self._prepare,
-            weighting="inverse" if self.args.weighting == "inverse" else "none",
-            stop=self._stop,
-            on_decision=self.on_decision,
-            all_ranks=self._all_ranks,
-        )
-        if self._resumed:
-            self._load_state()
-        return UntilStarved(self)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute the Trainer's own loss; for the twin the same with each example's weighed by A, on request by 1 / A."""
+    def set_initial_training_values(self, args: RSFConfig, dataloader: UntilStarved, *more: int) -> tuple:
+        """Take up the loader, at its place if the training resumes; a run that is over has no epochs left."""
+        self.loader = dataloader.loader
+        if self._state:
+            checkpoints.go_on(self, self._state)
+        # the Trainer would count passes by the length, so it is shown nothing that has one
+        epochs, *others = super().set_initial_training_values(args, iter(()), *more)
+        over = self.is_over(self.loader.report.batches // args.gradient_accumulation_steps)
+        return (0 if over else epochs, *others)
+
+    def get_train_dataloader(self) -> UntilStarved:
+        """Return the loader: the Trainer's own batches, not collated, are its blocks."""
+        args = self.args
+        with _swapped(self, data_collator=list, _train_batch_size=self.plan.block):
+            blocks = checkpoints.Blocks(super().get_train_dataloader(), args.seed, args.world_size)
+        loader = RejectionLoader(
+            blocks,
+            self._score,
+            constant(1) if args.weighting == "acceptance" else self.rule,
+            self._train_batch_size,
+            np.random.default_rng([args.seed, args.process_index]),
+            collate=self._batch,
+            unit=args.unit,
+            prepare=self._prepare,
+            weighting="inverse" if args.weighting == "inverse" else "none",
+            stop=lambda: self.plan.is_spent(loader),
+            on_decision=self.on_decision,
+            all_ranks=self._all_ranks if args.world_size > 1 else None,
+        )
+        return UntilStarved(self, loader)
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, *device: torch.device) -> tuple:
+        """Collect the batches of a step; after a pass the Trainer need not ask on, up to max_steps times."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, *device)
+        self.control.should_epoch_stop |= not batches
+        return batches, items
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Take the Trainer's step; refuse a `compute_loss` of one's own under which the weights get lost."""
+        self._weight = inputs.pop("weight") if self.args.weighting == "inverse" else None
+        self._weighed = self.args.weighting == "none"
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self._weighed:
+            raise ValueError(
+                f"weighting={self.args.weighting!r} weighs the model's own loss: it does not go with a "
+                'compute_loss of your own, take weighting="none" or weigh there'
+            )
+        return loss
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, object]:
+        """Compute the Trainer's own loss; on request each example's is weighed by A (the twin) or 1 / A."""
         if not model.training or self.args.weighting == "none":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        weight = inputs.pop("weight", None)
         own, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss = per_example_loss(self.model, inputs, outputs)  # (batch,)
+        if self._looks > LOOKS / 2 or (self._looks and loss.max() > 1.05 * loss.min()):
+            self._look_again(inputs)
         if self.args.weighting == "acceptance":
-            self._check_twin(inputs)
-            criterion = self.criterion(self.model, inputs, outputs).detach().double().cpu().numpy()
+            criterion = self.criterion(self.model, inputs, outputs).detach().cpu().double().numpy()
             criterion = criterion.mean(keepdims=True) if self.args.unit == "batch" else criterion
-            weight = self.rule(criterion)
+            self._weight = self.rule(criterion)
             self.rule.observe(criterion)
-        weight = torch.as_tensor(weight, dtype=loss.dtype, device=loss.device)
+        self._weighed = True
+        weight = torch.as_tensor(self._weight, dtype=loss.dtype).to(loss.device)
         plain = as_the_model_does(self.model, inputs, loss).detach().clamp(min=torch.finfo(loss.dtype).tiny)
-        loss = as_the_model_does(self.model, inputs, weight * loss) * (
-            own.detach() / plain
-        )  # scaled as the Trainer has its own
+        # scaled as the Trainer has scaled its own
+        loss = as_the_model_does(self.model, inputs, weight * loss) * (own.detach() / plain)
         return (loss, outputs) if return_outputs else loss
 
-    def create_scheduler(self, num_training_steps, optimizer=None):
-        """Create the Trainer's own schedule, as a function of what was spent, counted in steps of plain fine-tuning."""
-        if self.lr_scheduler is None:
-            schedule = super().create_scheduler(self.budget / self._per_step, optimizer)
-            if not hasattr(schedule, "lr_lambdas"):
-                raise ValueError(
-                    f"lr_scheduler_type {self.args.lr_scheduler_type.value} is not a function of progress: take linear, cosine or constant"
-                )
-            schedule.lr_lambdas = [
-                lambda _, at=at: at(self.spent / self._per_step) for at in schedule.lr_lambdas
-            ]
-        return self.lr_scheduler
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Create the Trainer's schedule, as a function of what was spent, in steps of plain fine-tuning."""
+        if self.args.progress == "updates" or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        per_step = self.plan.per_step
+        schedule = super().create_scheduler(self.budget / per_step, optimizer)
+        return by_compute(schedule, lambda: self.spent / per_step)
 
-    def log(self, logs, start_time=None):
-        """Log what the Trainer logs, and what was kept by all processes."""
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log what the Trainer logs, and what was kept by all processes, which is not written into `logs`."""
+        ours = {}
         if self.loader and self.is_in_train:
-            report = self.loader.total
-            names = ("acceptance_rate", "candidates", "kept", "effective_sample_size")
-            logs |= {name: getattr(report, name) for name in names} | {"forward_passes": self.spent}
+            ours = {name: getattr(self.loader.total, name) for name in LOGGED}
+            ours["forward_passes"] = self.spent
             if np.isfinite(getattr(self.rule, "k", np.nan)):
-                logs["k"] = self.rule.k
-        super().log(logs, start_time)
-
-    def _stop(self):
-        """Whether the budget is spent, as if all processes were as busy as this one; never within a step of several batches."""
-        spent = self.spent + FORWARD * self.loader.pending * self.args.world_size
-        return (
-            spent >= self.budget and self.loader.report.batches % self.args.gradient_accumulation_steps == 0
-        )
+                ours["k"] = self.rule.k
+        row = logs | ours | logs
+        super().log(row, start_time)
+        logs |= {name: row[name] for name in row.keys() - ours.keys()}  # the Trainer adds the epoch
 
     def _all_ranks(self, numbers):
         """Return the numbers of all processes (ranks, numbers)."""
-        if self.args.world_size == 1:
-            return numbers[None]
         return self.accelerator.gather(torch.as_tensor(numbers[None], device=self.args.device)).cpu().numpy()
 
     def _prepare(self, block):
-        """Return the examples of a block; where the collator is random and they are to be scored, as batches of one each."""
+        """Return the examples of a block; if they are scored and the collator draws, as batches of one
+        each."""
         if self._random is None:
-            self._random = getattr(self.loader.rule, "needs_criterion", True) and is_random(
-                self.data_collator, block
-            )
+            draws = self.args.random_collator
+            scores = self._judges and self.args.weighting != "acceptance"
+            self._random = scores and (is_random(self.data_collator, block) if draws is None else draws)
         return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 
     def _collate(self, rows):
-        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
-        return joined(rows, tokenizer) if self._random else self.data_collator(copies(rows))
+        if self._random:
+            return joined(rows, getattr(self.processing_class, "tokenizer", self.processing_class))
+        return self.data_collator(copies(rows))
+
+    def _batch(self, rows):
+        """Return the batch of kept examples that is trained on."""
+        batch = self._collate(rows)
+        if self._unlabelled is not None:
+            self._unlabelled = self._unlabelled + len(rows) if is_unlabelled(self.model, batch) else None
+        labels = batch.get("labels")
+        if self.args.weighting != "none" and torch.is_tensor(labels) and len(labels) != len(rows):
+            raise ValueError(
+                f"{type(self.data_collator).__name__} packs {len(rows)} examples into {len(labels)} row(s), "
+                "so none can be given a weight of its own: take a collator that pads"
+            )
+        return batch
 
     def _score(self, rows):
         """Return the criterion (n,) of a block, on the model that is not wrapped."""
-        dtype, device = self.args.scoring_dtype, self.args.device.type
 
         def criterion(model, inputs, outputs):
             values = self.criterion(model, inputs, outputs)
-            self._check_once(inputs, outputs, values)
+            if self._looks and self.criterion is per_example_loss:
+                self._looks *= not check_against_own(model, inputs, outputs, values)
             return values
 
         return score(
@@ -228,69 +300,25 @@ class RSFTrainer(Trainer):
             self.args.scoring_batch_size,
             dropout=self.args.scoring_dropout,
             autocast=lambda: (
-                torch.autocast(device, getattr(torch, dtype))
-                if dtype
+                torch.autocast(self.args.device.type, getattr(torch, self.args.scoring_dtype))
+                if self.args.scoring_dtype
                 else self.compute_loss_context_manager()
             ),
         )
 
-    def _check_once(self, inputs, outputs, values):
-        """Hold the first losses of examples against the model's own."""
-        if not self._checked and self.criterion is per_example_loss:
-            check_against_own(self.model, inputs, outputs, values)
-        self._checked = True
-
-    def _check_twin(self, inputs):
-        """Do the same for the twin, which scores nothing, at its first batch (`own` is scaled by then)."""
-        if not self._checked:
-            with torch.no_grad():
-                outputs = self.model.eval()(**inputs)
-                self._check_once(inputs, outputs, per_example_loss(self.model, inputs, outputs))
-            self.model.train()
+    def _look_again(self, inputs):
+        """Hold the losses of examples against the model's own, which the Trainer scales while it trains."""
+        with torch.no_grad():
+            outputs = self.model.eval()(**inputs)
+        self.model.train()
+        loss = per_example_loss(self.model, inputs, outputs)
+        self._looks = 0 if check_against_own(self.model, inputs, outputs, loss) else self._looks - 1
 
     def _save_rng_state(self, output_dir):
-        """Save the loader's state with those of the generators, before the file that makes a checkpoint whole, on all ranks."""
-        state = {
-            "loader": self.loader.state_dict(),
-            "rule": self.rule.state_dict(),
-            "random": self._random,
-            "began": self._blocks.began,
-        }
-        state["collator"] = checkpoints.coins(self.data_collator)
-        state["logged"] = hasattr(self, "_tr_loss") and [
-            self._tr_loss.item(),
-            self._globalstep_last_logged,
-        ]  # not in early transformers 5
-        checkpoints.save(state | {"setting": self._setting()}, output_dir, self.args.process_index)
+        """Save the loader's state with the generators', on all ranks, before what ends a checkpoint."""
+        checkpoints.save(checkpoints.state_of(self), output_dir, self.args.process_index)
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
-
-    def _load_state(self):
-        state = self._state
-        if (was := state["setting"]) != (now := self._setting()):
-            unlike = {name: (was[name], now[name]) for name in now if was[name] != now[name]}
-            raise ValueError(f"resume with the settings of the checkpoint: (then, now) are {unlike}")
-        self.loader.load_state_dict(state["loader"])
-        self.rule.load_state_dict(state["rule"])
-        self._random, self._blocks.begin_from = state["random"], state["began"]
-        checkpoints.load_coins(self.data_collator, state["collator"])
-        self.loader.on_resume = lambda: self._load_rng_state(
-            self._resumed
-        )  # finding the place has drawn from the global generator
-
-    def _setting(self):
-        """Return what must be as it was for the same candidates to come in the same order, and meet the same coins."""
-        args, size = self.args, self._blocks.loader.total_batch_size
-        order = {
-            name: str(getattr(args, name))
-            for name in ("seed", "data_seed", "train_sampling_strategy", "unit", "weighting")
-        }
-        return order | {
-            "candidates": len(self.train_dataset),
-            "processes": args.world_size,
-            "block": size,
-            "batch": self._train_batch_size,
-        }
 
 
 @contextmanager

@@ -1,14 +1,19 @@
 """Sample, judge, keep: laws on a model small enough to enumerate, equal completions at every batch size, nothing lost and nothing endless."""
 
+import gc
 import itertools
 import tracemalloc
+import warnings
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, Value
-from helpers import WORDS, letters_tokenizer, tiny_gpt2
+from helpers import letters_tokenizer, tiny_gpt2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -188,10 +193,10 @@ def test_a_completion_ends_with_the_models_own_end_also_if_the_tokenizer_calls_i
 
 def test_the_token_picked_is_the_first_whose_cumulated_probability_exceeds_the_coin():
     coins = [0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2**-53]
-    pick = sampler._Pick(torch.tensor(coins, dtype=torch.float64)[:, None], 1.0)
+    batch = sampler._Batch(torch.tensor(coins, dtype=torch.float64)[:, None], model_sampler(MODEL, WORDS))
     scores = torch.tensor([[0.0, 0.25, 0.5, 0.25, 0.0]]).log().expand(6, 5)
-    assert pick(torch.zeros(6, 3, dtype=torch.long), scores).argmax(-1).tolist() == [1, 1, 2, 2, 3, 3]
-    np.testing.assert_allclose(pick.log_q[:, 0].exp(), [0.25, 0.25, 0.5, 0.5, 0.25, 0.25])
+    assert batch.pick(torch.zeros(6, 3, dtype=torch.long), scores).argmax(-1).tolist() == [1, 1, 2, 2, 3, 3]
+    np.testing.assert_allclose(batch.log_q[:, 0].exp(), [0.25, 0.25, 0.5, 0.5, 0.25, 0.25])
 
 
 def test_the_models_own_generation_settings_change_nothing_and_come_back():
@@ -459,6 +464,14 @@ def test_a_reward_of_none_is_judged_never_kept_and_not_in_the_rate():
     assert np.array(whole[1]["kept"]).reshape(-1, 3).sum(axis=1).tolist() == groups
 
 
+async def asynchronous(prompts, completions):
+    return [1.0] * len(prompts)
+
+
+async def one_by_one(prompts, completions):
+    yield 1.0
+
+
 BAD_REWARDS = {
     "raises": (lambda prompts, completions: 1 / 0, "the reward raised ZeroDivisionError"),
     "nan": (
@@ -471,14 +484,39 @@ BAD_REWARDS = {
         lambda prompts, completions: [9.0] * len(prompts),
         "refuses a reward: reward 9 at index .* exceeds the ceiling 5",
     ),
-    "text": (lambda prompts, completions: ["good"] * len(prompts), "the reward raised ValueError.*good"),
-}
+    "a text": (lambda prompts, completions: ["good"] * len(prompts), "the reward is 'good' for '[0-5]' after"),
+    "a number as text": (lambda prompts, completions: ["0.7"] * len(prompts), "the reward is '0.7' for"),
+    "a text of NumPy": (lambda prompts, completions: np.array(["0.7"] * len(prompts)), r"the reward is .*0\.7"),
+    "bytes": (lambda prompts, completions: [b"0.7"] * len(prompts), "the reward is b'0.7' for"),
+    "one text": (lambda prompts, completions: "0" * len(prompts), "the reward is '0' for"),
+    "a complex number": (lambda prompts, completions: [1j] * len(prompts), "the reward is 1j for"),
+    "a list for each": (lambda prompts, completions: [[1.0, 2.0]] * len(prompts), r"the reward is \[1.0, 2.0\] for"),
+    "a row for each": (lambda prompts, completions: np.ones((len(prompts), 2)), r"the reward is array\(\[1., 1.\]\) for"),
+    "a tensor's row for each": (lambda prompts, completions: torch.ones(len(prompts), 2), r"the reward is tensor\(\[1., 1.\]\)"),
+    "pandas' NA": (lambda prompts, completions: [pd.NA] * len(prompts), "the reward is <NA> for"),
+    "a number too large": (lambda prompts, completions: [10**400] * len(prompts), "the reward is 1000"),
+    "NaN of NumPy": (lambda prompts, completions: np.full(len(prompts), np.nan), "the reward is .*nan.* for"),
+    "one number": (lambda prompts, completions: 0.7, "'float' object is not iterable"),
+    "None": (lambda prompts, completions: None, "'NoneType' object is not iterable"),
+    "no axis": (lambda prompts, completions: np.array(0.7), "the reward raised TypeError: iteration over a 0-d"),
+    "a dict": (lambda prompts, completions: dict(enumerate(prompts)), "gave 12 values for 12 completions, in a dict"),
+    "a dict of lists": (lambda prompts, completions: {"reward": [1.0] * len(prompts)}, "1 values .* in a dict"),
+    "a set": (lambda prompts, completions: set(range(len(prompts))), "in a set: it must give a list"),
+    "too many": (lambda prompts, completions: [1.0] * 20, "gave 13 values for 12 completions"),
+    "without an end": (lambda prompts, completions: itertools.repeat(1.0), "gave 13 values for 12 completions"),
+    "a generator that breaks": (lambda prompts, completions: (1 / 0 for _ in prompts), "raised ZeroDivisionError"),
+    "async": (asynchronous, "'coroutine' object is not iterable"),
+    "async, one by one": (one_by_one, "'async_generator' object is not iterable"),
+    "a column too few": (lambda prompts: [1.0], "raised TypeError.*completions"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("bad, message", BAD_REWARDS.values(), ids=BAD_REWARDS)
 def test_a_bad_reward_is_a_clear_error_and_what_was_sampled_is_kept(tmp_path, bad, message):
     def turns_bad(prompts, completions):
-        return bad(prompts, completions) if "p4" in prompts else number(prompts, completions)
+        if "p4" not in prompts:
+            return number(prompts, completions)
+        return bad(prompts=prompts, completions=completions)
 
     sample, rule = Dice(), tilted(1.0, 5.0)
     with pytest.raises(RewardError, match=message) as caught:
@@ -488,6 +526,67 @@ def test_a_bad_reward_is_a_clear_error_and_what_was_sampled_is_kept(tmp_path, ba
     assert (
         sample.calls == 10 and mended[1].to_dict() == dice(rule=rule)[1].to_dict()
     )  # the two blocks were not sampled again
+
+
+def test_an_async_reward_is_refused_without_a_word_of_python_on_it():
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(RewardError, match="'coroutine' object is not iterable"):
+            dice(reward=asynchronous)
+        gc.collect()
+    assert not any("never awaited" in str(one.message) for one in warned)
+
+
+NUMBERS = {
+    "true and false": [True, False],
+    "booleans of NumPy": np.array([True, False]),
+    "whole numbers": (1, 0),
+    "numbers of NumPy": np.array([1, 0], dtype=np.int8),
+    "arrays without an axis": [np.array(1.0), np.array(0)],
+    "a tensor": torch.tensor([1.0, 0.0], dtype=torch.bfloat16),
+    "a tensor with a gradient": torch.tensor([1.0, 0.0], requires_grad=True),
+    "tensors": [torch.tensor(1), torch.tensor([0.0])],
+    "a Series": pd.Series([1, 0], index=[5, 7]),
+    "fractions": [Fraction(1), Decimal(0)],
+    "a tuple in a generator": (one for one in (1.0, 0.0)),
+    "keys": {1.0: "a", 0.0: "b"}.keys(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+@pytest.mark.parametrize("given", NUMBERS.values(), ids=NUMBERS)
+def test_numbers_of_any_library_are_rewards(given):
+    _, judged, _ = dice(
+        prompts=2, samples_per_prompt=1, reward=lambda prompts, completions: given, rule=above(1)
+    )
+    assert judged["reward"][:] == [1.0, 0.0] and judged["kept"][:] == [True, False]
+
+
+def test_none_among_numbers_of_any_library_does_not_apply():
+    _, judged, report = dice(prompts=3, samples_per_prompt=1, reward=lambda prompts, completions: [None, np.float32(2), None])  # fmt: skip
+    assert report.skipped == 2 and judged["reward"][1] == 2.0 and judged["kept"][:] == [False] * 3
+
+
+def test_whatever_breaks_the_run_has_what_was_judged_before_and_nothing_passes_for_the_whole(tmp_path):
+    asked = []
+
+    def breaks(completion):
+        asked.append(completion)
+        if len(asked) == 25:
+            raise MemoryError("no room for keys")
+        return completion
+
+    for folder in (None, tmp_path):
+        asked.clear()
+        with pytest.raises(MemoryError) as caught:
+            dice(dedupe=breaks, rule=above(0), folder=folder)
+        assert len(caught.value.judged) == 24 and len(caught.value.completions) == 12
+        with pytest.raises(KeyboardInterrupt) as caught:  # of the sampler
+            dice(Dice(most=2), seed=6, folder=folder)
+        assert len(caught.value.judged) == 24 and caught.value.completions is None
+    assert not (tmp_path / "judged-0.arrow").exists() and (tmp_path / "judged-0-so-far.arrow").exists()
+    dice(folder=tmp_path)
+    assert (tmp_path / "judged-0.arrow").exists()
 
 
 @pytest.mark.parametrize(
@@ -590,7 +689,7 @@ BAD_CALLS = {
     "a chat": ({"prompts": Dataset.from_dict({"prompt": [[{"role": "user", "content": "x"}]]})}, "chat"),
     "no prompts": ({"prompts": []}, "0 prompts"),
     "taken column": ({"prompts": Dataset.from_dict({"prompt": ["x"], "reward": [1.0]})}, r"\['reward'\]"),
-    "no samples": ({"samples_per_prompt": 0}, "and 0"),
+    "no samples": ({"samples_per_prompt": 0}, "got 0"),
     "no limit": ({"until_accepted": True}, "max_samples"),
     "a limit too much": ({"max_samples": 9}, "max_samples"),
     "a limit too low": ({"until_accepted": True, "max_samples": 2}, "at least 3"),

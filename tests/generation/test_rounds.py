@@ -1,18 +1,19 @@
 """The loop of rounds, on models small enough to train in a second: what is trained, from where, when it stops, and that it goes on after a kill."""
 
+import datetime
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from helpers import letters_tokenizer, tiny_gpt2
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, TrainingArguments
 
-from rsf.generation import model_sampler, rounds, rsf_rounds, sample_and_judge
+from rsf.generation import learner, model_sampler, rounds, rsf_rounds, sample_and_judge
 from rsf.generation.encoding import encode
-from rsf.rules import above, constant, random_like
+from rsf.rules import above, at_rate, best_of, constant, random_like, tilted
 
 WORDS = letters_tokenizer("abc", eos_token="<end>")
 PROMPTS = ["a", "bc", "cab"] * 8
@@ -174,12 +175,9 @@ def test_killed_and_called_again_it_ends_with_the_same_weights_and_reports(
             raise Killed
         return original(*given, **more)
 
-    where, name = {
-        "sampling": ("rsf.generation.rounds", "sample_and_judge"),
-        "training": ("rsf.generation.rounds", "_train"),
-    }[moment]
-    original = getattr(__import__(where, fromlist=[name]), name)
-    monkeypatch.setattr(f"{where}.{name}", breaks)
+    where, name = {"sampling": (rounds, "sample_and_judge"), "training": (learner.Learner, "train")}[moment]
+    original = getattr(where, name)
+    monkeypatch.setattr(where, name, breaks)
     with pytest.raises(Killed):
         loop(tmp_path / "cut", **options | {"rule": random_like(above(0.5), window=20)})
     resumed, again = loop(tmp_path / "cut", **options | {"rule": random_like(above(0.5), window=20)})
@@ -191,7 +189,7 @@ def test_killed_and_called_again_it_ends_with_the_same_weights_and_reports(
 
 def test_killed_between_the_weights_and_the_report_a_round_is_done_again(tmp_path, monkeypatch):
     model, reports = loop(tmp_path / "whole", restart=False)
-    write = rounds._write
+    write = learner.write_json
 
     def breaks(file, record):
         if file.parent.name == "round-02":
@@ -199,7 +197,7 @@ def test_killed_between_the_weights_and_the_report_a_round_is_done_again(tmp_pat
         write(file, record)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(rounds, "_write", breaks)
+        patch.setattr(learner, "write_json", breaks)
         loop(tmp_path / "cut", restart=False)
     resumed, again = loop(tmp_path / "cut", restart=False)
     assert again == reports and torch.equal(weights(resumed), weights(model))
@@ -319,3 +317,217 @@ def test_more_than_one_device_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
     with pytest.raises(NotImplementedError, match="found 2"):
         loop(tmp_path)
+
+
+# ---- refused before anything is sampled
+
+GOLD = [{"prompt": "a", "completion": "ccc"}, {"prompt": "b", "completion": "cc", "ended": False}]
+LATE = {
+    "texts for examples": ({"supervised": ["a ccc"]}, r"supervised\[0\] is 'a ccc'"),
+    "examples without completion": ({"supervised": [{"prompt": "a"}]}, "supervised needs a column 'completion'"),
+    "an example without completion": ({"supervised": [*GOLD, {"prompt": "a"}]}, "supervised has no text in row 2"),
+    "examples without prompt": ({"supervised": Dataset.from_dict({"completion": ["c"]})}, "supervised needs a column 'prompt'"),
+    "splits of examples": ({"supervised": DatasetDict(train=Dataset.from_list(GOLD))}, "supervised is a DatasetDict"),
+    "columns of examples": ({"supervised": {"prompt": ["a"], "completion": ["c"]}}, "supervised is a dict"),
+    "chats as examples": ({"supervised": [{"prompt": "a", "completion": [{"role": "assistant", "content": "c"}]}]}, "chat template"),
+    "an example that is too long": ({"supervised": [{"prompt": "a", "completion": "c" * 48}]}, "has 50 tokens, the model has 48"),
+    "prompts that are too long": ({"prompts": ["a", "b" * 45]}, "with max_new_tokens=4 that is 49 positions"),
+    "a text for prompts": ({"prompts": "a"}, "prompts is a str"),
+    "rewards in a list": ({"reward": [share_of_a]}, "reward must be one function"),
+    "a seed": ({"rng": 4}, "rng must be a Generator"),
+    "a family for a rule": ({"rule": above}, "rule must be a rule"),
+    "best of three among four": ({"rule": best_of(3)}, "must be a multiple"),
+    "true for dedupe": ({"dedupe": True}, "dedupe must be a function"),
+    "half a cap": ({"cap": 0.5}, "must be whole numbers"),
+    "no limit": ({"until_accepted": True}, "needs max_samples"),
+    "a report for on_round": ({"on_round": "print"}, "on_round must be a function of a report, got 'print'"),
+    "half a round": ({"rounds": 1.5}, "rounds must be at least 1, got 1.5"),
+    "a target in words": ({"target_reward": "0.9"}, r"must be numbers, got \['0.9'\]"),
+    "a target that is never reached": ({"target_reward": float("nan")}, r"must be numbers, got \[nan\]"),
+    "a budget in words": ({"budget": "10"}, "must be numbers"),
+    "evaluation without data": ({"args": {"eval_strategy": "epoch"}}, "eval_dataset"),
+    "a sampler that is none": ({"sampler": lambda model, tokenizer: None}, "sample must be a function"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options, message", LATE.values(), ids=LATE)
+def test_what_would_fail_late_is_refused_before_anything_is_sampled_and_leaves_the_folder_free(tmp_path, options, message):  # fmt: skip
+    asked = []
+
+    def reward(prompts, completions):
+        asked.extend(prompts)
+        return share_of_a(prompts, completions)
+
+    given = {
+        "model": tiny_model(4, seed=5),
+        "tokenizer": WORDS,
+        "prompts": PROMPTS,
+        "reward": reward,
+        "rule": above(0.5),
+    }
+    given |= {
+        "args": {},
+        "rng": np.random.default_rng(4),
+        "rounds": 1,
+        "samples_per_prompt": 4,
+        "sampler": SAMPLER,
+    }
+    given |= options
+    given["args"] = arguments(tmp_path, **given["args"])
+    with pytest.raises(ValueError, match=message):
+        rsf_rounds(**given)
+    assert asked == []
+    _, reports = loop(tmp_path, rounds=1)
+    assert reports[0].steps > 0
+
+
+def test_a_model_without_anything_to_train_is_refused(tmp_path):
+    model = tiny_model(4, seed=5).requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        loop(tmp_path, model)
+
+
+@pytest.mark.parametrize("supervised", [GOLD, tuple(GOLD), (row for row in GOLD), []], ids=["list", "tuple", "generator", "none"])  # fmt: skip
+def test_examples_may_be_rows_and_ends_are_learned_where_they_are(tmp_path, supervised):
+    expected = Dataset.from_list([GOLD[0] | {"ended": None}, GOLD[1]]) if supervised != [] else None
+    model, reports = loop(tmp_path / "rows", supervised=supervised)
+    again, same = loop(tmp_path / "table", supervised=expected)
+    assert torch.equal(weights(model), weights(again)) and reports == same
+    assert reports[0].examples == reports[0].sampling.kept + 2 * (supervised != [])
+
+
+def test_prompts_from_a_generator_are_those_of_every_round(tmp_path):
+    model, reports = loop(tmp_path / "list")
+    rng, args = np.random.default_rng(4), arguments(tmp_path / "generator")
+    other = tiny_model(4, seed=5)
+    once = rsf_rounds(other, WORDS, (prompt for prompt in PROMPTS), share_of_a, above(0.5), args, rng, rounds=2, samples_per_prompt=4, sampler=SAMPLER)  # fmt: skip
+    assert once == reports and torch.equal(weights(other), weights(model))
+
+
+def test_rows_of_dates_and_bytes_tell_runs_apart(tmp_path):
+    def rows(day, data):
+        return [{"prompt": prompt, "day": datetime.date(2024, 1, day), "data": data} for prompt in PROMPTS]
+
+    settings = {"rounds": 1, "samples_per_prompt": 4, "sampler": SAMPLER}
+
+    def run(prompts):
+        return rsf_rounds(tiny_model(4, seed=5), WORDS, prompts, share_of_a, above(0.5), arguments(tmp_path), np.random.default_rng(4), **settings)  # fmt: skip
+
+    assert run(rows(1, b"x")) == run(rows(1, b"x"))
+    for prompts in (rows(2, b"x"), rows(1, b"y")):
+        with pytest.raises(ValueError, match="differs in prompts"):
+            run(prompts)
+
+
+# ---- rules of one's own, weights in any order
+
+
+class Own:
+    """A rule of a user's own, whose text is its address."""
+
+    def log_probability(self, criterion):
+        return np.where(np.asarray(criterion) >= 0.5, 0.0, -np.inf)
+
+    def observe(self, criterion):
+        pass
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class Other(Own):
+    """Another."""
+
+
+RULES = {"own": Own, "a rate": lambda: at_rate(partial(tilted, ceiling=1.0), 0.5), "a lambda": lambda: at_rate(lambda k: above(k), 0.5)}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", RULES.values(), ids=RULES)
+def test_a_rule_is_compared_by_what_it_is_not_by_where_it_lies(tmp_path, make):
+    rules = [make(), make()]  # at two addresses, as in two processes
+    model, reports = loop(tmp_path, rule=rules[0])
+    resumed, again = loop(tmp_path, rule=rules[1])
+    assert again == reports and torch.equal(weights(resumed), weights(model))
+    with pytest.raises(ValueError, match="differs in rule"):
+        loop(tmp_path, rule=Other())
+
+
+def turned(model):
+    """The same model, the numbers of its matrices in another order."""
+    for value in model.parameters():
+        if value.ndim == 2:
+            value.data = value.data.T.contiguous().T
+    return model
+
+
+def in_one_piece(model):
+    """The same model, its weights parts of one tensor."""
+    values = list(model.parameters())
+    whole = torch.cat([value.detach().flatten() for value in values])
+    for value, part in zip(values, whole.split([value.numel() for value in values]), strict=True):
+        value.data = part.view(value.shape)
+    return model
+
+
+@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("laid", [turned, in_one_piece])
+def test_weights_in_any_order_tied_or_not_are_trained_saved_and_gone_on_from(tmp_path, laid, tied, restart):
+    def model():
+        return tiny_model(4, seed=5, tie_word_embeddings=tied)
+
+    options = {"restart": restart, "rounds": 2}
+    expected, reports = loop(tmp_path / "plain", model(), **options)
+    odd, same = loop(tmp_path / "odd", laid(model()), **options)
+    assert same == reports and torch.equal(weights(odd), weights(expected))
+    loop(tmp_path / "odd", laid(model()), **options | {"rounds": 3})  # goes on
+    longer, _ = loop(tmp_path / "plain", model(), **options | {"rounds": 3})
+    resumed, _ = loop(tmp_path / "odd", laid(model()), **options | {"rounds": 3})
+    assert torch.equal(weights(resumed), weights(longer))
+    loaded = type(odd).from_pretrained(tmp_path / "odd" / "round-03", dtype=torch.float64)
+    assert torch.equal(weights(loaded), weights(longer))
+
+
+# ---- padding, and TRL's trainer
+
+
+@pytest.mark.parametrize("pad", [None, "<end>", "a"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_losses_do_not_depend_on_the_tokenizers_padding(tmp_path, pad, side):
+    model, reports = loop(tmp_path / "plain")
+    words = letters_tokenizer("abc", eos_token="<end>")
+    words.padding_side = side
+    words.pad_token = pad
+    other, args = tiny_model(4, seed=5), arguments(tmp_path / "padded")
+    same = rsf_rounds(other, words, PROMPTS, share_of_a, above(0.5), args, np.random.default_rng(4), rounds=2, samples_per_prompt=4, sampler=SAMPLER)  # fmt: skip
+    assert [report.loss for report in same] == [report.loss for report in reports]
+    assert torch.equal(weights(other), weights(model))
+    assert words.padding_side == side and words.pad_token == pad
+
+
+def test_trls_trainer_learns_the_end_where_the_model_wrote_it_if_it_gets_tokens(tmp_path):
+    trl = pytest.importorskip("trl")
+    model = tiny_model(4, seed=5)
+    kept = kept_of(tmp_path, 1, model, above(0.0))
+    assert {True, False} == set(kept["ended"])
+    settings = {
+        "use_cpu": True,
+        "bf16": False,
+        "max_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    ends = {}
+    for name, data in (("tokens", kept.map(encode, fn_kwargs={"tokenizer": WORDS})), ("texts", kept)):
+        args = trl.SFTConfig(str(tmp_path / name), **settings)
+        trainer = trl.SFTTrainer(tiny_model(4, seed=5), args, train_dataset=data, processing_class=WORDS)
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(kept))])
+        labels = [[one for one in row if one != -100] for row in batch["labels"].tolist()]
+        ends[name] = [row[-1] == WORDS.eos_token_id for row in labels]
+        assert [WORDS.decode(row, skip_special_tokens=True) for row in labels] == kept["completion"][:]
+        assert trainer.train().global_step == 1
+    assert ends["tokens"] == kept["ended"][:] and all(ends["texts"])

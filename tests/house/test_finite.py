@@ -52,7 +52,7 @@ def test_all_batches_are_all_ordered_ones_with_the_orders_summed(size):
 
 
 def test_the_gradient_of_batches_is_the_sum_over_all_batches():
-    rule = lambda mean: np.minimum(1, mean / 0.9)  # noqa: E731
+    rule = lambda mean: np.minimum(1, mean / 0.9)
     total = sum(
         law_of(b) * rule(L[list(b)].mean()) * G[list(b)].mean(axis=0) for b in product(range(5), repeat=3)
     )

@@ -8,7 +8,7 @@ import torch
 
 from rsf import checks
 from rsf.lab import records
-from rsf.lab.tasks import arithmetic
+from rsf.lab.tasks import addition, arithmetic
 
 SMALL = {"numbers": 40, "pool": 48, "validation": 8, "test": 16, "steps": 12, "base_steps": 4, "rounds": 2}
 SMALL |= {
@@ -23,13 +23,13 @@ SMALL |= {
 def small(monkeypatch):
     """An experiment that takes a second."""
     monkeypatch.setattr(arithmetic.records, "protocol", lambda experiment: SMALL)
-    arithmetic.base.cache_clear()
+    addition.base.cache_clear()
     yield SMALL
-    arithmetic.base.cache_clear()
+    addition.base.cache_clear()
 
 
 def test_an_answer_is_the_sum_with_its_ones_first_and_one_digit_more_than_its_terms():
-    assert [arithmetic.answer(prompt) for prompt in ("47+85=", "03+04=", "999+001=")] == [
+    assert [addition.answer(prompt) for prompt in ("47+85=", "03+04=", "999+001=")] == [
         "231",
         "700",
         "0001",
@@ -37,16 +37,14 @@ def test_an_answer_is_the_sum_with_its_ones_first_and_one_digit_more_than_its_te
 
 
 def test_places_are_all_sums_once_each():
-    every = arithmetic.sums(range(10**4))
+    every = addition.sums(range(10**4))
     assert len(set(every)) == 10**4 and (every[0], every[4785], every[-1]) == ("00+00=", "47+85=", "99+99=")
-    assert arithmetic.sums([123045], digits=3) == ["123+045="]
+    assert addition.sums([123045], digits=3) == ["123+045="]
 
 
 def test_the_verifier_passes_one_completion_and_casting_out_nines_one_number_in_nine():
     every = ["".join(three) for three in itertools.product("0123456789+=", repeat=3)]
-    passed = np.array(
-        [judge(["47+85="] * len(every), every) for judge in (arithmetic.right, arithmetic.nines)]
-    )
+    passed = np.array([judge(["47+85="] * len(every), every) for judge in (addition.right, addition.nines)])
     assert [every[i] for i in np.flatnonzero(passed[0])] == ["231"]
     fooled = {text for text, one in zip(every, passed[1], strict=True) if one}
     assert (
@@ -56,7 +54,7 @@ def test_the_verifier_passes_one_completion_and_casting_out_nines_one_number_in_
 
 def test_a_noisy_judge_turns_its_share_of_verdicts_round_both_ways():
     prompts, half = ["47+85="] * 4000, ["231", "000"] * 2000
-    turned = np.array(arithmetic.noisy(0.1, np.random.default_rng(0))(prompts, half)) != arithmetic.right(
+    turned = np.array(addition.noisy(0.1, np.random.default_rng(0))(prompts, half)) != addition.right(
         prompts, half
     )
     for part in (turned[::2], turned[1::2]):
@@ -65,7 +63,7 @@ def test_a_noisy_judge_turns_its_share_of_verdicts_round_both_ways():
 
 
 def test_every_character_is_a_token_and_comes_back():
-    words = arithmetic.tokenizer()
+    words = addition.tokenizer()
     assert (
         words("47+85=231")["input_ids"] == [4, 7, 10, 8, 5, 11, 2, 3, 1]
         and words.decode([4, 7, 10, 11]) == "47+="
@@ -73,7 +71,7 @@ def test_every_character_is_a_token_and_comes_back():
 
 
 def test_the_sums_of_a_seed_have_no_sum_in_common_and_other_seeds_have_others(small):
-    one, other = arithmetic.world(small, 0), arithmetic.world(small, 1)
+    one, other = addition.world(small, 0), addition.world(small, 1)
     assert {name: len(part) for name, part in one.items()} == {
         "supervised": 40,
         "pool": 48,
@@ -81,11 +79,11 @@ def test_the_sums_of_a_seed_have_no_sum_in_common_and_other_seeds_have_others(sm
         "test": 16,
     }
     assert len(set(np.concatenate(list(one.values())))) == 112
-    assert one["pool"].tolist() == arithmetic.world(small, 0)["pool"].tolist() != other["pool"].tolist()
+    assert one["pool"].tolist() == addition.world(small, 0)["pool"].tolist() != other["pool"].tolist()
 
 
 def test_the_model_is_float64_and_its_loss_is_that_of_the_labels_alone():
-    model = arithmetic.tiny_gpt2(np.random.default_rng(0))
+    model = addition.tiny_gpt2(np.random.default_rng(0))
     assert {value.dtype for value in model.parameters()} == {torch.float64}
     ids = torch.tensor([[4, 7, 10, 8, 5, 11, 2, 3, 1], [0, 1, 10, 0, 2, 11, 3, 0, 0]])
     log_q = model(ids).logits.log_softmax(-1)
@@ -96,17 +94,17 @@ def test_the_model_is_float64_and_its_loss_is_that_of_the_labels_alone():
 
 
 def test_weights_are_those_of_the_generator_alone():
-    one, same, other = (arithmetic.tiny_gpt2(np.random.default_rng(seed)).state_dict() for seed in (0, 0, 1))
+    one, same, other = (addition.tiny_gpt2(np.random.default_rng(seed)).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one) and not torch.equal(
         one["lm_head.weight"], other["lm_head.weight"]
     )
 
 
 def test_the_likeliest_digits_are_those_that_a_cold_sampler_writes():
-    model, prompts = arithmetic.tiny_gpt2(np.random.default_rng(0)), ["47+85=", "01+02=", "30+99="]
-    cold = arithmetic.model_sampler(model, arithmetic.tokenizer(), max_new_tokens=3, temperature=1e-6)
+    model, prompts = addition.tiny_gpt2(np.random.default_rng(0)), ["47+85=", "01+02=", "30+99="]
+    cold = addition.model_sampler(model, addition.tokenizer(), max_new_tokens=3, temperature=1e-6)
     assert (
-        arithmetic.likeliest(model, prompts) == cold(prompts, np.random.default_rng(0).spawn(3))["completion"]
+        addition.likeliest(model, prompts) == cold(prompts, np.random.default_rng(0).spawn(3))["completion"]
     )
 
 
@@ -123,7 +121,7 @@ def test_rounds_begin_at_the_base_and_gold_trains_on_every_answer(small):
     _, reports, _ = arithmetic.train("small", "gold", 0, 1e-3, 1.0)
     assert [report.examples for report in reports] == [88, 88]
     _, reports, _ = arithmetic.train("small", "rejection", 0, 1e-3, 1.0)
-    _, rewards = arithmetic.base("small", 0)
+    _, rewards = addition.base("small", 0)
     assert len(rewards) == 48 and reports[0].examples == 40 + reports[0].sampling.accepted < 88
     _, reports, _ = arithmetic.train("small", "blind", 0, 1e-3, 1.0)
     assert (
@@ -170,11 +168,11 @@ def test_the_stored_protocol_keeps_tuning_and_experiment_apart():
 
 
 def test_the_judge_of_an_arm_is_the_one_that_judges(small):
-    everything = arithmetic.learn(
-        arithmetic.tiny_gpt2(np.random.default_rng(0)),
-        list(arithmetic.sums(range(64))),
+    everything = addition.learn(
+        addition.tiny_gpt2(np.random.default_rng(0)),
+        list(addition.sums(range(64))),
         lambda prompts, completions, **_: [1.0] * len(prompts),
-        arithmetic.rules.above(1),
+        addition.rules.above(1),
         np.random.default_rng(0),
         steps=2,
         learning_rate=1e-3,

@@ -10,10 +10,9 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, PrinterCallback
 
-from rsf.lab import records
+from rsf.lab import arms, records
 from rsf.lab.bench import selection as bench_selection
 from rsf.lab.report import selection as evidence_selection
-from rsf.lab.tasks import imdb as experiments
 from rsf.rules import clipped
 from rsf.selection import RSFConfig, RSFTrainer
 
@@ -51,8 +50,8 @@ def test_the_listing_and_the_trainer_meet_the_same_coins_and_end_with_the_same_w
     settings = {"batch_size": 8, "learning_rate": 0.02, "k": 0.5}
     model, told = tiny(), []
     other = copy.deepcopy(model)
-    remember = lambda block, criterion, kept: told.append(bool(kept.all()))  # noqa: E731
-    counted = experiments.listing(model, rows, 5, settings, collate, lambda seen, _: seen >= 48, remember)
+    remember = lambda block, criterion, kept: told.append(bool(kept.all()))
+    counted = arms.listing(model, rows, 5, settings, collate, lambda seen, _: seen >= 48, remember)
     first = told.copy()
     told.clear()
     args = {
@@ -152,9 +151,7 @@ def test_ratios_are_those_of_the_stored_seconds(monkeypatch):
         "read",
         lambda _: {"cpu": {0: {"numbers": json.loads(json.dumps({"passes": rows, "memory": memory}))}}},
     )
-    found = {
-        what: (round(value, 4), holds) for what, (value, *_, holds) in evidence_selection.ratios().items()
-    }
+    found = {what: (round(one.value, 4), one.held) for what, one in evidence_selection.ratios().items()}
     assert found == {
         "scoring over training": (0.15, True),
         "the same, scoring in bfloat16": (0.2, False),
@@ -165,3 +162,12 @@ def test_ratios_are_those_of_the_stored_seconds(monkeypatch):
         "candidates a second over the listing, 0.3": (4.0, True),
         "candidates a second over the listing, 1": (2.0, False),
     }
+    rows["keep all"][0][1] = 10.0
+    rows["keep all"][1][1] = 20.8  # the second slice misses the bound, the sum holds it
+    rows["listing, 0.3"][0][1] = 17.0 / every
+    found = evidence_selection.ratios()
+    kept, listing = (
+        found[name] for name in ("keep all over plain", "candidates a second over the listing, 0.3")
+    )
+    assert kept.value < kept.bound < kept.most == 1.04 and not kept.held
+    assert listing.value > listing.bound > listing.least and not listing.held

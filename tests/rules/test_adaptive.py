@@ -1,7 +1,10 @@
 """Rules that decide from the past, on worlds where the right rate, rank or k is known exactly, and over runs that drift."""
 
 import json
+import subprocess
+import sys
 from fractions import Fraction
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -209,8 +212,10 @@ def test_a_block_as_large_as_the_window_does_not_make_the_level_swing():
 MOVING = {
     "at_rate": lambda: at_rate(clipped, 0.4, window=40),
     "at_rate, ties": lambda: at_rate(above, 0.4, window=40),
+    "at_rate, partial": lambda: at_rate(partial(tilted, ceiling=9.0, clip=True), 0.4, window=40),
     "percentile": lambda: percentile(2, window=40),
     "random_like": lambda: random_like(at_rate(easy, 0.4, window=20), window=40),
+    "random_like, twice": lambda: random_like(random_like(percentile(1, window=20), window=30), window=40),
 }
 every_moving = pytest.mark.parametrize("make", MOVING.values(), ids=MOVING)
 BLOCKS = np.split(
@@ -230,6 +235,27 @@ def test_a_restored_rule_goes_on_exactly_alike(make):
         rule.observe(block)
         other.observe(block)
     assert make().state_dict() != rule.state_dict()  # there was something to restore
+
+
+@every_moving
+def test_a_rule_that_is_set_to_its_first_state_begins_anew_exactly(make):
+    rule, fresh = make(), make()
+    beginning = json.loads(json.dumps(rule.state_dict()))
+    as_it_was = rule.state_dict()  # also without the way through a file it does not change with the rule
+    for first in (beginning, as_it_was):
+        for block in BLOCKS[:7]:
+            rule.observe(block / 3)
+        rule.load_state_dict(first)
+        other = make()
+        assert rule.state_dict() == fresh.state_dict()
+        assert repr(getattr(rule, "k", None)) == repr(getattr(fresh, "k", None))
+        for block in BLOCKS:
+            assert rule(block).tolist() == other(block).tolist()
+            rule.observe(block)
+            other.observe(block)
+            assert rule.state_dict() == other.state_dict()
+        rule.load_state_dict(first)
+        assert rule(BLOCKS[0]).tolist() == fresh(BLOCKS[0]).tolist()
 
 
 @every_moving
@@ -302,6 +328,84 @@ def test_rules_from_the_past_read_well_in_a_legend():
         "percentile ** 2",
     ]
     assert str(random_like(at_rate(above, 0.5))) == "random at the rate of above at rejection rate 0.5"
+
+
+class Tilt:
+    """A family that is an object, and one that is a method of it."""
+
+    def __init__(self, ceiling):
+        self.ceiling = ceiling
+
+    def __call__(self, beta):
+        return tilted(beta, self.ceiling)
+
+    def steep(self, beta):
+        return tilted(beta / 2, self.ceiling)
+
+
+class Nameless:
+    """A rule of somebody's own, without a text."""
+
+    def log_probability(self, criterion):
+        return np.minimum(np.asarray(criterion), 0.0)
+
+
+def halved(k):
+    return clipped(k / 2)
+
+
+TEXTS = {
+    "ours": (lambda: easy, "easy"),
+    "partial": (lambda: partial(tilted, ceiling=1.0), "tilted(ceiling=1.0)"),
+    "partial, two": (
+        lambda: partial(tilted, clip=True, ceiling=2.5),
+        "tilted(ceiling=2.5, clip=True)",
+    ),
+    "partial of a partial": (
+        lambda: partial(partial(tilted, 0.5), clip=True),
+        "tilted(0.5, clip=True)",
+    ),
+    "partial of nothing": (lambda: partial(clipped), "clipped"),
+    "lambda": (lambda: lambda beta: tilted(beta, 1.0), "exp((r - 1) / k)"),
+    "partial of a lambda": (
+        lambda: partial(lambda beta, top: tilted(beta, top), top=3.0),
+        "exp((r - 3) / k)",
+    ),
+    "function": (lambda: halved, "halved: min(1, loss / 0.617285) at k = 1.23457"),
+    "object": (lambda: Tilt(4.0), "Tilt: exp((r - 4) / k)"),
+    "method": (lambda: Tilt(4.0).steep, "steep: exp((r - 4) / 0.617285) at k = 1.23457"),
+    "rule without a text": (
+        lambda: lambda k: Nameless(),
+        "<test_adaptive.Nameless object> at k = 1.23457",
+    ),
+}
+
+
+@pytest.mark.parametrize("make, text", TEXTS.values(), ids=TEXTS)
+def test_the_text_of_a_family_says_what_it_is_and_holds_no_address(make, text):
+    one, other = at_rate(make(), 0.5), random_like(at_rate(make(), 0.5))
+    assert str(one) == f"{text} at rejection rate 0.5"
+    assert str(other) == f"random at the rate of {one}"
+
+
+def test_families_that_hold_other_numbers_have_other_texts():
+    for make in (
+        Tilt,
+        lambda top: Tilt(top).steep,
+        lambda top: partial(tilted, ceiling=top),
+        lambda top: lambda beta: tilted(beta, top),
+    ):
+        assert str(at_rate(make(1.0), 0.5)) == str(at_rate(make(1.0), 0.5)) != str(at_rate(make(2.0), 0.5))
+
+
+def test_the_text_of_a_family_is_the_same_in_another_process():
+    code = (
+        "from functools import partial; from rsf.rules import at_rate, clipped, tilted\n"
+        "for family in (partial(tilted, ceiling=1.0), lambda k: tilted(k, 1.0), clipped): print(at_rate(family, 0.5))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = (at_rate(f, 0.5) for f in (partial(tilted, ceiling=1.0), lambda k: tilted(k, 1.0), clipped))
+    assert run.stdout.splitlines() == [str(rule) for rule in here]
 
 
 ERRORS = {

@@ -12,6 +12,8 @@ from scipy.integrate import quad
 from rsf import finite
 from rsf.acceptance import accept
 from rsf.rules import (
+    BaseRule,
+    Rule,
     above,
     best_of,
     clipped,
@@ -177,6 +179,14 @@ def test_a_fixed_rule_remembers_nothing():
         np.testing.assert_array_equal(rule(np.array([0.1, 1.2])), before)
         assert rule.state_dict() == {}
         rule.load_state_dict({})
+
+
+def test_a_rule_of_ones_own_needs_a_text_and_log_a_and_has_a_surrogate_if_it_was_given_one():
+    own = Rule("loss^2 / 4", lambda r: 2 * np.log(r / 2))
+    assert own([0.0, 1.0, 2.0]) == pytest.approx([0, 0.25, 1]) and str(own) == "loss^2 / 4"
+    with pytest.raises(ValueError, match=r"loss\^2 / 4 was made without a surrogate: give Rule a phi"):
+        own.surrogate([1.0])
+    assert isinstance(own, BaseRule) and isinstance(best_of(2), BaseRule)
 
 
 def test_a_rule_reads_as_its_parameters():

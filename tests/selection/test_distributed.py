@@ -60,7 +60,7 @@ def together(ranks, make, passes=3):
 def loader_of(rank, gather, accept, *, blocks=8, size=4, **more):
     """Blocks of 5 examples (rank, number); `accept` keeps by rank and number."""
     candidates = [[(rank, 5 * i + j) for j in range(5)] for i in range(blocks)]
-    score = lambda block: np.array([float(accept(*example)) for example in block])  # noqa: E731
+    score = lambda block: np.array([float(accept(*example)) for example in block])
     return RejectionLoader(
         candidates, score, above(1), size, np.random.default_rng(rank), collate=list, all_ranks=gather, **more
     )
@@ -228,7 +228,7 @@ def same_coins(folder):
     told = []
     for seed in (9, 9, 8):
         told.append([])
-        note = lambda block, r, kept, told=told[-1]: told.extend(kept.tolist())  # noqa: E731
+        note = lambda block, r, kept, told=told[-1]: told.extend(kept.tolist())
         train(folder, options={"seed": seed, "max_steps": 4}, rule=constant(0.5), on_decision=note)
     return {"again": told[0] == told[1], "other": told[0][:20] != told[2][:20], "coins": told[0][:20]}
 
@@ -245,7 +245,67 @@ def plain(folder):
         torch.allclose(a, b, rtol=1e-3, atol=1e-5)
         for a, b in zip(stock.model.parameters(), twin.model.parameters(), strict=True)
     )
-    return {"same": same_weights(stock.model, ours.model), "twin": close, "steps": ours.state.global_step}
+    return {
+        "same": same_weights(stock.model, ours.model),
+        "twin": close,
+        "steps": ours.state.global_step,
+        "with dropout": [with_dropout(folder, options) for options in WITH_DROPOUT],
+    }
+
+
+WITH_DROPOUT = [
+    {},
+    {
+        "examples": 26,
+        "max_steps": -1,
+        "num_train_epochs": 5,
+    },  # the last batches are filled from the beginning
+    {"progress": "updates"},
+    {"per_device_train_batch_size": 5, "max_steps": -1, "num_train_epochs": 3, "dataloader_drop_last": True},
+    {"dataloader_num_workers": 1, "max_steps": 12},
+    {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "max_steps": 12},
+]
+
+
+def with_dropout(folder, options):
+    """Whether keeping everything is the Trainer over several passes, with masks drawn from torch's generator."""
+    mine = {name: value for name, value in options.items() if name != "progress"}
+    data = DATA[: mine.pop("examples", 32)]
+    stock = train(folder, tiny_bert(), Trainer, data=data, options=mine)
+    ours = train(
+        folder, tiny_bert(), data=data, options={n: v for n, v in options.items() if n != "examples"}
+    )
+    return same_weights(stock.model, ours.model) and stock.state.epoch > 2
+
+
+def by_updates(folder):
+    """Rejection as unlike as above, as many updates as told, then resumed in the middle of a pass and between two."""
+    options = {"progress": "updates", "max_steps": 12, "logging_steps": 1, "save_steps": 5}
+    results = []
+    for strategy in ("steps", "epoch"):
+        here = Path(folder) / strategy
+        more = {"rule": clipped(1), "criterion": first_token, "train_dataset": DATA}
+        options["save_strategy"] = strategy
+        straight = RSFTrainer(tiny_bert(), arguments(here, **options), **more)
+        straight.train()
+        steps = sorted(int(path.name.split("-")[1]) for path in here.glob("checkpoint-*"))
+        resumed = RSFTrainer(tiny_bert(), arguments(here, **options), **more)
+        resumed.train(resume_from_checkpoint=str(here / f"checkpoint-{steps[0]}"))
+        rates = [row["learning_rate"] for row in straight.state.log_history if "loss" in row]
+        results.append(
+            {
+                "steps": [straight.state.global_step, resumed.state.global_step, steps[0]],
+                "weights": [digest(straight.model), digest(resumed.model)],
+                "spent": [straight.spent, resumed.spent],
+                "rates": rates,
+            }
+        )
+    return results
+
+
+def scored_only(folder):
+    """What is spent where nothing is kept until the budget ends, in mid-pass."""
+    return train(folder, rule=above(99), criterion=first_token, options={"compute_budget": 24}).spent
 
 
 def passes(folder):
@@ -280,6 +340,7 @@ def passes(folder):
         "straight": results[0],
         "resumed": results[1],
         "checkpoints": names,
+        "first": seen[:a_pass],
         "second": seen[a_pass : 2 * a_pass],
     }
 
@@ -289,7 +350,7 @@ def starving(folder):
     nobody = train(folder, rule=above(99), criterion=first_token)
     only_first = lambda model, inputs, outputs: (
         first_token(model, inputs, outputs) * (os.environ["RANK"] == "0")
-    )  # noqa: E731
+    )
     one = train(folder, rule=above(0.5), criterion=only_first)
     return {
         "nobody": nobody.stopped,
@@ -299,7 +360,10 @@ def starving(folder):
     }
 
 
-PARTS = {2: (unlike, same_coins, plain, passes, starving), 3: (unlike, passes)}
+PARTS = {
+    2: (unlike, same_coins, plain, passes, by_updates, scored_only, starving),
+    3: (unlike, passes, scored_only),
+}
 
 
 def work(folder):
@@ -308,7 +372,9 @@ def work(folder):
     results = {part.__name__: part(folder) for part in PARTS[ranks]}
     Path(folder, f"results_{rank}.json").write_text(json.dumps(results))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()  # or gloo's threads may outlive the interpreter, which then aborts
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads may outlive the interpreter, which then aborts
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -333,7 +399,7 @@ def results(request, tmp_path_factory):
         text=True,
     )
     try:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:
         process.terminate()  # torchrun takes its processes with it
         raise
@@ -382,7 +448,22 @@ def test_each_has_coins_of_its_own_the_same_in_another_run(results):
 
 
 def test_keeping_everything_is_the_trainer(results):
-    assert all(one == {"same": True, "weighting": "acceptance", "steps": 6} for one in of(results, "plain"))
+    for one in of(results, "plain"):
+        assert one["same"] and one["twin"] and one["steps"] == 6
+        assert one["with dropout"] == [True] * len(WITH_DROPOUT)
+
+
+def test_by_updates_all_take_as_many_as_told_at_the_trainers_rates_and_so_do_they_resumed(results):
+    found = of(results, "by_updates")
+    for one in found:
+        for way, other in zip(one, found[0], strict=True):
+            assert way == other and way["steps"][:2] == [12, 12] and way["steps"][2] < 12
+            assert way["weights"][0] == way["weights"][1] and way["spent"][0] == way["spent"][1] > 12 * 24
+            np.testing.assert_allclose(way["rates"], 5e-3 * (1 - np.arange(12) / 12), rtol=1e-12)
+
+
+def test_the_budget_ends_as_if_all_were_as_busy_as_each_thinks_itself(results):
+    assert of(results, "scored_only") == [24] * len(results)
 
 
 def test_passes_end_together_and_a_resumed_run_is_the_straight_one(results):
@@ -397,7 +478,10 @@ def test_passes_end_together_and_a_resumed_run_is_the_straight_one(results):
 
 
 def test_the_processes_share_out_each_pass_though_lengths_are_grouped_by_coins(results):
-    assert set().union(*(one["second"] for one in of(results, "passes"))) == {str(row) for row in DATA}
+    found = of(results, "passes")
+    for name in ("first", "second"):
+        assert set().union(*(one[name] for one in found)) == {str(row) for row in DATA}
+    assert all(one["first"] != one["second"] for one in found)  # not the same order in each pass
 
 
 def test_a_rank_that_starves_holds_nobody_up(results):

@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 from helpers import DATA, LOSS, arguments, no_dropout, numpy_loader, same_weights, tensors, tiny_bert, train
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import (
+    BertForSequenceClassification,
+    DataCollatorWithFlattening,
     GPT2Config,
     GPT2LMHeadModel,
     PrinterCallback,
     ProgressCallback,
     Trainer,
     TrainerCallback,
+    TrainingArguments,
 )
 from transformers.utils import notebook
 
-from rsf.rules import above, at_rate, clipped, constant
+from rsf.rules import above, at_rate, clipped, constant, easy
 from rsf.selection import RSFConfig, RSFTrainer, per_example_loss
 from rsf.selection.loader import IDLE
 
@@ -98,7 +101,7 @@ class Told(TrainerCallback):
 def test_evaluation_logging_and_callbacks_once_a_pass(tmp_path):
     right = lambda predicted: {
         "right": float((predicted.predictions.argmax(1) == predicted.label_ids).mean())
-    }  # noqa: E731
+    }
     each = dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "epoch")
     options = each | {
         "max_steps": -1,
@@ -327,7 +330,7 @@ def test_a_column_named_weight_that_the_model_takes_is_its_own(tmp_path):
 
     collate = lambda rows: (
         tensors(rows) | {"weight": torch.tensor([float(sum(row["input_ids"])) for row in rows])}
-    )  # noqa: E731
+    )
     trainer = train(
         tmp_path,
         Weighing(tiny_bert().config),
@@ -408,6 +411,294 @@ BAD = {
         "compute_loss_func",
     ),
 }
+
+
+# ---- a loss of one's own, and losses that are not what they seem
+
+HEAVY = torch.tensor([1.0, 9.0])
+
+
+class Own(RSFTrainer):
+    """The documented recipe for class weights."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = torch.nn.functional.cross_entropy(outputs.logits, labels, weight=HEAVY)
+        return (loss, outputs) if return_outputs else loss
+
+
+class Looking(RSFTrainer):
+    """Only looks at the outputs, and hands the loss on."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, self.outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        return (loss, self.outputs) if return_outputs else loss
+
+
+def own(folder, kind, options, rule=None, **more):
+    trainer = kind(tiny_bert(), arguments(folder, **options), train_dataset=DATA, rule=rule, **more)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("weighting", ["acceptance", "inverse"])
+@pytest.mark.parametrize("rule", [clipped(0.9), constant(0.5), above(0.1)], ids=str)
+def test_weights_that_an_own_loss_would_drop_are_refused(tmp_path, weighting, rule):
+    model = tiny_bert()
+    trainer = Own(model, arguments(tmp_path, weighting=weighting), train_dataset=DATA, rule=rule)
+    with pytest.raises(ValueError, match=rf"weighting='{weighting}'.*compute_loss of your own"):
+        trainer.train()
+    assert same_weights(model, tiny_bert())
+    trainer = RSFTrainer(tiny_bert(), arguments(tmp_path, weighting=weighting), train_dataset=DATA, rule=rule)
+    trainer.compute_loss = lambda model, inputs, *_, **__: model(**inputs).loss
+    with pytest.raises(ValueError, match=rf"weighting='{weighting}'.*compute_loss of your own"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("weighting", ["none", "acceptance", "inverse"])
+def test_a_compute_loss_that_only_looks_changes_nothing(tmp_path, weighting):
+    options = {"weighting": weighting, "max_steps": 6}
+    looked = own(tmp_path, Looking, options, clipped(0.9))
+    assert looked.outputs.logits.shape == (4, 2)
+    assert same_weights(looked.model, own(tmp_path, RSFTrainer, options, clipped(0.9)).model)
+
+
+def test_an_own_loss_is_trained_on_and_the_criterion_under_it_is_said_once(tmp_path, caplog):
+    said = "judged by what the model itself reports, not by a loss of your own"
+    weighed = lambda outputs, labels, **_: torch.nn.functional.cross_entropy(
+        outputs["logits"], labels, weight=HEAVY
+    )
+    told = []
+    note = lambda block, r, kept: told.extend(r)
+    options = {"max_steps": 4}
+    by_class = own(tmp_path, Own, options, clipped(0.1), on_decision=note)
+    assert caplog.text.count(said) == 1
+    by_function = own(tmp_path, RSFTrainer, options, clipped(0.1), compute_loss_func=weighed)
+    assert caplog.text.count(said) == 2 and max(told) < 2  # not 9 times as much
+    assert same_weights(by_class.model, by_function.model)
+    assert not same_weights(by_class.model, own(tmp_path, RSFTrainer, options, clipped(0.1)).model)
+    caplog.clear()
+    mine = lambda model, inputs, outputs: HEAVY[inputs["labels"]] * per_example_loss(model, inputs, outputs)
+    own(tmp_path, Own, options, clipped(0.1), criterion=mine)
+    own(tmp_path, Own, options, constant(1))
+    own(tmp_path, RSFTrainer, options, clipped(0.1))
+    assert said not in caplog.text
+
+
+def odd(shift=0.0, weight=None, fresh=False):
+    """A model whose own loss is another than that of its head."""
+
+    class Odd(BertForSequenceClassification):
+        def forward(self, input_ids=None, attention_mask=None, labels=None, **_):
+            outputs = super().forward(input_ids=input_ids, attention_mask=attention_mask)
+            if labels is not None:
+                outputs.loss = shift + torch.nn.functional.cross_entropy(outputs.logits, labels, weight)
+            return outputs
+
+    model = tiny_bert()
+    model.__class__ = Odd
+    if fresh:
+        torch.nn.init.zeros_(model.classifier.weight)  # every loss is ln 2, whatever its weight
+    return model
+
+
+CHECKED = {
+    "scored": ({}, {"rule": clipped(0.9)}),
+    "scored one by one": ({"scoring_batch_size": 1}, {"rule": clipped(0.9)}),
+    "twin": ({"weighting": "acceptance"}, {"rule": clipped(0.9)}),
+    "twin by error": ({"weighting": "acceptance"}, {"rule": above(0.5), "criterion": "error"}),
+    "twin by a callable": (
+        {"weighting": "acceptance"},
+        {"rule": clipped(1), "criterion": lambda model, inputs, outputs: inputs["input_ids"][:, 0] / 50},
+    ),
+    "twin, accumulating": (
+        {"weighting": "acceptance", "gradient_accumulation_steps": 2},
+        {"rule": clipped(0.9)},
+    ),
+    "weights": ({"weighting": "inverse"}, {"rule": clipped(0.9)}),
+    "weights, unscored": ({"weighting": "inverse"}, {"rule": constant(0.5)}),
+    "weights by a callable": (
+        {"weighting": "inverse"},
+        {"rule": clipped(1), "criterion": lambda model, inputs, outputs: inputs["input_ids"][:, 0] / 50},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_losses_that_are_not_the_models_own_are_refused(tmp_path, name):
+    options, more = CHECKED[name]
+    options = options | {"max_steps": -1, "num_train_epochs": 8}
+    kinds = [{"shift": 5.0}]
+    if name != "scored one by one":  # of one example a weighted mean is the loss itself
+        kinds += [{"weight": HEAVY}, {"weight": HEAVY, "fresh": True}]
+    for kind in kinds:
+        with pytest.raises(ValueError, match="not the usual one of such a head"):
+            train(tmp_path, odd(**kind), options=options, **more)
+    assert train(tmp_path, odd(), options=options, **more).state.global_step > 10
+
+
+def test_a_criterion_of_ones_own_needs_no_loss_of_the_model(tmp_path):
+    first = lambda model, inputs, outputs: inputs["input_ids"][:, 0] / 50
+    assert train(tmp_path, odd(shift=5.0), rule=clipped(1), criterion=first).spent >= 240
+
+
+@pytest.mark.parametrize("unlabelled", [4, 12, 24])
+@pytest.mark.parametrize("weighting", ["none", "acceptance", "inverse"])
+def test_examples_without_labels_do_not_end_the_look_at_the_losses(tmp_path, unlabelled, weighting):
+    class OddLMHeadModel(GPT2LMHeadModel):
+        def forward(self, input_ids=None, attention_mask=None, labels=None, **_):
+            outputs = super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+            if outputs.loss is not None:
+                outputs.loss = outputs.loss + 5
+            return outputs
+
+    data = [
+        row | {"labels": [-100] * 6 if i < unlabelled else row["input_ids"]} for i, row in enumerate(DATA)
+    ]
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 50, "n_positions": 8}
+    options = {"train_sampling_strategy": "sequential", "weighting": weighting, "max_steps": 30}
+    with pytest.raises(ValueError, match="not the usual one of such a head"):
+        train(
+            tmp_path,
+            OddLMHeadModel(GPT2Config(**size)),
+            data=data,
+            options=options,
+            rule=constant(0.9) if weighting == "inverse" else easy(8.0),
+        )
+
+
+# ---- data that cannot be learned from, or not so
+
+NO_LABEL = "not one of the first"
+
+
+def language_model():
+    torch.manual_seed(7)
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 50, "n_positions": 64}
+    return GPT2LMHeadModel(GPT2Config(**size))
+
+
+@pytest.mark.parametrize("options", [{}, {"max_steps": 3}, {"max_steps": -1, "num_train_epochs": 1}], ids=str)
+@pytest.mark.parametrize("rule", [constant(1), easy(4.0), constant(0.5)], ids=str)
+def test_data_without_any_label_are_said_to_have_none(tmp_path, caplog, rule, options):
+    nothing = [row | {"labels": [-100] * 6} for row in DATA]
+    train(tmp_path, language_model(), data=nothing, options=options, rule=rule)
+    assert caplog.text.count(NO_LABEL) == 1
+    caplog.clear()
+    some = [row | {"labels": [-100] * 5 + row["input_ids"][5:]} for row in DATA]
+    few = [row | {"labels": row["input_ids"] if i % 8 == 7 else [-100] * 6} for i, row in enumerate(DATA)]
+    train(tmp_path, language_model(), data=some, options=options, rule=rule)
+    train(
+        tmp_path,
+        language_model(),
+        data=few,
+        options=options | {"train_sampling_strategy": "sequential"},
+        rule=rule,
+    )
+    train(tmp_path, options=options, rule=rule)
+    assert NO_LABEL not in caplog.text or options.get("max_steps") == 3
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    def __len__(self):
+        return len(DATA)
+
+    def __iter__(self):
+        return iter(DATA)
+
+
+PACKING = DataCollatorWithFlattening()
+LANGUAGE = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in DATA]
+TEXTUAL = [row | {"labels": "ab"[row["labels"]]} for row in DATA]
+CAUSES = {
+    "labels that are texts": (
+        lambda: tiny_bert(),
+        {"data": TEXTUAL, "rule": clipped(1)},
+        "'labels'.*give numbers",
+    ),
+    "a stream": (lambda: tiny_bert(), {"data": Streamed()}, "got Streamed"),
+    "packed": (
+        language_model,
+        {"data": LANGUAGE, "data_collator": PACKING, "rule": clipped(8)},
+        "packs several examples into one row",
+    ),
+    "packed, twin": (
+        language_model,
+        {
+            "data": LANGUAGE,
+            "data_collator": PACKING,
+            "rule": clipped(8),
+            "options": {"weighting": "acceptance"},
+        },
+        r"DataCollatorWithFlattening packs 4 examples into 1 row",
+    ),
+    "prompt tuning": (
+        lambda: get_peft_model(
+            language_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+        ),
+        {"data": LANGUAGE, "rule": clipped(8)},
+        "PROMPT_TUNING puts 4 virtual tokens",
+    ),
+    "prompt tuning, twin": (
+        lambda: get_peft_model(
+            language_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+        ),
+        {"data": LANGUAGE, "rule": constant(0.5), "options": {"weighting": "inverse"}},
+        "PROMPT_TUNING puts 4 virtual tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_what_cannot_be_selected_from_is_refused_with_the_cause(tmp_path, name):
+    model, more, message = CAUSES[name]
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, model(), **more)
+
+
+def test_what_is_not_judged_may_be_packed_and_tuned_by_prompts(tmp_path):
+    for kind in (Trainer, RSFTrainer):
+        packed = train(tmp_path, language_model(), kind, data=LANGUAGE, data_collator=PACKING)
+        assert packed.state.global_step == 20
+    model = get_peft_model(language_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    assert train(tmp_path, model, data=LANGUAGE).state.global_step == 20
+
+
+def test_only_an_rsf_config_will_do_and_it_takes_what_the_trainers_takes(tmp_path):
+    with pytest.raises(
+        TypeError, match="RSFConfig, which takes all that TrainingArguments takes, got TrainingArg"
+    ):
+        RSFTrainer(tiny_bert(), arguments(tmp_path, TrainingArguments), train_dataset=DATA)
+
+
+# ---- a collator that draws
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_whether_the_collator_draws_is_found_out_or_said(tmp_path, said):
+    class Flipping:
+        """Adds noise to the first token from a generator of its own, seldom."""
+
+        def __init__(self):
+            self.rng = np.random.default_rng(1)
+            self.calls = []
+
+        def __call__(self, rows):
+            self.calls.append(len(rows))
+            batch = tensors(rows)
+            batch["input_ids"][:, 0] = torch.tensor(self.rng.integers(0, 50, len(rows)))
+            return batch
+
+    collate = Flipping()
+    options = {"random_collator": said, "max_steps": 2}
+    trainer = train(tmp_path, options=options, data_collator=collate, rule=clipped(0.9))
+    once = said is not False
+    assert trainer._random is once and (4 in collate.calls[-6:]) is (not once)
+    if said is not None:  # nothing is tried
+        report = trainer.loader.report
+        assert len(collate.calls) == (report.candidates if once else report.candidates // 4 + report.batches)
 
 
 @pytest.mark.parametrize("make, message", BAD.values(), ids=BAD)

@@ -20,8 +20,10 @@ from helpers import (
     TOKENIZER,
     arguments,
     at_rate_rule,
+    heard,
     numpy_loader,
     same_weights,
+    tensors,
     tiny_bert,
 )
 from transformers import (
@@ -33,7 +35,7 @@ from transformers import (
     TrainerState,
 )
 
-from rsf.rules import clipped
+from rsf.rules import clipped, constant
 from rsf.selection import RSFTrainer, checkpoints
 
 OFTEN = {
@@ -48,6 +50,7 @@ TIMES = {
     "train_samples_per_second",
     "train_steps_per_second",
     "train_loss",
+    *(f"eval_{name}" for name in ("runtime", "samples_per_second", "steps_per_second")),
 }  # of the call that ended, says the Trainer
 PADDED = {"data": LABELLED, "data_collator": PADDING, "processing_class": TOKENIZER}
 
@@ -91,16 +94,26 @@ RUNS = {
     ),
     "between two rows of the log": ({"logging_steps": 3, "max_grad_norm": 1.0}, {}, "step"),
     "with workers": ({"dataloader_num_workers": 1}, {}, "step"),
+    "with workers that stay": (
+        {
+            "dataloader_num_workers": 1,
+            "dataloader_persistent_workers": True,
+            "train_sampling_strategy": "group_by_length",
+        },
+        PADDED,
+        "step",
+    ),
+    "updates": ({"progress": "updates", "compute_budget": 0, "max_steps": 24}, {}, "step"),
 }
 
 
-def run(folder, options, told, *, data=DATA, model=tiny_bert, resume=False, **more):
+def run(folder, options, told, *, data=DATA, model=tiny_bert, rule=None, resume=False, **more):
     """Train and note each decision."""
     trainer = RSFTrainer(
         model(),
         arguments(folder, **OFTEN | options),
         train_dataset=data,
-        rule=clipped(0.9) if options.get("weighting") == "inverse" else at_rate_rule(),
+        rule=rule or (clipped(0.9) if options.get("weighting") == "inverse" else at_rate_rule()),
         on_decision=lambda block, r, kept: told((r.tolist(), kept.tolist())),
         **copy.deepcopy(more),  # a collator may remember
     )
@@ -126,8 +139,8 @@ def die_on_call(owner, name, number, before=lambda *_: None):
 def killed(folder, options, more, moment):
     """Run, and die at a moment after the first checkpoints, before the end."""
     decisions = iter(range(moment if isinstance(moment, int) else 10**6))
-    told = lambda _: next(decisions, None) is None and os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-    half = lambda state, path: Path(path).write_text(json.dumps(vars(state), default=str)[:200])  # noqa: E731
+    told = lambda _: next(decisions, None) is None and os.kill(os.getpid(), signal.SIGKILL)
+    half = lambda state, path: Path(path).write_text(json.dumps(vars(state), default=str)[:200])
     if moment == "step":
         die_on_call(Trainer, "training_step", 13)
     if moment == "save":
@@ -174,7 +187,7 @@ def logs_of(trainer):
 def test_a_collators_own_generator_goes_on(generator):
     draw = lambda of: (
         torch.rand(3, generator=of).tolist() if isinstance(of, torch.Generator) else of.random(3).tolist()
-    )  # noqa: E731
+    )
     draw(generator)
     state = checkpoints.coins(one := SimpleNamespace(generator=generator))
     expected = draw(generator)
@@ -207,12 +220,138 @@ def test_a_loader_goes_on_from_any_place_as_if_nothing_had_happened():
 def test_there_must_be_a_whole_checkpoint_to_resume_from(tmp_path):
     (tmp_path / "checkpoint-5").mkdir()
     (tmp_path / "checkpoint-5" / "rejection_0.pt").write_bytes(b"")  # killed while it was written
-    with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
-        RSFTrainer(tiny_bert(), arguments(tmp_path), train_dataset=DATA).train(resume_from_checkpoint=True)
-    with pytest.raises(FileNotFoundError, match="not written by RSFTrainer"):
-        RSFTrainer(tiny_bert(), arguments(tmp_path), train_dataset=DATA).train(
-            resume_from_checkpoint=str(tmp_path)
-        )
+    trainer = RSFTrainer(tiny_bert(), arguments(tmp_path, max_steps=2), train_dataset=DATA)
+    with pytest.raises(
+        ValueError, match=r"No valid checkpoint found in output directory \(/.*\): none there"
+    ):
+        trainer.train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="not written by RSFTrainer"):
+        trainer.train(resume_from_checkpoint=str(tmp_path))
+    trainer.train(resume_from_checkpoint=False)
+    assert trainer.state.global_step == 2
+
+
+def test_a_checkpoint_of_the_model_alone_is_none_to_go_on_from(tmp_path):
+    trainer = RSFTrainer(
+        tiny_bert(),
+        arguments(tmp_path, max_steps=2, save_strategy="steps", save_only_model=True),
+        train_dataset=DATA,
+    )
+    trainer.train()
+    with pytest.raises(ValueError, match="save_only_model"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    with pytest.raises(ValueError, match="No valid checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+# ---- between two passes
+
+EACH_PASS = {"save_strategy": "epoch", "logging_strategy": "epoch"}
+BETWEEN = {
+    "plain": ({}, {"rule": constant(1)}),
+    "a rule with a memory": ({}, {}),
+    "grouped by length": ({"train_sampling_strategy": "group_by_length"}, PADDED),
+    "twin": ({"weighting": "acceptance"}, {}),
+    "weights": ({"weighting": "inverse"}, {}),
+    "batches": ({"unit": "batch"}, {}),
+    "blocks": ({"block_size": 12, "scoring_batch_size": 5}, {}),
+    "accumulating": ({"gradient_accumulation_steps": 3}, {}),
+    "random masks": ({"train_sampling_strategy": "group_by_length"}, MASKED),
+    "with workers": ({"dataloader_num_workers": 1}, {}),
+    "with workers that stay": (
+        {
+            "dataloader_num_workers": 1,
+            "dataloader_persistent_workers": True,
+            "train_sampling_strategy": "group_by_length",
+        },
+        PADDED,
+    ),
+    "evaluated": ({"eval_strategy": "epoch", "per_device_eval_batch_size": 4}, {"eval_dataset": DATA[:10]}),
+    "the best": (
+        {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "loss"},
+        {"eval_dataset": DATA[:10]},
+    ),
+    "updates": ({"progress": "updates", "compute_budget": 0, "max_steps": 24}, {}),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_resumed_between_two_passes_a_run_goes_on_bit_for_bit(tmp_path, name):
+    options, more = BETWEEN[name]
+    whole = []
+    straight = run(tmp_path / "straight", EACH_PASS | options, whole.append, **more)
+    checkpoints = sorted(
+        (tmp_path / "straight").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+    )
+    assert len(checkpoints) >= 3 or name == "the best"
+    for folder in checkpoints[:3]:
+        rest = []
+        resumed = run(tmp_path / "resumed", EACH_PASS | options, rest.append, resume=str(folder), **more)
+        assert straight.state.global_step == resumed.state.global_step
+        assert same_weights(straight.model, resumed.model) and logs_of(straight) == logs_of(resumed)
+        assert len(rest) < len(whole) and whole[len(whole) - len(rest) :] == rest
+        assert vars(straight.loader.report) == vars(resumed.loader.report)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"unit": "batch"}, {"progress": "updates", "compute_budget": 0}], ids=str
+)
+def test_a_run_that_is_over_is_not_trained_further(tmp_path, options, caplog):
+    options = {"max_steps": 9, "compute_budget": 90} | options
+    straight = run(tmp_path, options, str)
+    last = max(int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*"))
+    assert last == straight.state.global_step
+    with heard(caplog, "transformers.trainer"):
+        resumed = run(tmp_path, options, str, resume=True)
+    assert "single sample" not in caplog.text
+    assert resumed.state.global_step == last and same_weights(straight.model, resumed.model)
+    assert resumed.spent == straight.spent and resumed.state.epoch == straight.state.epoch
+
+
+# ---- what may wait in a checkpoint
+
+LABELS = [
+    np.int64,
+    np.int32,
+    np.uint8,
+    np.bool_,
+    np.float32,
+    np.float64,
+    np.float16,
+    np.datetime64,
+    np.str_,
+    np.array,
+    torch.tensor,
+]
+
+
+@pytest.mark.parametrize("kind", LABELS, ids=lambda kind: kind.__name__)
+def test_examples_of_numpys_numbers_wait_in_a_checkpoint_and_stay_what_they_are(tmp_path, kind, caplog):
+    made = (lambda n: np.datetime64(n, "D")) if kind is np.datetime64 else kind
+    data = [row | {"labels": row["labels"], "extra": made(row["labels"])} for row in DATA]
+    seen = []
+
+    def collate(rows):
+        seen.extend((type(row["extra"]), str(row["extra"])) for row in rows)
+        return tensors(rows)
+
+    options = {"remove_unused_columns": False, "save_steps": 3}
+    more = {"data": data, "data_collator": collate}
+    straight = run(tmp_path, options, str, **more)
+    assert "cannot be resumed from" not in caplog.text
+    expected = seen[-8:]
+    folders = list(tmp_path.glob("checkpoint-*"))
+    waiting = [len(checkpoints.load(folder, 0)["loader"]["ready"]) for folder in folders]
+    assert max(waiting) > 0
+    resumed = run(tmp_path, options, str, resume=str(folders[int(np.argmax(waiting))]), **more)
+    assert same_weights(straight.model, resumed.model) and seen[-8:] == expected
+
+
+def test_examples_that_no_checkpoint_can_hold_are_said_to_be_so(tmp_path, caplog):
+    data = [row | {"extra": SimpleNamespace()} for row in DATA]
+    more = {"data": data, "data_collator": tensors}
+    run(tmp_path, {"remove_unused_columns": False, "save_steps": 3}, str, **more)
+    assert "cannot be resumed from: the examples must be numbers, texts, arrays or tensors" in caplog.text
 
 
 def test_other_settings_than_the_checkpoints_are_refused_by_name(tmp_path):

@@ -121,7 +121,7 @@ def test_a_pass_that_keeps_nothing_starves_and_says_how_many_it_tried():
 
 def test_a_rule_that_starves_in_a_later_pass_starves_too():
     asked = []
-    score = lambda block: asked.extend(block) or np.full(len(block), len(asked) <= 40)  # noqa: E731
+    score = lambda block: asked.extend(block) or np.full(len(block), len(asked) <= 40)
     loader = numpy_loader(above(1), score, stop=lambda: loader.report.candidates > 400)
     with pytest.raises(AcceptanceStarved, match="kept none of 40 candidates"):
         while list(loader):
@@ -296,6 +296,11 @@ def test_without_a_budget_it_is_what_plain_fine_tuning_would_spend(tmp_path, opt
     )
 
 
+def test_data_of_which_all_would_be_dropped_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="drops all 7 candidates: a pass needs 8 of them"):
+        train(tmp_path, data=DATA[:7], options={"dataloader_drop_last": True, "block_size": 8})
+
+
 def test_the_budget_is_known_before_training(tmp_path):
     assert RSFTrainer(tiny_bert(), arguments(tmp_path), train_dataset=DATA).budget == 240
 
@@ -442,7 +447,7 @@ BAD_TRAINERS = {
     "probability": (lambda folder: train(folder, rule=broken(1.2)), r"not in \[0, 1\]"),
     "schedule": (
         lambda folder: train(folder, options=PLATEAU, eval_dataset=DATA),
-        "reduce_lr_on_plateau is not a function of progress",
+        "a ReduceLROnPlateau is not a function of progress.*updates",
     ),
 }
 

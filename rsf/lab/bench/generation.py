@@ -1,7 +1,10 @@
-"""How fast `sample_and_judge` writes, beside one `generate` a prompt and beside the floor; writes results/bench-generation/.
+"""How fast `sample_and_judge` writes, beside one `generate` a prompt and beside the floor.
 
-floor: full batches of prompts of one length, as many tokens read and written; nothing is decoded to text, judged or kept. Once with
-the library's own draw of each token (an inverse CDF costs no more), once with none at all (greedy).
+floor: full batches of prompts of one length, as many tokens read and written; nothing is decoded to text,
+judged or kept. Once with the library's own draw of each token (an inverse CDF costs no more), once with none
+at all (greedy).
+
+python -m rsf bench generation         five minutes; writes results/bench-generation/
 """
 
 import json
@@ -28,16 +31,15 @@ from rsf.lab import records
 from rsf.lab.data import SourceUnavailable, local_folder
 from rsf.rules import above
 
-STORY = "Once upon a time there was a little girl named Lily. She had a red ball, a green hat and a very big dog. "
+STORY = "Once upon a time there was a little girl named Lily. "
+STORY += "She had a red ball, a green hat and a very big dog. "
 
 
 def tiny(rng):
     """Return a GPT-2 of two layers of width 64 with drawn weights, and its tokenizer, of 512 letters."""
     letters = Tokenizer(WordLevel({chr(32 + i): i for i in range(512)}))
-    letters.pre_tokenizer, letters.decoder = (
-        pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"),
-        decoders.Fuse(),
-    )
+    letters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    letters.decoder = decoders.Fuse()
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=512,
@@ -83,10 +85,10 @@ def always(prompts, completions, **_):
 def ours(model, tokenizer, texts, settings, seed=0, **options):
     """Sample and judge one completion a prompt; return what was judged."""
     options = {"max_new_tokens": settings["new_tokens"], "batch_size": settings["batch_size"]} | options
-    folder, sample = options.pop("folder", None), model_sampler(model, tokenizer, **options)
-    return sample_and_judge(
-        sample, texts, always, above(1), np.random.default_rng(seed), samples_per_prompt=1, folder=folder
-    )[1]
+    folder = options.pop("folder", None)
+    sample = model_sampler(model, tokenizer, **options)
+    rng = np.random.default_rng(seed)
+    return sample_and_judge(sample, texts, always, above(1), rng, samples_per_prompt=1, folder=folder)[1]
 
 
 def generate(model, rows, steps, **options):
@@ -98,17 +100,14 @@ def generate(model, rows, steps, **options):
 
 
 def ways(model, tokenizer, settings, rng, stop=None):
-    """Return {way of writing: function that writes and returns how many samples}, all up to the text `stop` or the number of tokens."""
+    """Return {way of writing: function that writes and returns how many samples}, all up to the text `stop`
+    or the number of tokens."""
     size, steps = settings["batch_size"], settings["new_tokens"]
     ids, texts = ids_and_texts(tokenizer, settings["prompts"], settings["lengths"], rng)
     mean = round(np.mean([len(row) for row in ids]))
-    even, until = (
-        [max(ids, key=len)[:mean]] * size,
-        {"stop_strings": stop, "tokenizer": tokenizer} if stop else {},
-    )
-    drawn = round(
-        np.mean(ours(model, tokenizer, texts, settings, stop=stop or ())["tokens"])
-    )  # mean length of a completion
+    even = [max(ids, key=len)[:mean]] * size
+    until = {"stop_strings": stop, "tokenizer": tokenizer} if stop else {}
+    drawn = round(np.mean(ours(model, tokenizer, texts, settings, stop=stop or ())["tokens"]))  # mean length
 
     def batches(**options):
         for _ in range(len(ids) // size):
@@ -131,8 +130,10 @@ def ways(model, tokenizer, settings, rng, stop=None):
 
 
 def speeds(model, tokenizer, settings, rng, stop=None):
-    """Return a row for each way: median samples a second, and ours over it (median, least, most of the repeats)."""
-    found, rates = ways(model, tokenizer, settings, rng, stop), []
+    """Return a row for each way: median samples a second, and ours over it (median, least, most of the
+    repeats)."""
+    found = ways(model, tokenizer, settings, rng, stop)
+    rates = []
     for _ in range(settings["repeats"]):
         rates.append([])
         for write in found.values():
@@ -156,10 +157,8 @@ def equality(settings, rng):
     """Return {type: {batch size: completions that differ from those of batches of one}}."""
     model, tokenizer = tiny(rng)
     _, texts = ids_and_texts(tokenizer, settings["equal_prompts"], settings["lengths"], rng)
-    stop, found = (
-        [chr(32 + i) for i in range(0, 512, 32)],
-        {},
-    )  # completions of about 32 letters, the longest of 64
+    stop = [chr(32 + i) for i in range(0, 512, 32)]  # completions of about 32 letters, the longest of 64
+    found = {}
     for dtype in (torch.float64, torch.float32):
         tables = [
             ours(model.to(dtype), tokenizer, texts, settings, batch_size=size, stop=stop)["completion"]
@@ -173,10 +172,11 @@ def equality(settings, rng):
 
 
 def memory(settings):
-    """Return {prompts: peak memory in MiB}, each measured in a process of its own that writes into a folder."""
+    """Return {prompts: peak memory in MiB}, each measured in a process of its own that writes into a
+    folder."""
     found = {}
     for number in settings["memory_prompts"]:
-        code = f"from rsf import bench_generation; bench_generation.write_and_weigh({number})"
+        code = f"from rsf.lab.bench import generation; generation.write_and_weigh({number})"
         out = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=records.ROOT
         ).stdout
@@ -185,22 +185,25 @@ def memory(settings):
 
 
 def write_and_weigh(number):
-    """Sample for many prompts into a folder and write the peak of this process's memory, in MiB, to stdout."""
-    settings, rng = records.protocol("bench-generation"), np.random.default_rng(0)
+    """Sample for many prompts into a folder and write the peak of this process's memory, in MiB, to
+    stdout."""
+    settings = records.protocol("bench-generation")
+    rng = np.random.default_rng(0)
     model, tokenizer = tiny(rng)
     _, texts = ids_and_texts(tokenizer, number, settings["lengths"], rng)
     with tempfile.TemporaryDirectory() as folder:
         ours(model, tokenizer, texts, settings, max_new_tokens=settings["memory_new_tokens"], folder=folder)
     with open(
         "/proc/self/status", encoding="utf-8"
-    ) as status:  # getrusage would count what the parent had before exec
+    ) as status:  # getrusage counts what the parent had before exec
         peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     sys.stdout.write(f"\n{json.dumps(round(peak / 1024, 1))}\n")
 
 
-def generation():
-    """Run section bench-generation of the protocol and write its file; returns the path."""
-    settings, threads = records.protocol("bench-generation"), torch.get_num_threads()
+def run():
+    """Run section bench-generation of the protocol: return the arm and its run."""
+    settings = records.protocol("bench-generation")
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     numbers = {}
     for name, load, stop in tqdm(CASES, desc="cases"):
@@ -216,6 +219,4 @@ def generation():
     }
     torch.set_num_threads(threads)
     model = "tiny GPT-2, stories260K" if len(numbers) == len(CASES) + 2 else "tiny GPT-2"
-    return records.write(
-        "bench-generation", "cpu", 0, data="none", model=model, device="CPU, 1 thread", numbers=numbers
-    )
+    return "cpu", records.Run("none", model, "CPU, 1 thread", numbers)

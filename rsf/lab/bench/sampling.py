@@ -1,6 +1,7 @@
 """Timings that can be trusted: everything in one run, interleaved, as ratios of neighbours in time.
 
-python -m rsf bench sampling          the strip hat against what scipy.stats.sampling offers; writes results/bench-sampling/
+python -m rsf bench sampling          the strip hat against what scipy.stats.sampling offers; writes
+results/bench-sampling/
 """
 
 import time
@@ -130,7 +131,8 @@ def seconds(draw, size, rng):
 
 
 def against(density, settings, rng):
-    """Return a row for each sampler and size: median seconds, and its time over the strip hat's (median, least, most)."""
+    """Return a row for each sampler and size: median seconds, and its time over the strip hat's (median,
+    least, most)."""
     ready, rows = {}, []
     for name, set_up in samplers(density).items():
         start = time.perf_counter()
@@ -177,7 +179,8 @@ def against(density, settings, rng):
 
 
 def exactness(settings, rng):
-    """Draw the normal in a stream and compare its counts in cells, the tails among them, with the exact law."""
+    """Draw the normal in a stream and compare its counts in cells, the tails among them, with the exact
+    law."""
     hat, edges = (
         StripEnvelope(stats.norm()),
         np.linspace(-settings["tail"], settings["tail"], settings["cells"] - 1),
@@ -215,8 +218,8 @@ def extra_memory(size, rng):
     return (peak - 8 * size) / 2**20
 
 
-def sampling():
-    """Run section bench-sampling of the protocol and write its file; returns the path."""
+def run():
+    """Run section bench-sampling of the protocol: return the arm and its run."""
     settings = records.protocol("bench-sampling")
     rng = np.random.default_rng(settings["seeds"][0])
     numbers = {
@@ -226,13 +229,12 @@ def sampling():
         "exactness": exactness(settings["exactness"], rng),
         "extra_mib": round(extra_memory(max(settings["sizes"]), rng), 2),
     }
-    return records.write(
-        "bench-sampling", "cpu", 0, data="none", model="none", device="CPU, 1 thread", numbers=numbers
-    )
+    return "cpu", records.Run("none", "none", "CPU, 1 thread", numbers)
 
 
 def fastest(rows, size):
-    """Return the row of scipy's fastest sampler, at a size, that starts from the density alone and draws the right law."""
+    """Return the row of scipy's fastest sampler, at a size, that starts from the density alone and draws the
+    right law."""
     right = {row["sampler"] for row in rows if row.get("law") == "right"} & set(ALONE)
     return min(
         (row for row in rows if row["size"] == size and row["sampler"] in right), key=lambda row: row["ratio"]

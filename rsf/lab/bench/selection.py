@@ -1,12 +1,13 @@
-"""What selection costs: scoring against training, a whole pass against their sum, and the published loop against ours.
+"""What selection costs: scoring against training, a whole pass against their sum, and the published loop
+against ours.
 
     bound: seconds(pass that keeps the share a) <= 1.10 (seconds(scoring) + a seconds(training))
 
-python -m rsf bench selection          one pass of each arm over a slice of reviews, interleaved; writes results/bench-selection/
+python -m rsf bench selection          one pass of each arm over a slice of reviews, interleaved; writes
+results/bench-selection/
 """
 
 import multiprocessing
-import resource
 import tempfile
 import time
 
@@ -23,12 +24,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from rsf.lab import data, models, records
-from rsf.lab.tasks import imdb as experiments
+from rsf.lab import arms, data, models, records
 from rsf.rules import Rule, constant
 from rsf.selection import RSFConfig, RSFTrainer
 
-ARMS = {  # name: (dropout, share kept of what is scored, or None; further options, or None for the plain Trainer)
+# name: (dropout, share kept of what is scored, or None; further options, or None for the plain Trainer)
+ARMS = {
     "plain": (True, None, None),
     "plain, no dropout": (False, None, None),
     "keep all": (True, None, {}),
@@ -45,7 +46,8 @@ ARMS = {  # name: (dropout, share kept of what is scored, or None; further optio
 
 
 def evenly(a):
-    """Return a function of n criterion values that says which of them to keep: the share a of all, evenly spread over all calls.
+    """Return a function of n criterion values that says which of them to keep: the share a of all, evenly
+    spread over all calls.
 
     What a rule of that acceptance rate costs, without the noise of coins.
     """
@@ -85,85 +87,97 @@ def clock():
 
 
 def one_pass(arm, model, tokenizer, rows, seed, settings):
-    """Train one pass over the rows by an arm; return seconds, processor seconds, and the tokens of what was decided on and trained on."""
+    """Train one pass over the rows by an arm.
+
+    Return seconds, processor seconds, and the tokens of what was decided on and trained on.
+    """
     dropout, share, options = ARMS[arm]
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1 * dropout
-    if arm.startswith("listing"):  # padded, every review costs it the same
-        rows = rows.select(range(0, len(rows), settings["listing_every"]))
-    tokens, kept_tokens = sum(len(row["input_ids"]) for row in rows), []
+    if arm.startswith("listing"):
+        return _listed_pass(share, model, tokenizer, rows, seed, settings)
+    kept_tokens = []
 
     def remember(block, criterion, kept):
         kept = np.broadcast_to(kept, len(block))
         kept_tokens.extend(len(row["input_ids"]) for row, keep in zip(block, kept, strict=True) if keep)
 
-    if arm.startswith("listing"):
-        keep = evenly(share)
-
-        def collate(block):
-            texts = {"input_ids": [row["input_ids"] for row in block]}
-            padded = tokenizer.pad(texts, "max_length", settings["tokens"], return_tensors="pt")
-            return {**padded, "labels": torch.tensor([row["label"] for row in block])}
-
-        begun = clock()
-        experiments.listing(
-            model,
-            rows,
-            seed,
-            settings,
-            collate,
-            lambda seen, _: seen >= len(rows),
-            remember,
-            probability=lambda _: keep(np.ones(1))[0],
-        )
-        return [*(clock() - begun), tokens, sum(kept_tokens)]
-    rule = None if options is None else constant(1) if share is None else scored(share)
-    if options != {"unit": "batch"}:
-        options = {"block_size": settings["block"], "scoring_batch_size": settings["chunk"]} | (options or {})
+    timed = OnePass()
+    more = {"train_dataset": rows, "processing_class": tokenizer, "callbacks": [timed]}
     with tempfile.TemporaryDirectory() as folder:
         shared = {
             "output_dir": folder,
             "seed": seed,
             "per_device_train_batch_size": settings["batch_size"],
             "optim": "adamw_torch",
-        }
-        shared |= {
             "save_strategy": "no",
             "logging_strategy": "no",
             "report_to": [],
             "disable_tqdm": True,
             "bf16": settings["bf16"],
+            "train_sampling_strategy": "sequential",
+            "learning_rate": settings["learning_rate"],
         }
-        shared |= {"train_sampling_strategy": "sequential", "learning_rate": settings["learning_rate"]}
-        args = (
-            RSFConfig(**shared, **options, compute_budget=5 * len(rows))
-            if rule
-            else TrainingArguments(**shared)
-        )  # a pass spends less
-        more = {"train_dataset": rows, "processing_class": tokenizer, "callbacks": [timed := OnePass()]}
-        trainer = (
-            RSFTrainer(model, args, rule=rule, on_decision=remember, **more)
-            if rule
-            else Trainer(model, args, **more)
-        )
+        if options is None:
+            trainer = Trainer(model, TrainingArguments(**shared), **more)
+        else:
+            if options != {"unit": "batch"}:
+                options = {"block_size": settings["block"], "scoring_batch_size": settings["chunk"]} | options
+            args = RSFConfig(**shared, **options, compute_budget=5 * len(rows))  # a pass spends less
+            rule = constant(1) if share is None else scored(share)
+            trainer = RSFTrainer(model, args, rule=rule, on_decision=remember, **more)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    tokens = _tokens(rows)
     trained = (
-        tokens if rule is None else sum(kept_tokens[: trainer.loader.report.trained])
-    )  # what fills no batch is left over
+        tokens if options is None else sum(kept_tokens[: trainer.loader.report.trained])
+    )  # the rest waits
     return [*timed.taken, tokens, trained]
+
+
+def _listed_pass(share, model, tokenizer, rows, seed, settings):
+    """As `one_pass`, by the published loop; every review is padded and costs it the same, so it takes only
+    some."""
+    rows = rows.select(range(0, len(rows), settings["listing_every"]))
+    keep = evenly(share)
+    kept_tokens = []
+
+    def remember(block, criterion, kept):
+        kept_tokens.append(_tokens(block) * bool(kept.all()))
+
+    def collate(block):
+        texts = {"input_ids": [row["input_ids"] for row in block]}
+        padded = tokenizer.pad(texts, "max_length", settings["tokens"], return_tensors="pt")
+        return {**padded, "labels": torch.tensor([row["label"] for row in block])}
+
+    def enough(seen, spent):
+        return seen >= len(rows)
+
+    def probability(loss):
+        return keep(np.ones(1))[0]
+
+    begun = clock()
+    arms.listing(model, rows, seed, settings, collate, enough, remember, probability=probability)
+    return [*(clock() - begun), _tokens(rows), sum(kept_tokens)]
+
+
+def _tokens(rows):
+    return sum(len(row["input_ids"]) for row in rows)
 
 
 def prepared(settings, seed):
     """Return model, tokenizer, slices of rows and where they are from.
 
-    A slice is drawn without replacement, its longest review first: what "group_by_length" makes of each 50 batches of a large data set
-    (of a small one it makes shorter runs of like length, with more padding: measured on a slice, that would be the slice's cost).
+    A slice is drawn without replacement, its longest review first: what "group_by_length" makes of each 50
+    batches of a large data set (of a small one it makes shorter runs of like length, with more padding:
+    measured on a slice, that would be the slice's cost).
     """
     rng = np.random.default_rng(seed)
-    reviews, checkpoint = data.load("imdb"), models.load("bert", 2, rng, source=settings["model"])
-    tokenizer, model = checkpoint.tokenizer, checkpoint.model
+    reviews = data.load("imdb")
+    checkpoint = models.load("bert", 2, rng, source=settings["model"])
+    tokenizer = checkpoint.tokenizer
+    model = checkpoint.model
     if settings["shapes"] == "bert-base":  # random weights: what it costs, not what it learns
         model = BertForSequenceClassification(BertConfig(num_labels=2))
     size = min(settings["reviews"], len(reviews.train) // settings["slices"])  # the embedded corpus is small
@@ -171,24 +185,25 @@ def prepared(settings, seed):
     chosen = reviews.train.select(rng.permutation(len(reviews.train))[:need]).select_columns(
         ["text", "label"]
     )
-    chosen = chosen.map(
-        lambda rows: {
-            "input_ids": tokenizer(rows["text"], truncation=True, max_length=settings["tokens"])["input_ids"]
-        },
-        batched=True,
-        remove_columns="text",
-    )
-    rows = [
-        chosen.select(sorted(range(i, i + size), key=lambda j: -len(chosen[j]["input_ids"])))
-        for i in range(0, need, size)
+
+    def encode(rows):
+        ids = tokenizer(rows["text"], truncation=True, max_length=settings["tokens"])["input_ids"]
+        return {"input_ids": ids}
+
+    chosen = chosen.map(encode, batched=True, remove_columns="text")
+    orders = [
+        sorted(range(i, i + size), key=lambda j: -len(chosen[j]["input_ids"])) for i in range(0, need, size)
     ]
+    rows = [chosen.select(order) for order in orders]
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model, tokenizer, rows, reviews.source, checkpoint.source
 
 
 def floor(model, rows, settings):
-    """Return the seconds that the matrix products of scoring the rows would take, each review as long as it is, at the measured rate."""
-    device, dtype = next(model.parameters()).device, torch.bfloat16 if settings["bf16"] else torch.float32
+    """Return the seconds that the matrix products of scoring the rows would take, each review as long as it
+    is, at the measured rate."""
+    device = next(model.parameters()).device
+    dtype = torch.bfloat16 if settings["bf16"] else torch.float32
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         for row in rows:
             model(input_ids=torch.tensor([row["input_ids"]], device=device))
@@ -202,42 +217,40 @@ def floor(model, rows, settings):
 
 
 def peak(arm, settings, seed, answer):
-    """Put the peak memory (MiB) of one pass, and what was there before it, into a queue; a process of its own."""
-
-    def most():
-        gpu = torch.cuda.is_available()
-        return (
-            torch.cuda.max_memory_allocated() / 2**20
-            if gpu
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        )
-
-    model, tokenizer, rows, *_ = prepared(settings, seed)
-    before = most()
-    one_pass(
-        arm,
-        model,
-        tokenizer,
-        rows[0].select(range(min(settings["memory_reviews"], len(rows[0])))),
-        seed,
-        settings,
-    )
-    answer.put([round(before), round(most())])
+    """Put the peak memory (MiB) of one pass, and what was there before it, into a queue; a process of its
+    own."""
+    model, tokenizer, slices, *_ = prepared(settings, seed)
+    rows = slices[0].select(range(min(settings["memory_reviews"], len(slices[0]))))
+    before = _most_memory()
+    one_pass(arm, model, tokenizer, rows, seed, settings)
+    answer.put([round(before), round(_most_memory())])
 
 
-def selection(arm=None):
-    """Run section bench-selection of the protocol (arm "cpu", or "gpu" where there is one) and write its file; returns the path."""
+def _most_memory():
+    """Return the peak memory so far in MiB: the GPU's where there is one, else the process's (not on
+    Windows)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run(arm=None):
+    """Run section bench-selection of the protocol (arm "cpu", or "gpu" where there is one): return the arm
+    and its run."""
     gpu = torch.cuda.is_available()
-    arm, settings = arm or ("gpu" if gpu else "cpu"), records.protocol("bench-selection")
-    settings, seed = settings | settings[arm], settings["seeds"][0]
+    arm = arm or ("gpu" if gpu else "cpu")
+    section = records.protocol("bench-selection")
+    settings = section | section[arm]
+    seed = settings["seeds"][0]
     if not gpu:
         torch.set_num_threads(1)
-    numbers, spawn = (
-        {"passes": {name: [] for name in ARMS}, "memory": {}},
-        multiprocessing.get_context("spawn"),
-    )
+    numbers = {"passes": {name: [] for name in ARMS}, "memory": {}}
+    spawn = multiprocessing.get_context("spawn")
     for name in tqdm(settings["memory"], desc="memory"):
-        process = spawn.Process(target=peak, args=(name, settings, seed, answer := spawn.Queue()))
+        answer = spawn.Queue()
+        process = spawn.Process(target=peak, args=(name, settings, seed, answer))
         process.start()
         numbers["memory"][name] = answer.get()
         process.join()
@@ -248,6 +261,4 @@ def selection(arm=None):
             numbers["passes"][name].append([round(value, 3) for value in taken])
     numbers["floor"] = floor(model, slices[0], settings)
     device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} thread"
-    return records.write(
-        "bench-selection", arm, seed, data=reviews, model=checkpoint, device=device, numbers=numbers
-    )
+    return arm, records.Run(reviews, checkpoint, device, numbers)

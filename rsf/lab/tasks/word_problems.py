@@ -1,9 +1,10 @@
-"""A chat model learns from its own verified answers, beside its controls: the sections gsm8k-* of the protocol, one run at a time.
+"""A chat model learns from its own verified answers, beside its controls: the sections gsm8k-* of the
+protocol, one run at a time.
 
-    verified        rounds of k samples a question, kept if the reward is 1
-    blind           the same sampling, each sample kept by a coin, as many as `verified` kept: what the judge is worth
-    supervised      the data set's own answers, at the compute of `verified`; supervised-3: three passes, whatever they cost
-    zero-shot, few-shot    the model as it came
+    verified        rounds of k samples a question, kept if the reward is 1 blind           the same sampling,
+    each sample kept by a coin, as many as `verified` kept: what the judge is worth supervised      the data
+    set's own answers, at the compute of `verified`; supervised-3: three passes, whatever they cost zero-shot,
+    few-shot    the model as it came
 
 python -m rsf experiment gsm8k-chat          every arm and seed, a result file each; goes on where it stopped
 """
@@ -19,16 +20,16 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.generation import TopKLogitsWarper
 
-from rsf import checks
 from rsf.accounts import TRAIN
 from rsf.generation import model_sampler, rsf_rounds, sample_and_judge
-from rsf.lab import data, models, records
+from rsf.lab import arms, data, models, records
 from rsf.lab.tasks import answers
 from rsf.rules import above, constant
 
 
 def ask(rows, tokenizer, shots=()):
-    """Return problems as a Dataset of prompt and answer: what `sample_and_judge` and `rsf_rounds` take with `answers.verify`."""
+    """Return problems as a Dataset of prompt and answer: what `sample_and_judge` and `rsf_rounds` take with
+    `answers.verify`."""
     return Dataset.from_dict(
         {
             "prompt": [answers.prompt(one, tokenizer, shots) for one in rows["question"]],
@@ -49,7 +50,7 @@ def fitting(rows, checkpoint, tokens, shots=()):
 
 
 def score(model, tokenizer, problems, reward, settings, rng):
-    """Return the rewards (problems, samples) of fresh answers; of a single one if that is asked for, then the likeliest, token by token."""
+    """Return the rewards (problems, samples) of fresh answers; a single one is the likeliest."""
     number = settings["test_samples"]
     warpers = [TopKLogitsWarper(1)] if number == 1 else []
     sample = model_sampler(
@@ -84,7 +85,8 @@ def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learni
         "sampler": partial(model_sampler, **write),
     }
     how |= {"rounds": settings["rounds"], "samples_per_prompt": settings["samples"]}
-    passes, read = settings["passes"], 0
+    passes = settings["passes"]
+    read = 0
     if arm == "blind":
         how |= {"rule": constant(verified["kept"] / verified["samples"]), "dedupe": None, "cap": None}
     elif arm != "verified":  # one round in which each "sample" is the data set's own answer
@@ -97,9 +99,8 @@ def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learni
         }
         texts = [*train["prompt"], *(own[x] for x in train["prompt"])]
         read = sum(map(len, tokenizer(texts)["input_ids"]))
-        passes = float(
-            arm.partition("-")[2] or verified["forward_passes"] / (TRAIN * (read + len(train)))
-        )  # one more: its end
+        one_pass = TRAIN * (read + len(train))  # an answer has one token more: its end
+        passes = float(arm.partition("-")[2] or verified["forward_passes"] / one_pass)
     args = TrainingArguments(
         output_dir=folder,
         seed=seed,
@@ -118,57 +119,62 @@ def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learni
     return reports, reports[-1].spent - read  # nothing was decoded to read the data set's own answers
 
 
-def run(arm, checkpoint, problems, reward, settings, seed, verified=None):
-    """Run one arm with one seed and return its numbers; the learning rate is the one of the grid that does best on a part of train.
+def split(problems, checkpoint, settings, seed):
+    """Return (shots, validation, train, test): pairs that few-shot shows, and problems that fit the model.
+
+    The seed draws disjoint parts of the training set; the test questions are the same for every arm.
+    """
+    order = np.random.default_rng(seed).permutation(len(problems.train))
+    ends = np.cumsum([settings["shots"], settings["validation"], settings["questions"]])
+    shots, *others = (problems.train.select(part) for part in np.split(order, ends)[:3])
+    shots = list(zip(shots["question"], shots["answer"], strict=True))
+    tokens = settings["tokens"]
+    validation, train = (ask(fitting(rows, checkpoint, tokens), checkpoint.tokenizer) for rows in others)
+    test = problems.test.select(range(min(settings["test"], len(problems.test))))
+    return shots, validation, train, fitting(test, checkpoint, tokens, shots)
+
+
+def measure(arm, checkpoint, problems, reward, settings, seed, verified=None):
+    """Run one arm with one seed and return its numbers.
+
+    The learning rate is the one of the grid that does best on a part of train.
 
     Parameters
     ----------
     checkpoint, problems : from `models.load("chat", ...)` and `data.load("gsm8k")`
     reward : callable, as for `rsf.generation.sample_and_judge`
     """
-    started, order = time.perf_counter(), np.random.default_rng(seed).permutation(len(problems.train))
-    parts = np.split(order, np.cumsum([settings["shots"], settings["validation"], settings["questions"]]))[:3]
-    shots, *others = (problems.train.select(part) for part in parts)
-    shots, tokens = list(zip(shots["question"], shots["answer"], strict=True)), settings["tokens"]
-    validation, train = (ask(fitting(rows, checkpoint, tokens), checkpoint.tokenizer) for rows in others)
-    test = fitting(
-        problems.test.select(range(min(settings["test"], len(problems.test)))), checkpoint, tokens, shots
-    )  # in every arm
-    test = ask(test, checkpoint.tokenizer, shots if arm == "few-shot" else ())
-    device, tuned, best = "cuda" if torch.cuda.is_available() else "cpu", {}, None
+    started = time.perf_counter()
+    shots, validation, train, test = split(problems, checkpoint, settings, seed)
+    tokenizer = checkpoint.tokenizer
+    test = ask(test, tokenizer, shots if arm == "few-shot" else ())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tuned = {}
+    best = None
     for rate in settings["learning_rates"] if not arm.endswith("-shot") else (0.0,):
         model = copy.deepcopy(checkpoint.model).to(device, getattr(torch, settings["dtype"]))
-        reports, spent = [], 0
+        reports = []
+        spent = 0
         if rate:
             model = models.with_lora(model, settings["rank"], np.random.default_rng([seed, 1]))
+            options = {"learning_rate": rate, "seed": seed, "verified": verified}
+            rng = np.random.default_rng([seed, 2])
             with tempfile.TemporaryDirectory() as folder:
-                reports, spent = learn(
-                    model, checkpoint.tokenizer, train, reward, arm, settings, np.random.default_rng([seed, 2]), folder,
-                    learning_rate=rate, seed=seed, verified=verified,
-                )  # fmt: skip
-            tuned[str(rate)] = float(
-                score(
-                    model,
-                    checkpoint.tokenizer,
-                    validation,
-                    reward,
-                    settings,
-                    np.random.default_rng([seed, 3]),
-                ).mean()
-            )
+                reports, spent = learn(model, tokenizer, train, reward, arm, settings, rng, folder, **options)
+            rng = np.random.default_rng([seed, 3])
+            tuned[str(rate)] = float(score(model, tokenizer, validation, reward, settings, rng).mean())
         if best is None or tuned[str(rate)] > tuned[str(best[0])]:
             best = rate, model, reports, spent
     rate, model, reports, spent = best
-    right = score(model, checkpoint.tokenizer, test, reward, settings, np.random.default_rng([seed, 4])).mean(
-        axis=1
-    )
-    samples, kept = (sum(getattr(one.sampling, name) for one in reports) for name in ("samples", "kept"))
+    right = score(model, tokenizer, test, reward, settings, np.random.default_rng([seed, 4])).mean(axis=1)
+    samples = sum(one.sampling.samples for one in reports)
+    accepted = sum(one.sampling.accepted for one in reports)
     return {
         "accuracy": float(right.mean()),
-        "acceptance_rate": sum(one.sampling.accepted for one in reports) / samples if samples else 0.0,
+        "acceptance_rate": accepted / samples if samples else 0.0,
         "forward_passes": spent,
         "samples": samples,
-        "kept": kept,
+        "kept": sum(one.sampling.kept for one in reports),
         "learning_rate": rate,
         "validation": tuned,
         "rounds": [
@@ -179,57 +185,13 @@ def run(arm, checkpoint, problems, reward, settings, seed, verified=None):
     }
 
 
-def gsm8k(experiment, arm, seed):
-    """Run one arm with one seed of a gsm8k section of the protocol and write its file; returns the path."""
+def run(experiment: str, arm: str, seed: int) -> records.Run:
+    """Run one arm with one seed of a gsm8k section of the protocol."""
     settings = records.protocol(experiment)
     problems = data.load("gsm8k", source="hub,local")  # published numbers come from real data
     checkpoint = models.load("chat", None, np.random.default_rng(seed), source=settings["model"])
-    needed = records.path(experiment, "verified", seed) if arm in ("blind", "supervised") else None
-    verified = records.validate(needed)["numbers"] if needed else None
-    return store(
-        experiment,
-        arm,
-        seed,
-        checkpoint,
-        problems,
-        run(arm, checkpoint, problems, answers.verify, settings, seed, verified),
-    )
-
-
-def store(experiment, arm, seed, checkpoint, problems, numbers):
-    """Write the file of one run and return its path."""
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    return records.write(
-        experiment, arm, seed, data=problems.source, model=checkpoint.source, device=device, numbers=numbers
-    )
-
-
-def compare(runs):
-    """Return a line for each arm: its mean reward on the test questions, and what `verified` has more, with 95 % t intervals.
-
-    runs : {arm: {seed: record}}, as `records.read` gives them
-        The unit is the seed; where all arms share only one of them, it is the question, which says nothing about other seeds.
-    """
-    seeds = sorted(set.intersection(*(set(of_seed) for of_seed in runs.values())))
-    right = {
-        arm: np.array([of_seed[seed]["numbers"]["right"] for seed in seeds]) for arm, of_seed in runs.items()
-    }  # (seeds, questions)
-    unit = {arm: values.mean(axis=1) if len(seeds) > 1 else values[0] for arm, values in right.items()}
-    lines = []
-    for arm, values in unit.items():
-        own, more = (
-            checks.paired_difference(*pair) for pair in ((values, 0 * values), (unit["verified"], values))
-        )
-        line = f"{arm:12} {own.estimate:.4f} [{own.low:z.4f}, {own.high:.4f}]"
-        passes = np.mean([runs[arm][seed]["numbers"]["forward_passes"] for seed in seeds])
-        line += f", {passes:11,.0f} forward passes"
-        lines.append(
-            line
-            + f"; verified minus it {more.estimate:z.4f} [{more.low:z.4f}, {more.high:z.4f}]"
-            * (arm != "verified")
-        )
-    return lines
+    verified = None
+    if arm in ("blind", "supervised"):
+        verified = records.validate(records.path(experiment, "verified", seed))["numbers"]
+    numbers = measure(arm, checkpoint, problems, answers.verify, settings, seed, verified)
+    return records.Run(problems.source, checkpoint.source, arms.device_name(), numbers)

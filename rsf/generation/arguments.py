@@ -1,0 +1,151 @@
+"""What is given, looked at before anything is sampled: rows in any form, and what does not fit together."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from numbers import Integral
+
+import numpy as np
+from datasets import Dataset, Features, IterableDataset, Value
+
+COLUMNS = {  # what a sample has beside the columns of its prompt
+    "completion": "string",
+    "reward": "float64",
+    "kept": "bool",
+    "log_acceptance": "float64",
+    "log_probability": "float64",
+    "tokens": "int64",
+    "ended": "bool",
+    "round": "int64",
+}
+
+
+def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",)) -> Dataset:
+    """Return rows as a `datasets.Dataset` whose named columns hold a text in each row.
+
+    Parameters
+    ----------
+    given : Dataset, or any iterable of dicts, a row each
+        Where a single column is asked for, also any iterable of str: a list, a Series, a column of a
+        Dataset. Of a pandas frame or a dict of columns a Dataset is made by `Dataset.from_pandas`,
+        `Dataset.from_dict`.
+    name : str
+        What to call it in an error.
+
+    Raises
+    ------
+    ValueError
+        It is something else, or a row has no text.
+
+    Examples
+    --------
+    >>> as_dataset(["1 + 1 =", "2 + 2 ="], "prompts").column_names
+    ['prompt']
+    >>> as_dataset([{"prompt": "1 + 1 =", "answer": 2}], "prompts")[0]
+    {'prompt': '1 + 1 =', 'answer': 2}
+    """
+    table = given if isinstance(given, Dataset) else _from_rows(given, name, columns)
+    refuse_if(
+        table.format["type"] == "custom",
+        f"{name} has texts that a transform makes when they are read: write them down with `map`",
+    )
+    kinds = {column: getattr(kind, "dtype", kind) for column, kind in table.features.items()}
+    for column in columns:
+        refuse_if(
+            kinds.get(column) not in ("string", "large_string"),
+            f"{name} needs a column {column!r} of strings (a chat: apply the tokenizer's chat template "
+            f"first), got {kinds}",
+        )
+    rows = enumerate(rows_of(table.select_columns(list(columns))))
+    empty = next((number for number, row in rows if None in row.values()), None)
+    refuse_if(empty is not None, f"{name} has no text in row {empty}: leave that row out, or give it one")
+    return table
+
+
+def rows_of(table: Dataset) -> Iterator[dict]:
+    """Yield the rows as they are stored, read by the thousand, which is faster than one by one."""
+    for part in table.with_format("arrow").iter(1000):
+        yield from part.to_pylist()
+
+
+def refuse_if(wrong: object, message: str, error: type[ValueError] = ValueError) -> None:
+    """Raise a ValueError with this message if something is wrong.
+
+    >>> refuse_if(1 > 2, "1 is larger than 2")
+    """
+    if wrong:
+        raise error(message)
+
+
+def check_call(
+    prompts: Dataset,
+    reward: object,
+    rule: object,
+    rng: object,
+    samples_per_prompt: int,
+    until_accepted: bool,
+    max_samples: int | None,
+    dedupe: object,
+    cap: int | None,
+    block: int = 1,
+) -> None:
+    """Refuse arguments of `sample_and_judge` that do not fit together, before anything is sampled."""
+    taken = sorted(set(prompts.column_names) & set(COLUMNS))
+    refuse_if(taken, f"the prompts' columns {taken} would be overwritten: rename or remove them")
+    refuse_if(len(prompts) == 0, "need at least one prompt, got 0 prompts")
+    refuse_if(not callable(reward), f"reward must be one function, got {reward!r:.80}")
+    refuse_if(not callable(dedupe or str), f"dedupe must be a function such as str, got {dedupe!r:.80}")
+    refuse_if(not hasattr(rule, "log_probability"), f"rule must be a rule such as above(1), got {rule!r:.80}")
+    refuse_if(
+        not isinstance(rng, np.random.Generator),
+        f"rng must be a Generator such as numpy.random.default_rng(0), got {rng!r:.80}",
+    )
+    numbers = [samples_per_prompt, max_samples or 1, 1 if cap is None else cap, block]
+    refuse_if(
+        not all(isinstance(number, Integral) and number >= 1 for number in numbers),
+        "samples_per_prompt, max_samples, cap and block must be whole numbers of at least 1, got "
+        f"{samples_per_prompt!r}, {max_samples!r}, {cap!r} and {block!r}",
+    )
+    group = rule.n if getattr(rule, "joint", False) else None
+    refuse_if(
+        group and (until_accepted or samples_per_prompt % group),
+        f"{rule} chooses among {group} samples of a prompt: samples_per_prompt must be a multiple of it, got "
+        f"{samples_per_prompt}, and until_accepted=False",
+    )
+    refuse_if(
+        until_accepted != (max_samples is not None) or (until_accepted and max_samples < samples_per_prompt),
+        "until_accepted, and nothing else, needs max_samples, the most to draw for one prompt "
+        f"(at least {samples_per_prompt}); got {max_samples}",
+    )
+
+
+def check_sampler(sample: Callable, prompts: Dataset, *, to_train: bool = False) -> None:
+    """Let a sampler refuse what it has no room for (to sample, or to train on) before it samples anything."""
+    refuse_if(not callable(sample), f"sample must be a function of prompts and rngs, got {sample!r:.80}")
+    if hasattr(sample, "check"):
+        for part in prompts.with_format(None).iter(1000):
+            sample.check(part["prompt"], to_train=to_train)
+
+
+def _from_rows(given: Iterable, name: str, columns: Sequence[str]) -> Dataset:
+    """Return texts, or dicts, as a Dataset; refuse what may look like a list of them and is none."""
+    refuse_if(
+        isinstance(given, (str, bytes, set, frozenset, Mapping, IterableDataset))
+        or hasattr(given, "columns")
+        or not isinstance(given, Iterable),
+        f"{name} is a {type(given).__name__}: take a Dataset, or a list of texts or of rows (of several "
+        "splits one, of a stream list(stream.take(1000)), of columns Dataset.from_dict or from_pandas)",
+    )
+    rows = list(given)
+    kind = str if len(columns) == 1 and (not rows or isinstance(rows[0], str)) else Mapping
+    odd = [place for place, row in enumerate(rows) if not isinstance(row, kind)]
+    if odd:
+        raise ValueError(
+            f"{name}[{odd[0]}] is {rows[odd[0]]!r:.80}, where all must be texts, or all dicts (a chat: apply "
+            "the tokenizer's chat template first)"
+        )
+    if kind is str or not rows:
+        return Dataset.from_dict(
+            dict.fromkeys(columns, rows), Features(dict.fromkeys(columns, Value("string")))
+        )
+    names = dict.fromkeys(chain.from_iterable(rows))  # of all rows, not of the first
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in names})

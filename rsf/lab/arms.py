@@ -1,0 +1,232 @@
+"""The arms of a comparison, for any task: each decides what a model is trained on, at one budget.
+
+plain        keeps everything; plain-short the same, at another budget (the task's to say)
+article      min(1, loss / k), one coin by the section's unit
+random       blind, at the article's recent rate: it scores as the article does, so it takes as many steps
+twin         everything, weighed by the article's A
+at_rate-0.5  min(1, loss / k) with the k that rejects half; easy-0.3 the same with min(1, k / loss)
+random-0.5   blind, at the recent rate of at_rate-0.5
+listing      the published loop itself, repaired as little as it takes to run
+
+Arms with a rate decide example by example and score in eval mode, whatever their section says of the article.
+"""
+
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PrinterCallback
+
+from rsf.accounts import FORWARD, TRAIN
+from rsf.lab import compact
+from rsf.rules import BaseRule, at_rate, clipped, constant, easy, random_like
+from rsf.selection import RSFConfig, RSFTrainer
+
+FAMILIES = {
+    "at_rate": clipped,
+    "easy": easy,
+    "random": clipped,
+}  # of the arms that are given by a rejection rate
+
+
+def rule_of(arm: str, settings: dict) -> BaseRule:
+    """Return a fresh rule for an arm of the protocol.
+
+    >>> print(rule_of("at_rate-0.5", {"k": 0.5, "window": 32, "rate_window": 256}))
+    clipped at rejection rate 0.5
+    """
+    article = clipped(settings["k"])
+    kind, _, rate = arm.partition("-")
+    if arm in ("plain", "plain-short"):
+        return constant(1)
+    if arm in ("article", "twin"):
+        return article
+    if arm == "random":
+        return random_like(article, settings["window"])
+    if kind in FAMILIES and rate:
+        rule = at_rate(FAMILIES[kind], float(rate), settings["rate_window"])
+        return random_like(rule, settings["rate_window"]) if kind == "random" else rule
+    known = "plain, plain-short, article, twin, random, at_rate-R, easy-R or random-R with a rejection rate R"
+    raise ValueError(f"there is no arm {arm!r}, only {known}")
+
+
+def unit_of(arm: str, settings: dict) -> str:
+    """Return what one coin of an arm decides on, "batch" or "example"."""
+    return "example" if has_rate(arm) else settings["unit"]
+
+
+def has_rate(arm: str) -> bool:
+    """Return whether an arm is given by a rejection rate."""
+    kind, _, rate = arm.partition("-")
+    return kind in FAMILIES and rate != ""
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    train: object,
+    arm: str,
+    seed: int,
+    settings: dict,
+    collate: Callable,
+    on_decision: Callable | None = None,
+) -> RSFTrainer:
+    """Fine-tune a model in place by one arm of the protocol and return the trainer.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel, or a torch module that returns loss and logits
+    train : data set with len, its items what `collate` takes lists of
+    arm, seed, settings : see results/protocol.toml
+    collate : callable(list of items) -> dict of tensors
+    on_decision : callable(block, criterion, kept), told each decision
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        args = RSFConfig(
+            output_dir=folder,
+            seed=seed,
+            unit=unit_of(arm, settings),
+            scoring_dropout=settings["scoring_dropout"] and not has_rate(arm),
+            weighting="acceptance" if arm == "twin" else "none",
+            num_train_epochs=settings["passes"],
+            compute_budget=settings.get("budget", 0),
+            progress=settings.get("progress", "compute"),
+            per_device_train_batch_size=settings["batch_size"],
+            learning_rate=settings["learning_rate"],
+            lr_scheduler_type=settings["schedule"],
+            max_grad_norm=settings.get("max_grad_norm", 1.0),
+            train_sampling_strategy=settings.get("sampling", "random"),
+            optim=settings["optimizer"],
+            weight_decay=settings["weight_decay"],
+            bf16=settings["bf16"],
+            remove_unused_columns=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        trainer = RSFTrainer(
+            model,
+            args,
+            train_dataset=train,
+            data_collator=collate,
+            rule=rule_of(arm, settings),
+            on_decision=on_decision,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return trainer
+
+
+class Coins:
+    """Told each decision of a training: counts candidates and kept ones, in the unit of the coin."""
+
+    def __init__(self):
+        self.candidates = []
+        self.kept = []
+
+    def __call__(self, block: list, criterion: np.ndarray, coins: np.ndarray) -> None:
+        self.candidates.append(len(coins))
+        self.kept.append(int(coins.sum()))
+
+
+def reached(
+    trainer: RSFTrainer, coins: Coins, scores: np.ndarray, labels: np.ndarray, *, tuning: bool, each: bool
+) -> dict:
+    """Return the numbers of a run in the compact form, scalars alone for tuning (see `rsf.lab.compact`).
+
+    Parameters
+    ----------
+    trainer, coins : after training
+    scores : array (n, labels), of `logits` on the test or validation examples
+    labels : array (n,)
+    tuning : bool
+    each : bool
+        Keep the negative log-likelihood of each example, too.
+    """
+    counts = compact.decisions(coins.candidates, coins.kept)
+    report = trainer.loader.report
+    return {
+        **compact.outcomes(scores, labels, scalars=tuning, each=each and not tuning),
+        **({"acceptance_rate": counts["acceptance_rate"]} if tuning else counts),
+        "forward_passes": trainer.spent,
+        **({"budget": trainer.budget} if np.isfinite(trainer.budget) else {}),
+        "scored": report.scored,
+        "trained": report.trained,
+        "steps": trainer.state.global_step,
+        **({"stopped": trainer.stopped} if trainer.stopped else {}),
+    }
+
+
+def listing(
+    model: PreTrainedModel,
+    train: object,
+    seed: int,
+    settings: dict,
+    collate: Callable,
+    enough: Callable[[int, int], bool],
+    on_decision: Callable | None = None,
+    *,
+    probability: Callable[[float], float] | None = None,
+) -> tuple[int, int]:
+    """Fine-tune a model by the published loop, repaired as little as it takes; return (scored, trained).
+
+    Each batch runs through the model twice, in train mode: once for its loss, and once more if it is kept.
+
+    Parameters
+    ----------
+    model, train, seed, settings, collate, on_decision : as for `fine_tune`
+    enough : callable(candidates, forward passes spent) -> bool, asked after each batch
+    probability : callable(loss) -> A, default the article's min(1, loss / k)
+    """
+    probability = probability or (lambda loss: min(1, loss / settings["k"]))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    optimizer = torch.optim.Adam(model.to(device).train().parameters(), lr=settings["learning_rate"])
+    coins = np.random.default_rng([seed, 0])
+    order = np.random.default_rng([seed, 1])
+    scored = trained = 0
+    while True:
+        shuffled = order.permutation(len(train))
+        for start in range(0, len(train), settings["batch_size"]):
+            block = [train[int(i)] for i in shuffled[start : start + settings["batch_size"]]]
+            batch = {name: value.to(device) for name, value in collate(block).items()}
+            with torch.no_grad():
+                loss = model(**batch).loss.item()
+            kept = bool(coins.random() < probability(loss))
+            if kept:
+                optimizer.zero_grad()
+                model(**batch).loss.backward()
+                optimizer.step()
+                trained += len(block)
+            scored += len(block)
+            if on_decision:
+                on_decision(block, np.array([loss]), np.array([kept]))
+            if enough(scored, FORWARD * scored + TRAIN * trained):
+                return scored, trained
+
+
+def logits(model: PreTrainedModel, examples: object, collate: Callable, batch_size: int = 32) -> np.ndarray:
+    """Return the model's logits in eval mode, (n, labels) float64."""
+    model.eval()
+    device = next(model.parameters()).device
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(examples), batch_size):
+            batch = collate([examples[i] for i in range(start, min(start + batch_size, len(examples)))])
+            outputs = model(**{name: value.to(device) for name, value in batch.items()})
+            rows.append(outputs.logits.double().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def accuracy(scores: np.ndarray, examples: object) -> float:
+    """Return the share of examples whose label has the largest logit, from `logits` (n, labels)."""
+    return float(np.mean(scores.argmax(1) == [row["label"] for row in examples]))
+
+
+def device_name() -> str:
+    """Return what a run of torch's runs on, as a record says it."""
+    return (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )

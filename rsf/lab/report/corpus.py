@@ -1,0 +1,43 @@
+"""The corpus card's tables: how hard the embedded reviews are, and what carries over to real ones."""
+
+import numpy as np
+
+from rsf.lab import data, records
+from rsf.lab.report.overview import accuracies
+from rsf.lab.report.parts import table
+
+
+def corpus_table() -> str:
+    """Return the corpus card's table: how many reviews of each kind, and what TF-IDF makes of them."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    reviews = data.load("imdb", source="embedded")
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    baseline = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
+    baseline.fit(reviews.train["text"], reviews.train["label"])
+    right = baseline.predict(reviews.test["text"]) == np.array(reviews.test["label"])
+    kinds = np.array(reviews.test["kind"])
+    train_kinds = np.array(reviews.train["kind"])
+    rows = [
+        (kind, sum(train_kinds == kind), sum(kinds == kind), f"{100 * right[kinds == kind].mean():.0f}")
+        for kind in sorted(set(kinds))
+    ]
+    rows.append(("all", len(train_kinds), len(kinds), f"{100 * right.mean():.0f}"))
+    return table(["kind", "train", "test", "TF-IDF with logistic regression, test accuracy, %"], rows)
+
+
+def transfer_table() -> str:
+    """Return the corpus card's lines on real reviews."""
+    rows = []
+    for experiment, kinds in (
+        ("mini-reviews-plain", "of the kind `plain`"),
+        ("mini-reviews", "of all kinds"),
+    ):
+        accuracy = 100 * accuracies(experiment)["plain"]
+        train = records.protocol(experiment)["train"]
+        each = ", ".join(f"{value:.1f}" for value in accuracy)
+        rows.append((f"{train} training reviews {kinds}", len(accuracy), f"{accuracy.mean():.1f} ({each})"))
+    test = records.protocol("mini-reviews")["test"]
+    return table(["fine-tuned on", "seeds", f"accuracy on {test:,} real IMDb test reviews, %"], rows)

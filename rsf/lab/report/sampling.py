@@ -1,0 +1,86 @@
+"""README's picture and table of the benchmark of sampling, from results/ alone."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from rsf import plots
+from rsf.lab import records
+from rsf.lab.bench import sampling as bench
+from rsf.lab.report.parts import save, span, table
+
+SHOWN = (
+    ("StripEnvelope", "strip hat", plots.KEPT),
+    ("NumericalInversePolynomial", "inversion (polynomial)", plots.TARGET),
+    ("TransformedDensityRejection", "transformed density", "#6A6A6A"),
+    ("SimpleRatioUniforms", "ratio of uniforms", plots.REJECTED),
+    ("uniform (floor)", "plain uniform", plots.PROPOSAL),
+)
+
+
+def sampling_figure(file: Path) -> None:
+    """Draw the sampling benchmark: draws a second at each size, and how much longer scipy's fastest takes."""
+    found = bench.benched()
+    best = [bench.fastest(rows, size)["ratio"] for rows in found.values() for size in (10**6, 10**7)]
+    title = (
+        f"A hat of strips, in NumPy alone, draws {span(best, 1)} times as fast as scipy's fastest "
+        "from a density alone"
+    )
+    with plots.figure(title, columns=2, width=10, height=4) as (left, right):
+        _speeds(left, found["normal"])
+        _ratios(right, found)
+        save(left, file)
+
+
+def _speeds(axis: Axes, found: list[dict]) -> None:
+    """Draw the draws a second of each sampler at each size."""
+    for sampler, name, colour in SHOWN:
+        rows = [row for row in found if row["sampler"] == sampler and row["size"]]
+        sizes = [row["size"] for row in rows]
+        speed = [row["size"] / row["seconds"] for row in rows]
+        axis.plot(sizes, speed, "o-", color=colour, markersize=4)
+        place = "top" if sampler.startswith("Trans") else "center"
+        axis.text(sizes[-1] * 1.3, speed[-1], name, color=colour, va=place)
+    axis.set(xscale="log", yscale="log", xlabel="draws", ylabel="draws a second")
+    axis.set(title="the normal, one thread", xlim=(700, 1.5e9))
+
+
+def _ratios(axis: Axes, found: dict[str, list[dict]]) -> None:
+    """Draw how many times as long scipy's fastest takes, with the range of the pairs."""
+    for place, rows in enumerate(found.values()):
+        for shift, size, colour in ((-0.15, 10**6, plots.KEPT), (0.15, 10**7, "#56A5D8")):
+            row = bench.fastest(rows, size)
+            axis.plot([row["least"], row["most"]], [place + shift] * 2, color=colour, linewidth=1)
+            axis.plot(row["ratio"], place + shift, "o", color=colour)
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(found)), list(found))
+    axis.invert_yaxis()
+    repeats = records.protocol("bench-sampling")["repeats"]
+    title = f"10⁶ (upper) and 10⁷ draws: median, range of {repeats} pairs"
+    axis.set(xlabel="time of scipy's fastest / time of the strip hat", title=title, xlim=(0, None))
+
+
+def sampling_table() -> str:
+    """Return README's table of the sampling benchmark."""
+    runs = bench.benched()
+    rows = []
+    for density, found in runs.items():
+        best = bench.fastest(found, 10**6)
+        more = bench.fastest(found, 10**7)
+        ours = next(row for row in found if row["size"] == 10**6 and row["sampler"] == "StripEnvelope")
+        judged = [row for row in found if row["size"] == 0 and row["sampler"] in bench.ALONE]
+        bad = [f"{row['sampler']} ({row['law'].split(':')[0]})" for row in judged if row["law"] != "right"]
+        fastest = f"{1 / best['seconds']:.0f} ({best['sampler']})"
+        times = f"{best['ratio']:.2f}, {more['ratio']:.2f}"
+        rows.append((density, f"{1 / ours['seconds']:.0f}", fastest, times, ", ".join(bad)))
+    small = span((bench.fastest(found, 10**3)["ratio"] for found in runs.values()), 2)
+    hats = [row for found in runs.values() for row in found if row["sampler"] == "StripEnvelope"]
+    ready = span((1000 * row["setup_seconds"] for row in hats if row["size"] == 0), 0)
+    memory = records.read("bench-sampling")["cpu"][0]["numbers"]["extra_mib"]
+    repeats = records.protocol("bench-sampling")["repeats"]
+    head = ["density", "strip hat, 10⁶ draws, M/s", "scipy's fastest from a density alone, M/s"]
+    return table([*head, "times faster at 10⁶, 10⁷", "wrong or refused"], rows) + (
+        f"\n\nOne thread, the median of {repeats} interleaved pairs. For 1,000 draws scipy's fastest takes "
+        f"{small} of the strip hat's time. Setting up the hat takes {ready} ms; drawing 10⁷ needs "
+        f"{memory:.1f} MiB beyond the output."
+    )

@@ -1,0 +1,150 @@
+"""README's first finding and 07's main table and picture: the whole model on all of IMDb, from results/."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rsf import checks, plots
+from rsf.lab import records, verdicts
+from rsf.lab.report.parts import limits, save, table
+
+MAIN, ONE = "imdb-whole-model", "imdb-whole-model-1"
+NAMES = {
+    "plain": "plain fine-tuning",
+    "article": "the article's rule, min(1, loss / 0.5)",
+    "twin": "its twin: every batch, weighed by A",
+    "random": "random, at the rule's rate",
+}
+
+
+class Row(NamedTuple):
+    """An arm at a budget: its runs by seed, and its accuracy minus plain's in points, None of plain."""
+
+    passes: int
+    arm: str
+    runs: dict[int, dict]
+    minus_plain: checks.Verdict | None
+    word: str  # the verdict, or that the contrast is exploratory
+
+    def mean(self, measure: str) -> float:
+        """Return the mean of a number over the seeds, accuracy in percent."""
+        return float(np.mean(list(verdicts.measured(self.runs, measure).values())))
+
+
+def rows() -> list[Row]:
+    """Return the arms at three passes and at one; the declared contrast at its level, the others at 95 %."""
+    found = []
+    for section in (MAIN, ONE):
+        passes = records.protocol(section)["passes"]
+        judged = {
+            finding.contrast.arm: finding for finding in map(verdicts.judged, verdicts.contrasts(section))
+        }
+        plain = verdicts.of_arm(section, "plain")
+        found.append(Row(passes, "plain", plain, None, ""))
+        others = [(section, arm) for arm in records.protocol(section)["arms"] if arm != "plain"]
+        others += [(f"{MAIN}-random", "random")] if section == MAIN else []
+        for name, arm in others:
+            runs = verdicts.of_arm(name, arm)
+            if arm in judged:
+                found.append(Row(passes, arm, runs, judged[arm].difference, judged[arm].judgement.word))
+            else:
+                found.append(Row(passes, arm, runs, verdicts.difference(runs, plain), "exploratory"))
+    return found
+
+
+def sure_mistakes(row: Row) -> float:
+    """Return the share of an arm's mistakes that it made with a confidence above 0.9, over all its seeds."""
+    numbers = [run["numbers"] for run in row.runs.values()]
+    size = records.protocol(MAIN)["test"]
+    return sum(one["confident_wrong"] for one in numbers) / sum(
+        round((1 - one["accuracy"]) * size) for one in numbers
+    )
+
+
+def whole_model_table() -> str:
+    """Return the table of the whole model on all of IMDb, and what it shows beside the declared contrasts."""
+    found = rows()
+    lines = []
+    for row in found:
+        minus = limits(row.minus_plain, 2) if row.minus_plain else ""
+        shares = (f"{row.mean('acceptance_rate'):.2f}", f"{row.mean('steps'):,.0f}", f"{row.mean('nll'):.3f}")
+        right = f"{row.mean('accuracy'):.2f}"
+        lines.append(
+            (row.passes, NAMES[row.arm], right, minus, row.word, *shares, f"{100 * sure_mistakes(row):.0f}")
+        )
+    head = ["passes", "arm", "right, %", "minus plain, points", "verdict", "kept", "steps", "NLL"]
+    return f"{table([*head, 'mistakes surer than 0.9, %'], lines)}\n\n{_beside(found)}"
+
+
+def _beside(found: list[Row]) -> str:
+    """Return on what the table rests, and the differences that it does not have."""
+    (contrast,) = verdicts.contrasts(MAIN)
+    article, twin, random = (row.runs for row in found if row.passes == 3 and row.arm != "plain")
+    to_twin = limits(verdicts.difference(article, twin), 2)
+    to_article = limits(verdicts.difference(random, article), 2)
+    return (
+        f"{len(article)} paired seeds ({len(random)} of random, which was added after the others had begun), "
+        f"{records.protocol(MAIN)['test']:,} test reviews; each arm at its own tuned rate; limits hold for "
+        f"other seeds and other reviews, at {100 * (1 - contrast.level):g} % where a verdict stands "
+        f"(smallest gain worth having: {100 * contrast.smallest_gain:g} points), else at 95 %. Exploratory "
+        f"as well: article minus twin {to_twin}, random minus article {to_article}."
+    )
+
+
+def whole_model_figure(file: Path | None = None) -> None:
+    """Draw the arms' accuracy minus plain's, and their NLL; shown where no file is named."""
+    found = rows()
+    (article,) = (row for row in found if row.passes == 3 and row.arm == "article")
+    lost = f"{article.minus_plain.estimate:+.2f} points"
+    title = (
+        f"The article's rule, all of IMDb, three passes: fewer right answers ({lost}), better probabilities"
+    )
+    with plots.figure(title, columns=2, width=10, height=4, sharey=True) as (left, right):
+        for place, row in enumerate(found):
+            colour = plots.ARMS[row.arm]
+            _seeds(right, place, verdicts.measured(row.runs, "nll"), colour)
+            nll = checks.paired_difference(*_against_zero(verdicts.measured(row.runs, "nll")))
+            _interval(right, place, nll, colour, f"{nll.estimate:.3f}")
+            if row.minus_plain:
+                plain = next(one.runs for one in found if one.passes == row.passes)
+                accuracy, base = (verdicts.measured(runs, "accuracy") for runs in (row.runs, plain))
+                _seeds(left, place, {seed: accuracy[seed] - base[seed] for seed in accuracy}, colour)
+                _interval(left, place, row.minus_plain, colour, f"{row.minus_plain.estimate:+.2f}")
+            else:
+                right_answers = f"{row.mean('accuracy'):.2f} % right"
+                left.text(0.03, place, right_answers, color=colour, va="center")
+        left.axvline(0, color=plots.TARGET, linewidth=1)
+        gain = 100 * records.protocol(MAIN)["smallest_gain"]
+        left.axvline(gain, color="black", linewidth=0.8, linestyle=":")
+        left.text(gain - 0.02, 1, "smallest gain\nworth having", ha="right", va="center")
+        left.set_yticks(
+            range(len(found)), [f"{row.arm}, {row.passes} pass{'es' * (row.passes > 1)}" for row in found]
+        )
+        left.set_ylim(len(found) - 0.4, -0.6)
+        left.set(xlabel="test accuracy minus plain's, points", xlim=(-0.95, 0.65))
+        right.set(xlabel="negative log-likelihood of a test review (less is better)")
+        left.set_title(f"{len(article.runs)} seeds (random: 5); limits at 97.5 % for article, else 95 %")
+        right.set_title("mean and 95 % interval over the seeds")
+        if file:
+            save(left, file)
+        else:
+            plots.plt.show()
+
+
+def _against_zero(values: dict[int, float]) -> tuple[list[float], list[float]]:
+    return list(values.values()), [0.0] * len(values)
+
+
+def _seeds(axis, place: int, values: dict[int, float], colour: str) -> None:
+    axis.plot(
+        list(values.values()), [place + 0.16] * len(values), "o", color=colour, alpha=0.35, markersize=4
+    )
+
+
+def _interval(axis, place: int, found: checks.Verdict, colour: str, label: str) -> None:
+    axis.plot([found.low, found.high], [place] * 2, color=colour, linewidth=2)
+    axis.plot(found.estimate, place, "o", color=colour, markersize=6)
+    axis.annotate(
+        label, (found.estimate, place), (0, 5), textcoords="offset points", ha="center", color=colour
+    )

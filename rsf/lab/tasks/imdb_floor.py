@@ -1,0 +1,42 @@
+"""The floor under the sections imdb-last-*: counted words and logistic regression on the same reviews.
+
+python -m rsf experiment floor-imdb
+"""
+
+import time
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from rsf.lab import compact, models, records
+from rsf.lab.tasks.imdb_last_layer import HEAD, sources
+from rsf.lab.tasks.imdb_last_layer import parts as split
+
+
+def run(experiment: str, arm: str, seed: int) -> records.Run:
+    """Run "same words", which sees what the sections see of a review, or "whole reviews", with one seed."""
+    settings = records.protocol(experiment)
+    reviews, checkpoint = sources()
+    rng = np.random.default_rng(seed)
+    models.draw(checkpoint.model, HEAD, rng)  # as there, so that the reviews are the same
+    chosen = rng.permutation(split()[1])[: settings["train"]]
+    begin, end = settings["test_places"]
+    tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[begin:end])
+
+    def seen(part, index):
+        texts = part.select(index)["text"]
+        if arm == "whole reviews":
+            return texts
+        encoded = checkpoint.tokenizer(list(texts), truncation=True, max_length=settings["tokens"])
+        return [checkpoint.tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded["input_ids"]]
+
+    begun = time.perf_counter()
+    words = TfidfVectorizer(ngram_range=tuple(settings["ngrams"]), sublinear_tf=True)
+    model = make_pipeline(words, LogisticRegression(C=settings["C"], max_iter=1000))
+    model.fit(seen(reviews.train, chosen), np.array(reviews.train["label"])[chosen])
+    log_p = model.predict_log_proba(seen(reviews.test, tested))
+    numbers = compact.outcomes(log_p, np.array(reviews.test["label"])[tested])
+    numbers["seconds"] = round(time.perf_counter() - begun, 1)
+    return records.Run(reviews.source, "scikit-learn, TF-IDF and logistic regression", "CPU", numbers)

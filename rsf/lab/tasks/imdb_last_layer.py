@@ -1,0 +1,100 @@
+"""Does it help? The last layer of a pretrained encoder, trained on film reviews: the sections imdb-last-*.
+
+python -m rsf experiment imdb-last-limited-tuning    every arm, seed and rate; an edge widens the grid
+python -m rsf experiment imdb-last-limited           each arm at the learning rate that was best for it
+
+What the frozen layers make of the reviews is computed once, into the folder RSF_CACHE, by default build/cache
+(4.8 GB).
+"""
+
+import gc
+import os
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rsf.lab import arms, data, models, records, tuning
+from rsf.lab.models import last_layer
+
+ASIDE = 2000  # reviews of the training set that no run is trained on
+HEAD = ("classifier.bias", "classifier.weight")
+declared = tuning.declared  # an edge widens the grid
+
+
+@lru_cache
+def sources() -> tuple[data.Data, models.Checkpoint]:
+    """Return reviews and model; published numbers come from real data."""
+    reviews = data.load("imdb", source="hub,local")
+    checkpoint = models.load("bert", 2, np.random.default_rng(0), source="embedded")
+    gc.freeze()  # every training collects garbage: not among what was there before
+    return reviews, checkpoint
+
+
+@lru_cache
+def outputs(part: str, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what the frozen layers make of "train" or "test" (see `last_layer.cached`), and the labels."""
+    reviews, checkpoint = sources()
+    lower, _ = models.split_layers(checkpoint.model, 1)
+    folder = Path(os.environ.get("RSF_CACHE") or records.checkout() / "build" / "cache")
+    texts = getattr(reviews, part)
+    found = last_layer.cached(lower, checkpoint.tokenizer, texts["text"], tokens, folder)
+    return *found, np.array(texts["label"])
+
+
+@lru_cache
+def parts() -> tuple[np.ndarray, np.ndarray]:
+    """Return the reviews put aside for validation and the pool, as places in the training set."""
+    reviews, _ = sources()
+    return data.put_aside(reviews, ASIDE)
+
+
+def reviews_of(settings: dict, rng: np.random.Generator) -> tuple[last_layer.CachedOutputs, ...]:
+    """Return the reviews to train on, drawn from the pool, and those to validate on, with labels flipped."""
+    aside, pool = parts()
+    drawn = rng.permutation(pool)
+    ends = [settings["train"], settings["train"] + settings["validation"]]
+    chosen, others, _ = np.split(drawn, ends)
+    validation = aside if settings["validate"] == "aside" else others
+    hidden, lengths, label = outputs("train", settings["tokens"])
+    found = []
+    for index in (chosen, validation):
+        labels = label[index]
+        wrong = rng.permutation(len(index))[: round(settings["flipped"] * len(index))]
+        labels[wrong] = 1 - labels[wrong]
+        found.append(last_layer.CachedOutputs(hidden, lengths, labels, index))
+    return tuple(found)
+
+
+@lru_cache
+def tested(tokens: int, begin: int, end: int) -> last_layer.CachedOutputs:
+    """Return the test reviews at some places of a fixed permutation, in the order of the test set."""
+    hidden, lengths, label = outputs("test", tokens)
+    index = np.sort(np.random.default_rng(0).permutation(len(lengths))[begin:end])
+    return last_layer.CachedOutputs(hidden, lengths, label[index], index)
+
+
+def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> records.Run:
+    """Run one arm with one seed, at a learning rate of the grid where it is for tuning."""
+    torch.set_num_threads(1)
+    reviews, checkpoint = sources()
+    settings = tuning.setting(experiment, arm, rate)
+    rng = np.random.default_rng(seed)
+    model = last_layer.LastLayer(checkpoint.model)
+    models.draw(model, HEAD, rng, checkpoint.model.config.initializer_range)
+    train, validation = reviews_of(settings, rng)
+    examples = tested(settings["tokens"], *settings["test_places"]) if rate is None else validation
+    coins = arms.Coins()
+    begun = time.perf_counter()
+    trainer = arms.fine_tune(model, train, arm, seed, settings, models.pad_hidden, coins)
+    seconds = time.perf_counter() - begun
+    scores = arms.logits(model, examples, models.pad_hidden, 128)
+    decides = settings["measure"] == "nll"
+    numbers = {
+        **arms.reached(trainer, coins, scores, examples.labels, tuning=rate is not None, each=decides),
+        "learning_rate": settings["learning_rate"],
+        "seconds": round(seconds, 1),
+    }
+    return records.Run(reviews.source, checkpoint.source, arms.device_name(), numbers)

@@ -1,0 +1,164 @@
+"""The sums, fairly: own verified answers beside controls of the same schedule, the second map (sections
+sums-*).
+
+    tuning: nine settings on two seeds -> the best three, by the median, on six more -> beyond an edge, if one
+    won
+
+Every arm but the control goes on from one base, in rounds that each have a new optimiser, warm-up and decay:
+
+    rejection            a sample of each sum of the pool, kept if right, and the sums with answers
+    control-in-rounds    the sums with answers alone, with rejection's steps and what it spends on sampling
+    blind                as many samples as rejection kept in that round, chosen without looking
+    best-of-4            four samples of each sum of a fresh quarter of the pool, the best kept
+    gold                 the right answers to the pool, and the sums with answers
+
+python -m rsf experiment sums-200          every arm and seed of that section, a result file each
+"""
+
+import copy
+import itertools
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from rsf import rules
+from rsf.accounts import TRAIN
+from rsf.lab import compact, records, validated
+from rsf.lab.tasks import addition
+
+OWN = ("rejection", "blind", "best-of-4")  # the arms that sample
+
+
+def chooses(number: int, rng: np.random.Generator) -> Callable:
+    """Return a reward that is 1 for `number` of the completions that it is asked about, chosen blindly."""
+
+    def reward(prompts, completions, **_):
+        chosen = np.zeros(len(completions))
+        chosen[rng.permutation(len(completions))[:number]] = 1
+        return chosen.tolist()
+
+    return reward
+
+
+def train(experiment: str, arm: str, seed: int, setting: tuple, kept: list | None = None) -> tuple:
+    """Return (model, reports, spent) of an arm with a learning rate and a weight decay.
+
+    kept : how many samples rejection kept in each round, for the arm "blind"
+    """
+    settings = records.protocol(experiment)
+    step = TRAIN * addition.BATCH * addition.TOKENS
+    if arm == "control":
+        return addition.start(settings, seed, settings["steps"], *setting), [], step * settings["steps"]
+    model = copy.deepcopy(addition.base(experiment, seed)[0])
+    sums = addition.world(settings, seed)
+    own = sums["supervised"].tolist()
+    supervised = Dataset.from_dict({"prompt": own, "completion": [addition.answer(one) for one in own]})
+    a_round = (settings["steps"] - settings["base_steps"]) // settings["rounds"] * step
+    sampling = addition.TOKENS * len(sums["pool"]) if arm in OWN else 0
+    options = {"steps": (a_round - sampling) // step, "learning_rate": setting[0], "weight_decay": setting[1]}
+    reports = []
+    for number in range(settings["rounds"]):
+        rng = np.random.default_rng([seed, 4, number])
+        quarter = rng.permutation(sums["pool"])[: len(sums["pool"]) // 4].tolist()
+        pool = sums["pool"].tolist()
+        how = {
+            "rejection": (pool, addition.right, rules.above(1), addition.own, 1, supervised),
+            "blind": (
+                pool,
+                chooses(kept[number] if kept else 0, rng),
+                rules.above(1),
+                addition.own,
+                1,
+                supervised,
+            ),
+            "best-of-4": (quarter, addition.right, rules.best_of(4), addition.own, 4, supervised),
+            "gold": (pool, addition.right, rules.constant(1), addition.given, 1, supervised),
+            "control-in-rounds": (own, addition.right, rules.constant(1), addition.given, 1, None),
+        }
+        prompts, reward, rule, sampler, samples, beside = how[arm]
+        more = {"sampler": sampler, "samples": samples, "supervised": beside}
+        reports += addition.learn(model, prompts, reward, rule, rng, **more, **options)
+    spent = step * settings["base_steps"] + settings["rounds"] * (sampling + options["steps"] * step)
+    return model, reports, spent
+
+
+def kept_by_rejection(experiment: str, seed: int, setting: tuple) -> list:
+    """Return how many samples rejection keeps in each round: stored for that seed and setting, or made
+    anew."""
+    for name in (experiment, records.protocol(experiment).get("beside", experiment)):
+        run = records.find(name, "rejection", seed)
+        numbers = run["numbers"] if run else {}
+        tried = numbers.get("grid", [numbers.get("setting")])
+        if list(setting) in tried:
+            return numbers["kept"][tried.index(list(setting))] if "grid" in numbers else numbers["kept"]
+    return [report.sampling.kept for report in train(experiment, "rejection", seed, setting)[1]]
+
+
+def best(experiment: str, arm: str, sections: list | None = None) -> list:
+    """Return the settings of an arm that were tried on the most tuning seeds, the best median first."""
+    found = validated.tried(experiment, arm, sections)
+    return [tuple(setting) for setting, _ in sorted(found, key=lambda one: -np.median(one[1]))]
+
+
+def grid(experiment: str, arm: str) -> list:
+    """Return the settings that a tuning section tries with an arm: all, the best three, or beyond an edge."""
+    settings = records.protocol(experiment)
+    axes = [settings["grid_learning_rate"], settings["grid_weight_decay"]]
+    if settings["stage"] == "all":
+        return list(itertools.product(*axes))
+    if settings["stage"] == "best three":
+        return best(experiment, arm, settings["after"])[:3]
+    winner = best(experiment, arm, settings["after"])[0]
+    steps = []
+    for value, axis, (below, above) in zip(winner, axes, settings["beyond"], strict=True):
+        outside = {min(axis): below, max(axis): above}
+        steps.append([value, outside[value]] if value in outside else [value])
+    return [setting for setting in itertools.product(*steps) if setting != winner]
+
+
+def tune(experiment: str, arm: str, seed: int) -> dict:
+    """Return the numbers of a tuning run: for each setting its validation accuracy and what was kept."""
+    validation = addition.world(records.protocol(experiment), seed)["validation"].tolist()
+    found = {"grid": grid(experiment, arm), "validation": [], "kept": []}
+    for setting in found["grid"]:
+        kept = kept_by_rejection(experiment, seed, setting) if arm == "blind" else None
+        model, reports, _ = train(experiment, arm, seed, setting, kept)
+        found["validation"].append(addition.accuracy(model, validation))
+        found["kept"].append([report.sampling.kept for report in reports])
+    return found
+
+
+def measure(experiment: str, arm: str, seed: int) -> dict:
+    """Return the numbers of a run with the setting that validated best."""
+    clock = time.process_time()
+    setting = best(experiment, arm)[0]
+    others = best(experiment, "rejection")[0] if arm == "blind" else None
+    kept = kept_by_rejection(experiment, seed, others) if arm == "blind" else None
+    model, reports, spent = train(experiment, arm, seed, setting, kept)
+    test = addition.world(records.protocol(experiment), seed)["test"].tolist()
+    right = np.array(addition.right(test, addition.likeliest(model, test)))
+    slack = [report.sampling.slack for report in reports if np.isfinite(report.sampling.slack)]
+    return {
+        "accuracy": float(right.mean()),
+        "right": compact.pack(right),
+        "setting": setting,
+        "base": addition.accuracy(addition.base(experiment, seed)[0], test) if reports else None,
+        "kept": [report.sampling.kept for report in reports],
+        "samples": [report.sampling.samples for report in reports],
+        "steps": [report.steps for report in reports],
+        "slack": min(slack, default=None),
+        "forward_passes": spent,
+        "cpu_seconds": round(time.process_time() - clock, 1),
+    }
+
+
+def run(experiment: str, arm: str, seed: int) -> records.Run:
+    """Run one arm with one seed of a section of the sums."""
+    torch.set_num_threads(1)
+    settings = records.protocol(experiment)
+    numbers = (tune if "stage" in settings else measure)(experiment, arm, seed)
+    data = f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000"
+    return records.Run(data, "GPT-2, 1 layer of width 64, random weights", "CPU, 1 thread", numbers)

@@ -1,0 +1,246 @@
+"""What the records say of a claim: the contrasts that the protocol declares, their limits, verdicts by rule.
+
+A section declares its contrast by the keys `contrast` (an arm, and the one or the several that it is held
+against), `measure` and `sign`, or several in the list `contrasts`, or in the words "A minus B" of its
+`primary`; beside them a `smallest_gain`. Against several, the one counts that validates best. Limits hold
+together over the `family`: `level` divided by the number of contrasts that the family declares (Bonferroni).
+The rule is `rsf.checks.verdict`; the sections written first keep the one in their `primary`. A verdict is
+open until every declared seed is in.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from rsf import checks
+from rsf.lab import compact, records, validated
+
+FIRST_RULE = "else not reproduced"  # words of the sections that are judged by the rule written first
+
+
+class Contrast(NamedTuple):
+    """Two arms of a section and what is claimed of their difference: `arm` minus `against`."""
+
+    experiment: str
+    arm: str
+    against: str | list[str]
+    measure: str = "accuracy"
+    smallest_gain: float | None = None
+    margin: float | None = None  # in its place: the claim is that `arm` is no lower by more than this
+    sign: int = 1  # -1: the claim is a harm, or less is better
+    quantifier: str = "general"  # over the sections with this claim; "case": of this section; "may"
+    interval: str = "crossed"  # over seeds and examples; "t", over seeds; "median", where runs can collapse
+    level: float = 0.05  # of this contrast, the family's divided by the number of its contrasts
+    claim: str = ""
+    scope: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return what the contrast is called: its section and its arms."""
+        against = self.against if isinstance(self.against, str) else " or ".join(self.against)
+        return f"{self.experiment}: {self.arm} - {against}"
+
+    @property
+    def unit(self) -> str:
+        """Return the unit that differences are told in: points of accuracy, or nothing."""
+        return " points" if self.measure == "accuracy" else ""
+
+
+class Finding(NamedTuple):
+    """What the records say of a contrast: the difference, its limits, the sign-flip p and the judgement."""
+
+    contrast: Contrast
+    judgement: checks.Judgement
+    difference: checks.Verdict | None = None
+    p_value: float = float("nan")
+    seeds: int = 0
+    collapsed: int = 0
+
+    def __str__(self) -> str:
+        contrast = self.contrast
+        text = f"{contrast.name}, {contrast.measure}"
+        if self.difference is not None:
+            found = self.difference
+            digits = 2 if contrast.unit else 4
+            numbers = f"{found.estimate:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+            text += f" {numbers}{contrast.unit} at {100 * (1 - contrast.level):.4g} %, {self.seeds} seeds"
+            text += f", sign-flip p {self.p_value:.4f}"
+            text += f", {self.collapsed} runs collapsed" if contrast.interval == "median" else ""
+        return f"{text}: {self.judgement}" + (f"; scope: {contrast.scope}" if contrast.scope else "")
+
+
+def contrasts(experiment: str) -> list[Contrast]:
+    """Return the contrasts that a section declares, each with its share of the family's level."""
+    section = records.protocol(experiment)
+    family = section.get("family", [experiment])
+    number = sum(len(_declared(name)) for name in family) if experiment in family else 1
+    same = {name: section[name] for name in Contrast._fields if name in section and name != "interval"}
+    same |= {"level": section.get("level", 0.05) / max(number, 1), "interval": _interval(section)}
+    return [Contrast(**{"experiment": experiment, **same, **one}) for one in _declared(experiment)]
+
+
+def _declared(experiment: str) -> list[dict]:
+    """Return the contrasts of a section as far as they are its own: none of tuning or superseded ones."""
+    section = records.protocol(experiment)
+    told = records.has_rates(section) or records.superseded(experiment)
+    if told or not {"smallest_gain", "margin"} & section.keys():
+        return []
+    arms = section["arms"]
+    if "contrasts" in section:
+        found = section["contrasts"]
+    elif "contrast" in section:
+        found = [dict(zip(("arm", "against"), section["contrast"], strict=True))]
+    else:
+        pairs = [(a, b) for a in arms for b in arms if f"{a} minus {b}" in section["primary"]]
+        found = [{"arm": a, "against": b} for a, b in pairs[:1]]
+    return [one for one in found if {one["arm"], *_several(one["against"])} <= set(arms)]
+
+
+def _several(against: str | list[str]) -> list[str]:
+    return [against] if isinstance(against, str) else against
+
+
+def _interval(section: dict) -> str:
+    """Return the kind of interval that a section's words ask for; those written first have t alone."""
+    words = section.get("interval", section["primary"])
+    if "order statistics" in words:
+        return "median"
+    return "crossed" if "crossed" in words else "t"
+
+
+def judged(contrast: Contrast) -> Finding:
+    """Return what the records say of a contrast; open while a declared seed is missing in one of its arms."""
+    section = records.protocol(contrast.experiment)
+    several = _several(contrast.against)
+    if len(several) > 1:
+        scores = [validated.best(contrast.experiment, arm)[1] for arm in several]
+        contrast = contrast._replace(
+            against=several[int(np.argmax(scores))] if all(scores) else " or ".join(several)
+        )
+    arms = [of_arm(contrast.experiment, name) for name in (contrast.arm, contrast.against)]
+    missing = sum(not all(seed in runs for runs in arms) for seed in section["seeds"])
+    if missing:
+        return Finding(
+            contrast, checks.Judgement("open", f"open ({missing} of the declared seeds are missing)")
+        )
+    found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
+    values = [measured(runs, contrast.measure) for runs in arms]
+    fallen = sum(checks.collapsed(one, 50.0 if contrast.unit else 0.0) for one in values)
+    p_value = checks.sign_flip(*values)
+    return Finding(contrast, _judgement(contrast, found), found, p_value, len(section["seeds"]), fallen)
+
+
+def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:
+    """Return what a difference says of a contrast, by the rule of its section."""
+    scale = 100 if contrast.unit else 1
+    if contrast.margin is not None:
+        word = "shown" if found.low > -scale * contrast.margin else "not shown"
+        return checks.Judgement(word, f"no lower by {scale * contrast.margin:g}{contrast.unit}: {word}")
+    delta = scale * contrast.smallest_gain
+    if FIRST_RULE in records.protocol(contrast.experiment)["primary"]:
+        word = records.verdict(found, delta, may=contrast.quantifier == "may")
+        return checks.Judgement(word, f"{word} (by the rule of its section)")
+    return checks.verdict(
+        found.estimate,
+        found.low,
+        found.high,
+        delta,
+        quantifier="may" if contrast.quantifier == "may" else "general",
+        direction=_direction(contrast),
+        unit=contrast.unit,
+    )
+
+
+def _direction(contrast: Contrast) -> str:
+    """Return what is claimed, as `checks.verdict` says it: of accuracy, a sign of -1 is a harm."""
+    if contrast.sign > 0:
+        return "more"
+    return "harm" if contrast.measure == "accuracy" else "less"
+
+
+def of_arm(experiment: str, arm: str) -> dict[int, dict]:
+    """Return the records of an arm by seed, those of the declared seeds, none if none is there."""
+    return {record["seed"]: record for record in records.runs(experiment) if record["arm"] == arm}
+
+
+def measured(runs: dict[int, dict], measure: str) -> dict[int, float]:
+    """Return a number of each run by seed, accuracy in percent."""
+    return {
+        seed: run["numbers"][measure] * (100 if measure == "accuracy" else 1) for seed, run in runs.items()
+    }
+
+
+def difference(
+    runs: dict[int, dict],
+    others: dict[int, dict],
+    *,
+    measure: str = "accuracy",
+    interval: str = "crossed",
+    level: float = 0.05,
+) -> checks.Verdict:
+    """Return the paired difference of two arms over the seeds that both have, of accuracy in points.
+
+    Parameters
+    ----------
+    runs, others : {seed: record}
+    measure : name of a number
+    interval : "crossed" | "t" | "median"
+        crossed: for other seeds and other test examples, where the measure of each example is stored, or t
+        where that is wider or it is not; t: over the seeds alone; median: order statistics.
+    level : float
+    """
+    both = [seed for seed in runs if seed in others]
+    one, other = ({seed: arm[seed] for seed in both} for arm in (runs, others))
+    if interval == "crossed":
+        examples = [{seed: of_each(run, measure) for seed, run in arm.items()} for arm in (one, other)]
+        if all(each is not None for arm in examples for each in arm.values()):
+            return checks.crossed_difference(*examples, level=level)
+    compare = checks.median_difference if interval == "median" else checks.paired_difference
+    return compare(measured(one, measure), measured(other, measure), level=level)
+
+
+def of_each(record: dict, measure: str) -> np.ndarray | None:
+    """Return a measure of each test example, accuracy in percent, or None where it is not stored."""
+    numbers = record["numbers"]
+    if measure == "accuracy" and isinstance(numbers.get("right"), str):
+        return 100.0 * compact.unpack(numbers["right"], records.protocol(record["experiment"])["test"])
+    if measure == "nll" and "nll_each" in numbers:
+        return compact.unpack_values(numbers["nll_each"])
+    return None
+
+
+def means(experiment: str) -> list[str]:
+    """Return what a section's arms reached on the mean of their seeds, a line a measure, of grids by rate.
+
+    Nothing while a verdict is open: nobody looks before all declared seeds are in.
+    """
+    if contrasts(experiment) and records.missing(experiment):
+        return []
+    found = {}
+    for run in records.runs(experiment):
+        for measure in ("accuracy", "nll"):
+            if measure in run["numbers"]:
+                name = f"{run['arm']} at {run['rate']:g}" if "rate" in run else run["arm"]
+                found.setdefault(measure, {}).setdefault(name, []).append(run["numbers"][measure])
+    told = {"accuracy": (100, 2, " %"), "nll": (1, 3, "")}
+    lines = []
+    for measure, arms in found.items():
+        scale, digits, unit = told[measure]
+        shown = [f"{name} {scale * np.mean(values):.{digits}f}{unit}" for name, values in arms.items()]
+        lines.append(f"{measure}: {', '.join(shown)}")
+    return lines
+
+
+def overall(experiments: list[str]) -> dict[str, checks.Judgement]:
+    """Return the judgement in general of each claim that the sections are cases of, over all its cases."""
+    every = [contrast for name in records.sections() for contrast in contrasts(name) if contrast.claim]
+    claims = dict.fromkeys(contrast.claim for contrast in every if contrast.experiment in experiments)
+    found = {}
+    for claim in claims:
+        cases = [
+            contrast for contrast in every if contrast.claim == claim and contrast.quantifier == "general"
+        ]
+        if len(cases) > 1:
+            findings = [judged(case) for case in cases]
+            found[claim] = checks.in_general({one.contrast.name: one.judgement for one in findings})
+    return found

@@ -1,0 +1,318 @@
+"""Are a record's numbers what its other numbers make? Each is made again and compared, whoever sent it.
+
+Accuracy is made from the bits or margins, what was spent from what was scored and trained, the acceptance
+rate from the counts; test rows, model and data are the protocol's, the learning rate is the one that tuning
+found. What can only be believed: that the run was made as the record says, and that a seed was not repeated
+until it pleased.
+"""
+
+import math
+import re
+
+import numpy as np
+
+from rsf.accounts import FORWARD, TRAIN
+from rsf.lab import compact, records, tuning, validated
+
+SUMS = TRAIN * 32 * 9  # what a step on the sums spends: 32 of 9 tokens
+IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
+NEEDED = {  # by the first word of a section; the compact form needs the second set as well
+    "imdb": IMDB,
+    "mini": IMDB,
+    "arithmetic": {"accuracy", "setting", "curve", "acceptance", "examples", "nines", "forward_passes"},
+    "sums": {"accuracy", "right", "setting", "kept", "samples", "steps", "forward_passes"},
+    "gsm8k": {"accuracy", "acceptance_rate", "forward_passes", "right", "learning_rate", "validation"},
+    "bench-sampling": {"exactness", "extra_mib"},
+    "bench-selection": {"passes", "memory", "floor"},
+    "bench-generation": {"differ", "peak_mib"},
+}
+MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
+    ("imdb", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
+    ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
+    ("mini", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
+    ("bench", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
+    ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
+}
+REAL = {"imdb": ("imdb: hub", "imdb: local copy"), "gsm8k": ("gsm8k: hub", "gsm8k: local copy")}
+
+
+def section(experiment: str) -> list[str]:
+    """Make the numbers of all runs of a section again, and return what they leave open, a line each.
+
+    Raises
+    ------
+    ValueError
+        A record does not hold, arms of a seed ran on different devices, or an arm took another rate than
+        tuning found.
+    """
+    notes = []
+    devices = {}
+    for record in records.runs(experiment):
+        place = f"{experiment} {' '.join(map(str, records.key(record)[: 2 + ('rate' in record)]))}"
+        try:
+            notes += [f"{place}: {note}" for note in recompute(record)]
+            _setting(record)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        device = record["machine"].get("device")
+        if devices.setdefault(record["seed"], device) != device:
+            raise ValueError(f"{place} ran on {device}, another arm of its seed on {devices[record['seed']]}")
+    return notes
+
+
+def recompute(record: dict) -> list[str]:
+    """Make the numbers of a record again and return what it leaves open, a line each.
+
+    Raises
+    ------
+    ValueError
+        A number is missing, or is not what the others make; the message names it with both values.
+    """
+    try:
+        return _recompute(record)
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(f"its numbers cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _recompute(record: dict) -> list[str]:
+    numbers = record["numbers"]
+    protocol = records.protocol(record["experiment"])
+    kind = record["experiment"].split("-")[0]
+    tuning = "stage" in protocol or (kind == "arithmetic" and record["experiment"].endswith("tuning"))
+    needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"}))
+    if protocol.get("progress") == "updates":  # forward passes are only counted
+        needed = needed - {"budget"}
+    for name in sorted({"grid", "validation"} if tuning else needed):
+        if name not in numbers:
+            raise ValueError(f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")
+    for name, value in numbers.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}, which is no number")
+    _source(record, kind, protocol)
+    if tuning:
+        return _arithmetic_grid(numbers, protocol)
+    if kind == "arithmetic":
+        return _arithmetic(record, protocol)
+    if kind == "bench":
+        return []
+    if "test_margin" in numbers:
+        return _margins(record, protocol)
+    return _compact(record, protocol)
+
+
+def _setting(record: dict) -> None:
+    """Raise ValueError unless a run took the rate, or setting, that did best in tuning."""
+    taken = record["numbers"].get("learning_rate", record["numbers"].get("setting"))
+    if "rate" in record or taken is None:
+        return
+    if "tuned_by" in records.protocol(record["experiment"]):
+        setting = tuning.setting(record["experiment"], record["arm"])
+        _equal("learning_rate", taken, setting["learning_rate"])
+        if "budget" in setting:
+            _equal("budget", record["numbers"]["budget"], setting["budget"])
+        return
+    best, _ = validated.best(record["experiment"], record["arm"])
+    if best and taken not in best:
+        raise ValueError(f"it took {taken}, and tuning found {' or '.join(map(str, best))}")
+
+
+def _equal(name: str, stored: float, made: float, tolerance: float = 1e-9) -> None:
+    """Raise ValueError unless a stored number is what was made of others."""
+    if not isinstance(stored, (int, float)) or not abs(stored - made) <= tolerance:
+        raise ValueError(f"{name} is {stored}, and made again from the other numbers {made:.10g}")
+
+
+def _source(record: dict, kind: str, section: dict) -> None:
+    """Raise ValueError unless model and data are those of the section."""
+    expected = MODELS.get((kind, section.get("model")), "")
+    data = record["data"]
+    allowed = REAL.get(kind, ("",))
+    if kind == "mini":
+        allowed = tuple(
+            f"train: imdb: embedded, mini reviews (480 train, 240 test); test: {one}" for one in REAL["imdb"]
+        )
+    if kind in ("arithmetic", "sums"):
+        expected = "GPT-2, 1 layer of width 64, random weights"
+        allowed = (f"{section['numbers']} sums with answers and {section['pool']} without, of 10,000",)
+    if not record["model"].startswith(expected):
+        raise ValueError(f"its model is {record['model']!r}, and the protocol asks for {expected!r}")
+    if not data.startswith(allowed):
+        raise ValueError(
+            f"its data are {data!r}, and the protocol asks for {' or '.join(map(repr, allowed))}"
+        )
+
+
+def _rows(section: dict) -> np.ndarray:
+    """Return which of IMDb's 25,000 test reviews a section tests on, the same for every seed."""
+    return np.sort(np.random.default_rng(0).permutation(25_000)[: section["test"]])
+
+
+def _margins(record: dict, section: dict) -> list[str]:
+    """Make the numbers of a record with the margin of each review and every decision again."""
+    numbers = record["numbers"]
+    index, margin = np.array(numbers["test_index"]), np.array(numbers["test_margin"])
+    label = np.array(numbers["test_label"])
+    if not np.array_equal(index, _rows(section)):
+        raise ValueError(f"its {len(index)} test rows are not those of the protocol")
+    if len(margin) != len(index):
+        raise ValueError(f"{len(margin)} margins of {len(index)} test rows")
+    if not np.array_equal(label, index >= 12_500):  # as IMDb is published: negative ones first
+        raise ValueError("its test labels are not those of IMDb's test set")
+    right = int(((margin > 0) == label)[margin != 0].sum())
+    undecided = int((margin == 0).sum())
+    accuracy = numbers["accuracy"]
+    if not right <= round(accuracy * len(index), 9) <= right + undecided:
+        raise ValueError(f"accuracy is {accuracy}, and by the margins {right} of {len(index)} are right")
+    sizes = np.array([len(block) for block in numbers["decision_index"]])
+    kept = np.array(numbers["decision_kept"])
+    _equal("acceptance_rate", numbers["acceptance_rate"], np.average(kept, weights=sizes))
+    _equal("steps", numbers["steps"], kept.sum())
+    least, most = _scored(record["arm"], int(sizes.sum()))
+    spent = numbers["forward_passes"] - TRAIN * int(sizes[kept == 1].sum())
+    if not FORWARD * least <= spent <= FORWARD * most:
+        raise ValueError(f"forward_passes leave {spent} for scoring, and {least} to {most} were scored")
+    _budget(numbers, section)
+    note = f"{undecided} of {len(index)} margins round to 0.0 and leave their reviews open"
+    return [note] if undecided else []
+
+
+def _scored(arm: str, candidates: int) -> tuple[int, int]:
+    """Return the least and the most that an arm may have scored: plain and twin nothing, random some."""
+    none = {"plain": (0, 0), "twin": (0, 0), "random": (0, candidates)}
+    return none.get(re.split("[ -]", arm)[0], (candidates, candidates))
+
+
+def _budget(numbers: dict, section: dict) -> None:
+    """Raise ValueError unless the budget is the protocol's, and was spent but for a block."""
+    if "passes" not in section or section.get("progress") == "updates":
+        return
+    budget = TRAIN * section["passes"] * section["train"]
+    _equal("budget", numbers["budget"], budget, tolerance=1)
+    block = (FORWARD + TRAIN) * max(section["batch_size"], section.get("block_size", 0))
+    if not budget - 1 <= numbers["forward_passes"] <= budget + block:
+        raise ValueError(f"forward_passes are {numbers['forward_passes']}, and the budget is {budget:g}")
+
+
+def _compact(record: dict, section: dict) -> list[str]:
+    """Make the numbers of a record in the compact form again (see `rsf.lab.compact`)."""
+    numbers = record["numbers"]
+    if {"scored", "trained", "forward_passes"} <= numbers.keys():
+        spent = FORWARD * numbers["scored"] + TRAIN * numbers["trained"]
+        _equal("forward_passes", numbers["forward_passes"], spent)
+    if "budget" in numbers and record["arm"] not in section.get("budget_of", {}):
+        _budget(numbers, section)
+    if not 0 <= numbers["accuracy"] <= 1:
+        raise ValueError(f"accuracy is {numbers['accuracy']}, not between 0 and 1")
+    if "nll" in numbers and numbers["nll"] < (1 - numbers["accuracy"]) * math.log(2) - 1e-9:
+        raise ValueError(f"nll is {numbers['nll']}, too little for an accuracy of {numbers['accuracy']}")
+    if "rate" in record:
+        return _rate(record, section)
+    if "right" not in numbers:
+        raise ValueError("its numbers lack 'right', the right or wrong of each test example")
+    _right(numbers, section)
+    if "base_steps" in section:
+        _rounds(record, section)
+    if "candidates_by_twentieth" in numbers:
+        _decisions(numbers, section, record["arm"])
+    if "nll_each" in numbers:
+        values = compact.unpack_values(numbers["nll_each"])
+        _equal("the number of nll_each", len(values), section["test"])
+        _equal("nll", numbers["nll"], values.mean(), tolerance=1e-3 * values.mean() + 1e-6)
+    return []
+
+
+def _right(numbers: dict, section: dict) -> None:
+    """Make accuracy and the calibration's counts again from right or wrong of each test example."""
+    right = numbers["right"]
+    right = np.array(right) if isinstance(right, list) else compact.unpack(right, section["test"])
+    if len(right) != section["test"]:
+        raise ValueError(
+            f"right or wrong of {len(right)} test examples, and the protocol has {section['test']}"
+        )
+    _equal("accuracy", numbers["accuracy"], right.mean(), 1e-4 if right.dtype == float else 1e-9)
+    if "calibration" in numbers:
+        bins = {name: np.array(values) for name, values in numbers["calibration"].items()}
+        _equal("the calibration's count", int(bins["count"].sum()), len(right))
+        _equal("the calibration's right", int(bins["right"].sum()), int(right.sum()))
+        if (bins["right"] > bins["count"]).any():
+            raise ValueError("the calibration has more right answers in a bin than answers")
+
+
+def _decisions(numbers: dict, section: dict, arm: str) -> None:
+    """Make the acceptance rate again from its counts, and hold steps and examples against them."""
+    candidates, kept = (np.array(numbers[f"{name}_by_twentieth"]) for name in ("candidates", "kept"))
+    if len(candidates) != compact.PARTS or len(kept) != compact.PARTS or (kept > candidates).any():
+        raise ValueError("its counts by twentieth are not 20 pairs of candidates and fewer kept")
+    _equal("acceptance_rate", numbers["acceptance_rate"], kept.sum() / candidates.sum())
+    by_example = section["unit"] == "example" or re.fullmatch(r"(at_rate|easy|random)-[\d.]+", arm)
+    size = 1 if by_example else section["batch_size"]
+    least, most = _scored(arm, int(candidates.sum()))
+    cut = size * (1 + least * size // section["train"])  # the last batch of each pass may be smaller
+    if not size * least - cut <= numbers["scored"] <= size * most:
+        raise ValueError(f"{numbers['scored']} were scored, of {candidates.sum()} decided on by {size}")
+    if numbers["trained"] > kept.sum() * size:
+        raise ValueError(f"{numbers['trained']} were trained on, and {kept.sum()} kept by {size}")
+    if size > 1:
+        _equal("steps", numbers["steps"], int(kept.sum()))
+
+
+def _rate(record: dict, section: dict) -> list[str]:
+    """Hold the rate of a tuning run against its grid: on it, or beyond an edge that was widened."""
+    grid, rate = section["grid_learning_rate"], record["rate"]
+    _equal("learning_rate", record["numbers"].get("learning_rate", rate), rate)
+    if rate not in grid and min(grid) <= rate <= max(grid):
+        raise ValueError(f"the rate {rate:g} is not on the grid {grid}")
+    size = section.get("validation")
+    if size:
+        _equal("accuracy", record["numbers"]["accuracy"], round(record["numbers"]["accuracy"] * size) / size)
+    return []
+
+
+def _arithmetic_grid(numbers: dict, section: dict) -> list[str]:
+    """Hold the numbers of a tuning run of the sums against grid and validation sums."""
+    grid = [[a, b] for a in section["grid_learning_rate"] for b in section["grid_weight_decay"]]
+    values = numbers["validation"]
+    if section.get("stage", "all") != "all":
+        grid = numbers["grid"]  # those that the runs before it left
+    if numbers["grid"] != grid or len(values) != len(grid):
+        raise ValueError(f"its grid of {len(numbers['grid'])} settings is not the protocol's {len(grid)}")
+    for value in values:
+        _equal(
+            "validation", value, min(1, max(0, round(value * section["validation"]) / section["validation"]))
+        )
+    return []
+
+
+def _rounds(record: dict, section: dict) -> None:
+    """Make again what a run on the sums spent, from its steps and, where it sampled itself, its samples."""
+    numbers, arm = record["numbers"], record["arm"]
+    if arm == "control":
+        spent = SUMS * section["steps"]
+    else:
+        own = arm not in ("gold", "control-in-rounds")
+        sampled = FORWARD * 9 * sum(numbers["samples"]) if own else 0
+        spent = SUMS * (section["base_steps"] + sum(numbers["steps"])) + sampled
+    _equal("forward_passes", numbers["forward_passes"], spent)
+
+
+def _arithmetic(record: dict, section: dict) -> list[str]:
+    """Make again what a run on the sums spent, what it kept and how it ended."""
+    numbers, arm = record["numbers"], record["arm"]
+    step = SUMS
+    rounds, pool = section["rounds"], section["pool"]
+    sampled = 9 * pool if arm not in ("control", "gold") else 0
+    spent = step * section["steps"]
+    if arm != "control":
+        left = (section["steps"] - section["base_steps"]) * step // rounds - sampled
+        spent = step * section["base_steps"] + rounds * (FORWARD * sampled + left // step * step)
+        _equal("accuracy", numbers["accuracy"], numbers["curve"][-1])
+        for examples, rate in zip(numbers["examples"], numbers["acceptance"], strict=True):
+            _equal("examples", examples, section["numbers"] + round(rate * pool))
+    _equal("forward_passes", numbers["forward_passes"], spent)
+    _equal("the number of rounds", len(numbers["curve"]), 0 if arm == "control" else rounds)
+    if numbers["accuracy"] > numbers["nines"] + 1e-9:
+        raise ValueError(
+            f"accuracy is {numbers['accuracy']}, and only {numbers['nines']} pass casting out nines"
+        )
+    _equal("accuracy", numbers["accuracy"], round(numbers["accuracy"] * section["test"]) / section["test"])
+    return []
