@@ -258,7 +258,7 @@ def test_log_k_bound_is_never_below_the_supremum_and_at_most_one_percent_above(t
 @given(st.floats(-9, 9), st.floats(-9, -2))
 def test_log_k_bound_of_a_stated_spike_is_right(place, log_width):
     width = 10**log_width
-    log_target = lambda x: np.log(spiked(place, width, 100.0)(x) + 1e-300)  # noqa: E731
+    log_target = lambda x: np.log(spiked(place, width, 100.0)(x) + 1e-300)
     exact = np.log(100.0 + np.exp(-0.5 * place * place))
     assert (
         exact
