@@ -151,7 +151,7 @@ class StripEnvelope(Landscape):
     # ---- drawing
 
     def _fill(self, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Fill out (n,) with independent draws and return it: a fast path, then what lay above the squeeze."""
+        """Fill out (n,) with independent draws and return it: fast ones, then what lay above the squeeze."""
         undecided = []
         bits = len(self._squeeze).bit_length() - 1
         for start in range(0, len(out), BLOCK):
