@@ -146,7 +146,7 @@ def rejection_sample(
         x = draw(proposal, block, rng)
         log_a = _log_acceptance(x, *parts, log_k, clip)  # (block,)
         kept, block_slack = accept(np.minimum(log_a, 0.0), rng, with_slack=True)
-        counted = min(block, max_proposals - proposed)
+        counted = min(len(x), max_proposals - proposed)
         if kept[:counted].sum() >= size - accepted:  # stop at the candidate that completes the size
             counted = int(np.flatnonzero(kept)[size - accepted - 1]) + 1
         kept[counted:] = False

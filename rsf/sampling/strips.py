@@ -150,8 +150,8 @@ class StripEnvelope(Landscape):
 
     # ---- drawing
 
-    def _fill(self, out: np.ndarray, rng: np.random.Generator) -> None:
-        """Fill out (n,) with independent draws: the fast path in blocks, then what lay above the squeeze."""
+    def _fill(self, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Fill out (n,) with independent draws and return it: fast ones, then what lay above the squeeze."""
         undecided = []
         bits = len(self._squeeze).bit_length() - 1
         for start in range(0, len(out), BLOCK):
@@ -172,6 +172,7 @@ class StripEnvelope(Landscape):
         position, strip, coin = (np.concatenate(parts) for parts in zip(*undecided, strict=True))
         if len(position):
             self._decide(out, position, strip, coin, rng)
+        return out
 
     def _decide(
         self,
@@ -196,9 +197,7 @@ class StripEnvelope(Landscape):
         lost = position[~kept]
         self.accepted -= len(lost)
         if len(lost):
-            again = np.empty(len(lost))
-            self._fill(again, rng)
-            out[lost] = again
+            out[lost] = self._fill(np.empty(len(lost)), rng)
 
     def _audit(self, x: np.ndarray, value: np.ndarray, bottom: np.ndarray, top: np.ndarray) -> None:
         """Refuse density values that are not between those at the ends of their strip."""

@@ -10,7 +10,7 @@ from scipy import stats
 
 from rsf import checks, finite
 from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, acceptance_probability, log_acceptance
-from rsf.sampling import Draws, rejection, rejection_sample
+from rsf.sampling import Draws, StripEnvelope, rejection, rejection_sample
 
 P, Q = (
     np.array([0.1, 0.2, 0.3, 0.4, 0.0]),
@@ -313,6 +313,93 @@ def test_the_budget_may_be_used_up_but_not_exceeded(monkeypatch, block):
     ).stopped_at_size
     with pytest.raises(AcceptanceStarved, match="50 candidates gave 50 of 51"):
         rejection_sample(UNIFORM, UNIFORM, 0.0, 51, np.random.default_rng(0), max_proposals=50)
+
+
+@pytest.mark.parametrize("k, low", [(0.5, -0.5), (0.5, -2.0), (3.0, -2.0)])
+def test_clipping_draws_the_smaller_of_p_and_kq_where_the_proposal_misses_some_of_p(k, low):
+    proposal = stats.uniform(low, 3.0)  # q = 1 / 3 on (low, low + 3), which misses mass of the normal law
+    x = np.linspace(low, low + 3, 30_001)
+    density = np.minimum(stats.norm.pdf(x), k / 3)
+    below = np.append(0, np.cumsum((density[1:] + density[:-1]) / 2))
+    draws = rejection_sample(stats.norm(), proposal, np.log(k), 20_000, np.random.default_rng(21), clip=True)
+    assert checks.same_law(draws.samples, lambda at: np.interp(at, x, below / below[-1]))
+    assert not checks.same_law(draws.samples, stats.truncnorm(low, low + 3).cdf) or k == 3.0
+    assert draws.acceptance_rate == pytest.approx(np.mean(density) * 3 / k, rel=0.03)
+    with pytest.raises(ValueError, match="outside the proposal's support"):
+        rejection_sample(stats.norm(), proposal, np.log(k), 20, np.random.default_rng(21))
+
+
+def test_a_strip_hat_narrower_than_the_target_is_refused_as_a_proposal():
+    hat = StripEnvelope(lambda x: 1 + 0 * x, (-1, 1), strips=64)
+    with pytest.raises(ValueError, match=r"mass 0.317311 outside the proposal's support \[-1.0, 1.0\]"):
+        rejection_sample(stats.norm(), hat, 1.0, 20, np.random.default_rng(0))
+    gamma = StripEnvelope(
+        stats.wald()
+    )  # its own support is cut where the density overflows to NaN: nothing is lost
+    draws = rejection_sample(stats.wald(), gamma, 1e-6, 2000, np.random.default_rng(0))
+    assert checks.same_law(draws.samples, stats.wald.cdf) and draws.acceptance_rate > 0.99
+
+
+@pytest.mark.parametrize(
+    "target, proposal",
+    [
+        (stats.uniform(0.1, 0.2), stats.uniform(0, 0.3)),  # 0.1 + 0.2 > 0.3
+        (stats.uniform(1e6 + 0.3, 0.2), stats.uniform(1e6, 0.5)),
+        (stats.uniform(-0.3, 0.2), stats.uniform(-0.3, 0.3)),
+        (stats.truncnorm(-1, 0.3 / 0.1 - 2, 0.2, 0.1), stats.uniform(0.1, 0.2)),
+        (stats.beta(2, 2, 0.1, 0.2), stats.uniform(0.1, 0.2)),
+    ],
+)
+def test_supports_that_differ_by_rounding_are_one(target, proposal):
+    draws = rejection_sample(target, proposal, 3.0, 2000, np.random.default_rng(22))
+    assert checks.same_law(draws.samples, target.cdf)
+
+
+@pytest.mark.parametrize("beyond", [1e-9, 1e-6])
+def test_supports_that_differ_by_more_are_not(beyond):
+    with pytest.raises(ValueError, match="outside the proposal's support") as error:
+        rejection_sample(stats.uniform(0, 1 + beyond), stats.uniform(), 0.1, 9, np.random.default_rng(0))
+    assert float(str(error.value).split("mass ")[1].split()[0]) == pytest.approx(beyond, rel=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0.0, -2000.0, 3e4])
+def test_float32_log_densities_may_exceed_the_exact_k_by_their_own_rounding(shift):
+    def log_target(x):
+        return (stats.norm.logpdf(x) + shift).astype(np.float32)
+
+    proposal, log_k = stats.norm(0, 2), np.log(2) + shift
+    draws = rejection_sample(log_target, proposal, log_k, 100_000, np.random.default_rng(23))
+    assert draws.max_log_ratio > log_k + 1e-9  # by rounding alone
+    assert checks.same_law(draws.samples, stats.norm.cdf) or shift == 3e4  # steps of 0.002 in log p show
+    with pytest.raises(EnvelopeError, match="k is too small"):
+        rejection_sample(
+            log_target, proposal, log_k - 1e-6 * abs(shift) - 1e-4, 100_000, np.random.default_rng(23)
+        )
+
+
+def test_numbers_that_differ_are_printed_with_the_digits_that_differ():
+    with pytest.raises(EnvelopeError) as error:
+        rejection_sample(
+            lambda x: stats.norm.logpdf(x) + 1e-8,
+            stats.norm(0, 2),
+            np.log(2),
+            10**5,
+            np.random.default_rng(0),
+        )
+    seen, bound = re.search(r"log q = ([\d.]+) exceeds log_k = ([\d.]+),", str(error.value)).groups()
+    assert float(seen) > float(bound) and float(bound) == pytest.approx(np.log(2), abs=1e-8)
+
+
+def test_the_interval_holds_the_estimate_whatever_the_counts_and_the_level():
+    for proposed in range(1, 40):
+        for kept in range(1, proposed + 1):
+            for stopped in (True, False):
+                draws = Draws(np.empty(kept), proposed, kept, 0.0, 1.0, stopped_at_size=stopped)
+                for level in (0.05, 0.5, 0.95):
+                    low, high = draws.acceptance_interval(level)
+                    assert 0 <= low <= draws.acceptance_rate <= high <= 1
+    text = str(Draws(np.empty(1), 2, 1, 0.0, 1.0))
+    assert text == "1 kept of 2: acceptance rate 0.0000, 95 % interval [0.0000, 0.9750]"
 
 
 @pytest.mark.parametrize(

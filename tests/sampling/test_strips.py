@@ -1,6 +1,7 @@
 """Bounds on p / q, and the strip hat: exact draws, certain bounds, promises that are audited."""
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -311,6 +312,19 @@ def test_a_far_peak_is_found_and_drawn(place, weight, width, support):
     assert same_law(sample, cdf) and same_counts([(~far).sum(), far.sum()], [1 - weight, weight])
 
 
+@pytest.mark.filterwarnings("error")
+def test_several_far_peaks_are_found_whatever_their_shapes():
+    places = np.array([-700.0, 40.0, 0.0, 900.0])
+    for pdf, cdf in (
+        (lambda x: np.abs(x - places) < 0.5, lambda x: np.clip(x - places + 0.5, 0, 1)),
+        (lambda x: stats.laplace.pdf(x - places), lambda x: stats.laplace.cdf(x - places)),
+        (lambda x: stats.cauchy.pdf(x - places), lambda x: stats.cauchy.cdf(x - places)),
+    ):
+        hat = StripEnvelope(lambda x, pdf=pdf: pdf(x[:, None]).mean(axis=1), REALS)
+        sample = hat.rvs(20_000, np.random.default_rng(13))
+        assert same_law(sample, lambda x, cdf=cdf: cdf(x[:, None]).mean(axis=1))
+
+
 @pytest.mark.parametrize(("place", "width"), [(1e6, 1.0), (-1e9, 1.0), (300, 1e-4)])
 def test_the_promise_ends_at_peaks_further_away_or_narrower_but_set_up_warns(place, width):
     pdf, cdf = far_mixture(place, 0.5, width)
@@ -354,6 +368,29 @@ def test_nan_where_a_formula_overflows_at_an_open_end_is_no_hindrance(law, suppo
         hat = StripEnvelope(law, support)
         sample = hat.rvs(20_000, np.random.default_rng(14))
         assert same_law(sample, cdf) and np.isfinite(hat.logpdf(sample)).all()
+
+
+@pytest.mark.parametrize(
+    ("pdf", "place"),
+    [
+        (lambda x: np.sqrt(x - 0.05), "0"),  # a twentieth of the support
+        (lambda x: np.sqrt(0.999 - x), "0.999"),
+        (lambda x: np.where(np.abs(x - 0.3) < 0.01, np.nan, 1.0), "0.29"),
+        (lambda x: np.where(x == 0.5, np.nan, 1.0), "0.5"),
+    ],
+)
+def test_nan_anywhere_else_is_refused_with_the_place(pdf, place):
+    with pytest.raises(ValueError, match=f"the density is NaN at x = {place}"), np.errstate(all="ignore"):
+        StripEnvelope(pdf, (0, 1))
+
+
+@pytest.mark.parametrize("far", [1e60, 1e200])
+def test_nan_with_mass_beyond_it_is_refused(far):
+    def density(x):
+        return np.select([np.abs(x) > far * 1e9, np.abs(x) > far], [1e-9, np.nan], np.exp(-np.abs(x)))
+
+    with pytest.raises(ValueError, match="the density is NaN at x = "):
+        StripEnvelope(density, REALS)
 
 
 def test_nan_between_all_points_tried_is_refused_by_the_audit():
@@ -411,10 +448,21 @@ def kernel_sums(name):
         "normal": (rng.normal(size=1000), None),
         "skewed": (rng.exponential(size=300), None),
         "with outliers": (rng.standard_cauchy(size=100), None),
-        "far from zero": (rng.normal(1e3, 1, 100), None),
+        "far from zero": (rng.normal(100, 1, 100), None),
         "two groups": (np.append(rng.normal(size=50), rng.normal(3000, 1, 50)), None),
         "many modes": (rng.normal(size=100), 0.05),
     }[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["normal", "skewed", "with outliers", "far from zero", "two groups", "many modes"]
+)
+def test_kernel_density_estimates_on_the_reals_are_drawn(name):
+    data, width = kernel_sums(name)
+    kernels = stats.gaussian_kde(data, width)
+    sample = StripEnvelope(kernels.pdf, REALS).rvs(5000, np.random.default_rng(16))
+    sd = np.sqrt(kernels.covariance.item())
+    assert same_law(sample, lambda x: stats.norm.cdf(x[:, None], data, sd).mean(axis=1))
 
 
 def test_extrema_that_were_stated_are_not_looked_for_again_but_audited():
@@ -471,6 +519,29 @@ def test_equal_pieces_that_gain_a_strip_all_at_once_are_laid(periods):
 # ---- what keeps the last bits right
 
 
+@pytest.mark.parametrize("strips", [64, 4096, 65536])
+def test_a_squeeze_is_a_value_that_the_coin_can_take(strips):
+    hat = StripEnvelope(stats.norm(), strips=strips)
+    bits = min(52, 64 - (strips.bit_length() - 1))  # the coin is a multiple of 2**-bits
+    steps = hat._squeeze * 2.0**bits
+    assert (steps == np.floor(steps)).all()  # so as many coins lie below it as its probability says
+    assert (steps > 0).mean() > 0.9
+
+
+def test_places_stay_in_their_strip_for_the_largest_coins():
+    hat = StripEnvelope(lambda x: np.exp(-x), (0.1, 7.3), strips=64)
+    widths = np.diff(hat._edges)
+    assert (hat._width[: len(widths)] < widths).all()  # by a float: no product rounds up to the edge
+    largest = (hat._squeeze * 2.0**52 - 1).clip(0).astype(np.uint64)
+    words = (np.arange(64, dtype=np.uint64) << np.uint64(58)) | largest
+    hat._decide = lambda *_: None
+    out = np.empty(64)
+    hat._fill(out, SimpleNamespace(integers=lambda *_, **__: words.copy()))
+    low, high = hat._edges[:-1], hat._edges[1:]
+    body = hat._squeeze[: len(low)] > 0
+    assert (out[: len(low)] >= low)[body].all() and (out[: len(low)] <= high)[body].all()
+
+
 @pytest.mark.parametrize("power", [1.7, 1.75, 1.8])
 def test_a_tails_hat_has_room_for_what_lies_between_the_points_tried(power):
     end = 1e4  # the density jumps to 0 there, between two points: just before, it is nearest to its hat
@@ -490,6 +561,17 @@ def test_log_k_bound_passes_over_what_overflows_far_out(power):
     exact = log_k_bound(lambda x: 2 * x**2 - x ** (2 * power), stats.norm(0, 2), (-50, 50))
     found = log_k_bound(lambda x: 2 * x**2 - x ** (2 * power), stats.norm(0, 2), REALS)
     assert found == pytest.approx(exact, abs=1e-9)
+
+
+def test_log_k_bound_passes_over_nan_at_an_open_end():
+    def log_target(x):
+        return -4 * np.log(x) - 1 / x
+
+    proposal = stats.fisk(2.0)  # its formula, too, overflows near 0
+    with np.errstate(all="ignore"):
+        found = log_k_bound(log_target, proposal, (0, np.inf))
+    x = np.geomspace(1e-3, 1e3, 100_001)
+    assert found == pytest.approx(np.max(log_target(x) - proposal.logpdf(x)) + 1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize(
