@@ -61,7 +61,7 @@ class RSFTrainer(Trainer):
 
     1. Batches are full, except with unit="batch": what a pass leaves over opens the first batch of the next.
     2. An epoch is a pass over the candidates, and there are as many as the budget pays:
-       `state.num_train_epochs` has those of plain fine-tuning, `state.max_steps` the most updates there can be.
+       `state.num_train_epochs` has those of plain fine-tuning, `state.max_steps` the most updates possible.
     3. A run resumes only with the settings that order the candidates (seed, sizes, number of processes).
     4. It makes its batches itself, of data with a length: no stream, no `get_train_dataloader` of one's own.
     5. Several processes that group by length begin each pass from the seed and the number of the pass.
