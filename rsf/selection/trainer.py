@@ -163,7 +163,9 @@ class RSFTrainer(Trainer):
                 batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval
             )
 
-    def set_initial_training_values(self, args: RSFConfig, dataloader: UntilStarved, *more, **named) -> tuple:
+    def set_initial_training_values(
+        self, args: RSFConfig, dataloader: UntilStarved, *more: object, **named: object
+    ) -> tuple:
         """Take up the loader, at its place if the training resumes; a run that is over has no epochs left."""
         if not self._plan:  # asked from elsewhere
             return super().set_initial_training_values(args, dataloader, *more, **named)
