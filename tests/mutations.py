@@ -251,6 +251,42 @@ MUTATIONS = [
         *("selection/test_training.py", "a_step_that_was_begun"),
     ),
     Mutation(
+        *(
+            "the others' scoring is free",
+            "selection/budget.py",
+            "FORWARD * loader.pending * self.args.world_size",
+            "FORWARD * loader.pending",
+        ),
+        *("selection/test_distributed.py", "budget_ends_as_if"),
+    ),
+    Mutation(
+        *(
+            "every pass in the same order",
+            "selection/checkpoints.py",
+            "torch.manual_seed(self.seed + self.epoch)",
+            "torch.manual_seed(self.seed)",
+        ),
+        *("selection/test_distributed.py", "share_out_each_pass"),
+    ),
+    Mutation(
+        *(
+            "a pass that is over begins again",
+            "selection/checkpoints.py",
+            'if state["loader"]["place"]["block"]:',
+            "if True:",
+        ),
+        *("selection/test_resume.py", "between_two_passes and grouped"),
+    ),
+    Mutation(
+        *(
+            "the caller's metrics are written into",
+            "selection/trainer.py",
+            "row = logs | ours | logs",
+            "row = logs; row |= ours",
+        ),
+        *("selection/test_like_the_trainer.py", "metrics_hold_what"),
+    ),
+    Mutation(
         "the oracle takes sets for batches",
         "finite.py",
         "orders * np.prod",

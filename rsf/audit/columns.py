@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +19,7 @@ NEEDED = ("prompt", "reward", "kept")
 KNOWN = (*NEEDED, "completion", "log_probability", "log_acceptance", "round")
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 MISSING = ("", "none", "null", "nan", "nat", "<na>")
+BLANK = re.compile(r"\s*")
 BYTE_ORDERS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"": "utf-8-sig"}
 
 
@@ -64,7 +65,7 @@ def _by_row(rows: Iterable, own: Mapping, names: Sequence = ()) -> tuple[dict, I
     columns, once = {name: [] for name in own}, {}  # once: one object for equal texts
     every = set(names)
     for number, row in enumerate(rows):
-        if not isinstance(row, Mapping) or None in row:  # None: cells of CSV beyond the last name
+        if not isinstance(row, Mapping) or None in row:  # None: a line of CSV with too many cells, or too few
             raise ValueError(
                 f"row {number} must map names to values, with a cell of CSV for each name, got {row!r:.200}"
             )
@@ -85,17 +86,17 @@ def _demand(needed: Iterable, columns: Mapping, names: Iterable) -> None:
 
 
 def _numbers(name: str, column: list) -> np.ndarray:
-    """Return float64 (n,), NaN for None and empty text."""
+    """Return float64 (n,), NaN where a value is missing."""
     numbers = np.full(len(column), np.nan)
     for row, value in enumerate(column):
         try:
-            if value is not None and value != "":
-                numbers[row] = float(value)
+            numbers[row] = float(value)
         except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(
-                f"the column {name} must hold numbers, one a row, got {value!r:.60} in row {row}: take one "
-                "of several, or their sum; a fraction has a point"
-            ) from error
+            if str(value).strip().lower() not in MISSING:
+                raise ValueError(
+                    f"the column {name} must hold numbers, one a row, got {value!r:.60} in row {row}: take "
+                    "one of several, or their sum; a fraction has a point"
+                ) from error
     return numbers
 
 
@@ -143,8 +144,8 @@ def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
     try:
         with open(file, "rb") as stream:
             encoding = next(name for mark, name in BYTE_ORDERS.items() if stream.peek(4).startswith(mark))
-            own = {name: (names or {}).get(name, name) for name in KNOWN}
-            columns, theirs = readers[kind](io.TextIOWrapper(stream, encoding, newline=""), own)
+            text = io.TextIOWrapper(stream, encoding, newline="")
+            columns, theirs = readers[kind](text, {name: (names or {}).get(name, name) for name in KNOWN})
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{Path(file).name} cannot be read, {error}: save it anew, as UTF-8") from error
     finally:
@@ -156,11 +157,9 @@ def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
 def _json(text: TextIO, own: Mapping) -> tuple[dict, Iterable]:
     """Return the columns of JSON, and the names of all: rows one after another, or one table."""
     documents = _documents(text.read())
-    table, more = next(documents, []), next(documents, None)
-    rows = chain([table, more], documents)
-    if more is None:
-        rows = table if isinstance(table, list) else [table]
-    if more is None and isinstance(table, dict):
+    table, more = next(documents, []), list(islice(documents, 1))
+    rows = chain([table], more, documents) if more or not isinstance(table, list) else table
+    if not more and isinstance(table, dict):
         known = [table[name] for name in own.values() if name in table]
         lists = [value for value in table.values() if isinstance(value, list)]
         if known and all(isinstance(column, list | dict) for column in known):
@@ -180,7 +179,7 @@ def _documents(text: str) -> Iterator:
     """Yield the JSON values that stand one after another in a text."""
     decoder = json.JSONDecoder(object_pairs_hook=_mapping)
     at = 0
-    while (at := re.compile(r"\s*").match(text, at).end()) < len(text):
+    while (at := BLANK.match(text, at).end()) < len(text):
         try:
             value, at = decoder.raw_decode(text, at)
         except ValueError as error:
@@ -203,7 +202,7 @@ def _csv(text: TextIO, own: Mapping) -> tuple[dict, Iterable]:
     mark = max(cells, key=lambda mark: (len({*own.values()} & {*cells[mark]}), len(cells[mark])))
     rows = csv.DictReader(chain([head], text), delimiter=mark, strict=True)
     rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
-    return _by_row(rows, own, rows.fieldnames)
+    return _by_row(({None: row} if None in row.values() else row for row in rows), own, rows.fieldnames)
 
 
 def _parquet(text: TextIO, own: Mapping) -> tuple[dict, Iterable]:

@@ -77,6 +77,7 @@ def refuse_if(wrong: object, message: str, error: type[ValueError] = ValueError)
 
 
 def check_call(
+    sample: Callable,
     prompts: Dataset,
     reward: object,
     rule: object,
@@ -87,8 +88,13 @@ def check_call(
     dedupe: object,
     cap: int | None,
     block: int = 1,
+    to_train: bool = False,
 ) -> None:
-    """Refuse arguments of `sample_and_judge` that do not fit together, before anything is sampled."""
+    """Refuse arguments of `sample_and_judge` that do not fit together, before anything is sampled.
+
+    A sampler may refuse prompts that leave no room to write, or (to_train) to train on what it wrote.
+    """
+    refuse_if(not callable(sample), f"sample must be a function of prompts and rngs, got {sample!r:.80}")
     taken = sorted(set(prompts.column_names) & set(COLUMNS))
     refuse_if(taken, f"the prompts' columns {taken} would be overwritten: rename or remove them")
     refuse_if(len(prompts) == 0, "need at least one prompt, got 0 prompts")
@@ -116,11 +122,6 @@ def check_call(
         "until_accepted, and nothing else, needs max_samples, the most to draw for one prompt "
         f"(at least {samples_per_prompt}); got {max_samples}",
     )
-
-
-def check_sampler(sample: Callable, prompts: Dataset, *, to_train: bool = False) -> None:
-    """Let a sampler refuse what it has no room for (to sample, or to train on) before it samples anything."""
-    refuse_if(not callable(sample), f"sample must be a function of prompts and rngs, got {sample!r:.80}")
     if hasattr(sample, "check"):
         for part in prompts.with_format(None).iter(1000):
             sample.check(part["prompt"], to_train=to_train)

@@ -22,7 +22,7 @@ from datasets import Dataset
 from numpy.random import SeedSequence
 
 from rsf.acceptance import accept
-from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if
+from rsf.generation.arguments import as_dataset, check_call, refuse_if
 from rsf.generation.drafts import Table, drafted, key_of
 from rsf.rules import BaseRule
 
@@ -160,14 +160,12 @@ def sample_and_judge(
         `judged`.
     """
     prompts = as_dataset(prompts, "prompts")
-    check_call(
-        prompts, reward, rule, rng, samples_per_prompt, until_accepted, max_samples, dedupe, cap, block
-    )
+    numbers = (samples_per_prompt, until_accepted, max_samples, dedupe, cap, block)
+    check_call(sample, prompts, reward, rule, rng, *numbers)
     key = key_of(sample) if folder else None
     refuse_if(
         folder and not key, "with a folder the sampler needs an attribute `key`, all that it depends on"
     )
-    check_sampler(sample, prompts)
     seeds = rng.bit_generator.seed_seq.spawn(1)[0]
     report = SamplingReport(len(prompts))
     judged = Table(prompts.features, folder and Path(folder) / f"judged-{round}.arrow")
@@ -176,8 +174,8 @@ def sample_and_judge(
     most = max_samples or samples_per_prompt
     keys = {}  # of what was kept, for each prompt whose turn may come again
     for rows in _blocks(drawn, accepted, samples_per_prompt, most, block):
-        numbers = [i for i, _ in rows]
-        table = prompts[numbers]  # columns, a row a sample
+        chosen = [i for i, _ in rows]
+        table = prompts[chosen]  # columns, a row a sample
         drafts = {}
         try:
             streams = [SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, *row)) for row in rows]
@@ -193,7 +191,7 @@ def sample_and_judge(
                 _thin(rows, keep, drafts["completion"], dedupe, cap, keys, report)
                 keys = {i: keys[i] for i in keys if accepted[i] < samples_per_prompt and drawn[i] < most}
             decided = {"reward": rewards, "kept": keep, "log_acceptance": log_a, "round": [round] * len(rows)}
-            judged.write(arrow[numbers], drafts | decided)
+            judged.write(arrow[chosen], drafts | decided)
         except BaseException as error:
             error.judged = judged.close(whole=False)
             error.completions = drafts.get("completion")

@@ -151,8 +151,7 @@ class Learner:
     def claim(self, settings: dict, rounds: int) -> None:
         """Take the folder for this run, or see that it is this run's."""
         file = self.home / "run.json"
-        sampled = self.report(1).parent.exists()  # until then the folder may be taken over
-        found = json.loads(file.read_text(encoding="utf-8")) if sampled and file.exists() else settings
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
         other = ", ".join(name for name in settings if found.get(name) != settings[name])
         refuse_if(
             other,

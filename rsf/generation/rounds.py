@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from rsf.generation.arguments import as_dataset, check_call, check_sampler, refuse_if, rows_of
+from rsf.generation.arguments import as_dataset, check_call, refuse_if, rows_of
 from rsf.generation.drafts import key_of
 from rsf.generation.judging import sample_and_judge
 from rsf.generation.learner import Learner, RoundReport
@@ -106,11 +106,11 @@ def rsf_rounds(
     }
     prompts = as_dataset(prompts, "prompts")
     supervised = as_dataset([] if supervised is None else supervised, "supervised", ("prompt", "completion"))
-    check_call(prompts, reward, rule, rng, dedupe=dedupe, **drawing)
     _check_loop(args, rounds, on_round, [target_reward, saturation, budget])
-    learner = Learner(model, tokenizer, args, supervised, restart)
     sampler = sampler or model_sampler
-    sample = sampler(model, tokenizer)
+    sample = sampler(model.to(args.device), tokenizer)
+    check_call(sample, prompts, reward, rule, rng, dedupe=dedupe, to_train=True, **drawing)
+    learner = Learner(model, tokenizer, args, supervised, restart)
     coins = rng.spawn(rounds)
     settings = {
         "restart": restart,
@@ -124,10 +124,8 @@ def rsf_rounds(
         "training": [str(getattr(args, name)) for name in TRAINING],
     }
     learner.claim(settings, rounds)
-    check_sampler(sample, prompts, to_train=True)
     draw = partial(sample_and_judge, prompts=prompts, reward=reward, rule=rule, dedupe=dedupe, **drawing)
-    stop = partial(_why_stop, target_reward=target_reward, saturation=saturation)
-    return _loop(learner, rule, coins, draw, stop, budget, sample, sampler, on_round)
+    return _loop(learner, rule, coins, draw, sample, sampler, target_reward, saturation, budget, on_round)
 
 
 def _loop(
@@ -135,10 +133,11 @@ def _loop(
     rule: BaseRule,
     coins: list[np.random.Generator],
     draw: Callable,
-    stop: Callable,
-    budget: int | None,
     sample: Callable,
     sampler: Callable,
+    target_reward: float | None,
+    saturation: float | None,
+    budget: int | None,
     on_round: Callable[[RoundReport], object] | None,
 ) -> list[RoundReport]:
     """Go through the rounds; `sample` writes in the first, what `sampler` makes in the others."""
@@ -154,12 +153,18 @@ def _loop(
         sample = sample if r == 1 else sampler(learner.model, learner.tokenizer)
         folder = learner.report(r).parent if hasattr(sample, "key") else None
         kept, judged, sampling = draw(sample, rng=rng, folder=folder, round=r)
-        rewards = judged.data["reward"].to_numpy()
-        rewards = rewards[~np.isnan(rewards)]
+        rewards = judged.data["reward"].to_pandas().dropna().to_numpy()
         mean = float(np.mean(rewards)) if len(rewards) else math.nan
         report = RoundReport(r, sampling, mean, spent + _tokens(judged, learner.tokenizer))
+        before = reports[-1].sampling.acceptance_rate if reports else -math.inf
+        rose = f"from {before:.4f} to {sampling.acceptance_rate:.4f}"
         reports.append(report)
-        report.stopped = stop(reports, len(kept) + len(learner.gold))
+        if target_reward is not None and mean >= target_reward:
+            report.stopped = f"the mean reward reached {target_reward:g}"
+        elif saturation is not None and sampling.acceptance_rate - before < saturation:
+            report.stopped = f"the acceptance rate rose by less than {saturation:g}, {rose}"
+        elif not len(kept) and not learner.gold:
+            report.stopped = "nothing was kept, so there is nothing to train on"
         if report.stopped:
             break
         learner.train(kept, report)
@@ -170,18 +175,6 @@ def _loop(
     return reports
 
 
-def _why_stop(
-    reports: list[RoundReport], examples: int, target_reward: float | None, saturation: float | None
-) -> str | None:
-    """Return why neither training nor a round should follow what was sampled last; None if they should."""
-    rates = [report.sampling.acceptance_rate for report in reports[-2:]]
-    if target_reward is not None and reports[-1].reward >= target_reward:
-        return f"the mean reward reached {target_reward:g}"
-    if saturation is not None and len(rates) == 2 and rates[1] - rates[0] < saturation:
-        return f"the acceptance rate rose by less than {saturation:g}, from {rates[0]:.4f} to {rates[1]:.4f}"
-    return None if examples else "nothing was kept, so there is nothing to train on"
-
-
 def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limits: list) -> None:
     """Refuse what `rsf_rounds` cannot use, before anything is sampled."""
     if args.world_size > 1:
@@ -190,8 +183,10 @@ def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limit
         not (isinstance(rounds, Integral) and rounds >= 1), f"rounds must be at least 1, got {rounds!r:.80}"
     )
     refuse_if(not callable(on_round or str), f"on_round must be a function of a report, got {on_round!r:.80}")
-    wrong = [one for one in limits if one is not None and not (isinstance(one, Real) and one == one)]
-    refuse_if(wrong, f"target_reward, saturation and budget must be numbers, got {wrong}")
+    refuse_if(
+        not all(one is None or (isinstance(one, Real) and one == one) for one in limits),
+        f"target_reward, saturation and budget must be numbers, got {limits}",
+    )
 
 
 def _tokens(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:

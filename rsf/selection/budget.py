@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from rsf.acceptance import AcceptanceStarved
 from rsf.accounts import FORWARD, TRAIN
+from rsf.selection.loader import LoaderReport, RejectionLoader
 
 logger = logging.getLogger(__name__)
 ENOUGH = 8  # after so many steps without a single label a warning is due
@@ -53,7 +54,7 @@ class Plan:
         self.steps = min(most, args.max_steps) if args.max_steps > 0 else most
         self.passes = math.ceil(min(self.budget, self.steps * self.per_step) / (TRAIN * plain))
 
-    def is_spent(self, loader) -> bool:
+    def is_spent(self, loader: RejectionLoader) -> bool:
         """Return whether all is spent, if all processes are as busy as this one; never within a step."""
         spent = cost(loader.total) + FORWARD * loader.pending * self.args.world_size
         return spent >= self.budget and loader.report.batches % self.args.gradient_accumulation_steps == 0
@@ -73,7 +74,7 @@ def _in_a_pass(args, examples, size):
     return examples if args.world_size == 1 else math.ceil(examples / whole) * whole
 
 
-def cost(report) -> int:
+def cost(report: LoaderReport) -> int:
     """Return the forward passes of one example that a `LoaderReport` stands for."""
     return FORWARD * report.scored + TRAIN * report.trained
 
@@ -126,10 +127,11 @@ class AtTheBudget(TrainerCallback):
             trainer._unlabelled = None
         if over and not self.ended:  # the Trainer itself stops a pass that was starved
             self.ended = control.should_training_stop = True
-            control.should_save |= args.save_strategy == "steps"
             evaluated = [row["step"] for row in state.log_history if "eval_runtime" in row]
-            if args.eval_delay <= state.global_step not in evaluated:
-                control.should_evaluate |= args.eval_strategy == "steps"
+            if state.global_step < state.max_steps:  # else the Trainer has seen to it
+                control.should_save |= args.save_strategy == "steps"
+                if args.eval_delay <= state.global_step not in evaluated:
+                    control.should_evaluate |= args.eval_strategy == "steps"
 
     on_epoch_end = on_step_end  # where scoring spends the rest, or a rule starves
 
@@ -162,6 +164,7 @@ class UntilStarved:
         self.trainer, self.loader = trainer, loader
         self.dataset = loader.candidates.loader.dataset
         self.batch_size = loader.batch_size
+        self.total_batch_size = loader.batch_size * trainer.args.world_size
 
     def __len__(self):
         return self.trainer.plan.batches
@@ -174,3 +177,13 @@ class UntilStarved:
         except AcceptanceStarved as reason:
             self.trainer.stopped = str(reason)
             logger.warning("training stopped: %s", reason)
+
+
+def loader_of(dataloader: UntilStarved) -> RejectionLoader:
+    """Return the loader below what the Trainer iterates; refuse what others make."""
+    if not isinstance(dataloader, UntilStarved):
+        raise TypeError(
+            f"get_train_dataloader returned a {type(dataloader).__name__}, but RSFTrainer makes its batches "
+            "of train_dataset: leave the method as it is, or use RejectionLoader in a loop of your own"
+        )
+    return dataloader.loader

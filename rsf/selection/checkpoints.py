@@ -104,8 +104,8 @@ def load(folder: str | Path, rank: int) -> dict:
     file = Path(folder) / file_of(rank)
     if not file.is_file():
         raise ValueError(
-            f"no valid checkpoint: {folder} has no {file.name}, so it was not written by RSFTrainer on as "
-            "many processes, or with save_only_model"
+            f"Can't find a valid checkpoint at {folder}: it has no {file.name}, so it was not written by "
+            "RSFTrainer on as many processes, or with save_only_model"
         )
     with torch.serialization.safe_globals(NUMPY):
         return torch.load(file, weights_only=True)

@@ -20,7 +20,7 @@ from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 
 from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints
-from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, by_compute, cost, is_true
+from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, by_compute, cost, is_true, loader_of
 from rsf.selection.config import RSFConfig, refuse
 from rsf.selection.loader import RejectionLoader
 from rsf.selection.losses import (
@@ -51,11 +51,21 @@ class RSFTrainer(Trainer):
         Told each decision, see `RejectionLoader`.
 
     All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed` and the
-    process.
+    process. After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the
+    forward passes, and `stopped` the reason, if a rule starved. A rule with a memory remembers what its own
+    process saw.
 
-    After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the forward
-    passes, and `stopped` the reason, if a rule starved. A rule with a memory remembers what its own process
-    saw.
+    Notes
+    -----
+    Where it differs from the Trainer, also with a rule that keeps everything:
+
+    1. Batches are full, except with unit="batch": what a pass leaves over opens the first batch of the next.
+    2. An epoch is a pass over the candidates, and there are as many as the budget pays:
+       `state.num_train_epochs` has those of plain fine-tuning, `state.max_steps` the most updates possible.
+    3. A run resumes only with the settings that order the candidates (seed, sizes, number of processes).
+    4. It makes its batches itself, of data with a length: no stream, no `get_train_dataloader` of one's own.
+    5. Several processes that group by length begin each pass from the seed and the number of the pass.
+    6. Schedules that follow a metric need progress="updates".
     """
 
     def __init__(
@@ -153,34 +163,35 @@ class RSFTrainer(Trainer):
                 batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval
             )
 
-    def set_initial_training_values(self, args: RSFConfig, dataloader: UntilStarved, *more: int) -> tuple:
+    def set_initial_training_values(self, args: RSFConfig, dataloader: UntilStarved, *more, **named) -> tuple:
         """Take up the loader, at its place if the training resumes; a run that is over has no epochs left."""
-        self.loader = dataloader.loader
+        if not self._plan:  # asked from elsewhere
+            return super().set_initial_training_values(args, dataloader, *more, **named)
+        self.loader = loader_of(dataloader)
         if self._state:
             checkpoints.go_on(self, self._state)
         # the Trainer would count passes by the length, so it is shown nothing that has one
-        epochs, *others = super().set_initial_training_values(args, iter(()), *more)
+        epochs, *others = super().set_initial_training_values(args, iter(()), *more, **named)
         over = self.is_over(self.loader.report.batches // args.gradient_accumulation_steps)
         return (0 if over else epochs, *others)
 
     def get_train_dataloader(self) -> UntilStarved:
         """Return the loader: the Trainer's own batches, not collated, are its blocks."""
-        args = self.args
         with _swapped(self, data_collator=list, _train_batch_size=self.plan.block):
-            blocks = checkpoints.Blocks(super().get_train_dataloader(), args.seed, args.world_size)
+            blocks = checkpoints.Blocks(super().get_train_dataloader(), self.args.seed, self.args.world_size)
         loader = RejectionLoader(
             blocks,
             self._score,
-            constant(1) if args.weighting == "acceptance" else self.rule,
+            constant(1) if self.args.weighting == "acceptance" else self.rule,
             self._train_batch_size,
-            np.random.default_rng([args.seed, args.process_index]),
+            np.random.default_rng([self.args.seed, self.args.process_index]),
             collate=self._batch,
-            unit=args.unit,
+            unit=self.args.unit,
             prepare=self._prepare,
-            weighting="inverse" if args.weighting == "inverse" else "none",
+            weighting="inverse" if self.args.weighting == "inverse" else "none",
             stop=lambda: self.plan.is_spent(loader),
             on_decision=self.on_decision,
-            all_ranks=self._all_ranks if args.world_size > 1 else None,
+            all_ranks=self._all_ranks if self.args.world_size > 1 else None,
         )
         return UntilStarved(self, loader)
 
@@ -234,11 +245,10 @@ class RSFTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the Trainer's schedule, as a function of what was spent, in steps of plain fine-tuning."""
-        if self.args.progress == "updates" or self.lr_scheduler is not None:
+        if not self._plan or self.args.progress == "updates" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        per_step = self.plan.per_step
-        schedule = super().create_scheduler(self.budget / per_step, optimizer)
-        return by_compute(schedule, lambda: self.spent / per_step)
+        schedule = super().create_scheduler(self.budget / self.plan.per_step, optimizer)
+        return by_compute(schedule, lambda: self.spent / self.plan.per_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what the Trainer logs, and what was kept by all processes, which is not written into `logs`."""

@@ -226,7 +226,7 @@ def test_the_folder_of_another_run_is_refused_and_each_rounds_model_can_be_loade
     assert torch.equal(
         weights(type(model).from_pretrained(tmp_path / "round-02", dtype=torch.float64)), weights(model)
     )
-    for options, what in (({"rule": above(0.25)}, "rule"), ({"seed": 5}, "coins"), ({"model": tiny_model(4, seed=6)}, "weights"), ({"samples_per_prompt": 2}, "samples"), ({"args": {"learning_rate": 0.01}}, "training"), ({"sampler": model_sampler}, "sampler"), ({"supervised": Dataset.from_dict({"prompt": ["a"], "completion": ["c"]})}, "supervised")):  # fmt: skip
+    for options, what in (({"rule": above(0.25)}, "rule"), ({"seed": 5}, "coins"), ({"model": tiny_model(4, seed=6)}, "weights"), ({"samples_per_prompt": 2}, "samples"), ({"args": {"learning_rate": 0.01}}, "training"), ({"sampler": partial(model_sampler, max_new_tokens=5)}, "sampler"), ({"supervised": Dataset.from_dict({"prompt": ["a"], "completion": ["c"]})}, "supervised")):  # fmt: skip
         with pytest.raises(ValueError, match=f"another run, which differs in {what}"):
             loop(tmp_path, **options)
 
@@ -342,8 +342,8 @@ LATE = {
     "no limit": ({"until_accepted": True}, "needs max_samples"),
     "a report for on_round": ({"on_round": "print"}, "on_round must be a function of a report, got 'print'"),
     "half a round": ({"rounds": 1.5}, "rounds must be at least 1, got 1.5"),
-    "a target in words": ({"target_reward": "0.9"}, r"must be numbers, got \['0.9'\]"),
-    "a target that is never reached": ({"target_reward": float("nan")}, r"must be numbers, got \[nan\]"),
+    "a target in words": ({"target_reward": "0.9"}, "must be numbers, got .*'0.9'"),
+    "a target that is never reached": ({"target_reward": float("nan")}, r"must be numbers, got \[nan"),
     "a budget in words": ({"budget": "10"}, "must be numbers"),
     "evaluation without data": ({"args": {"eval_strategy": "epoch"}}, "eval_dataset"),
     "a sampler that is none": ({"sampler": lambda model, tokenizer: None}, "sample must be a function"),

@@ -313,10 +313,37 @@ def test_the_data_loader_has_the_length_the_data_and_the_batch_size_of_the_train
         trainer = make(tmp_path, kind, data=DATA[:31], options=options | {"max_steps": 2}, callbacks=[Look()])
         before = trainer.get_train_dataloader()
         trainer.train()
-        seen.append((len(before), before.dataset, trainer.num_examples(before)))
+        seen.append((len(before), before.dataset, trainer.num_examples(before), before.total_batch_size))
         found.append(seen)
     assert found[0] == found[1]
     assert sizes == [None, options.get("per_device_train_batch_size", 4)]  # the Trainer's knows none
+
+
+def test_what_is_worked_out_before_training_is_the_trainers(tmp_path):
+    found = []
+    for kind in (Trainer, RSFTrainer):
+        trainer = make(tmp_path, kind, data=DATA[:31], options={"max_steps": -1, "num_train_epochs": 2})
+        found.append(
+            trainer.set_initial_training_values(trainer.args, dataloader=trainer.get_train_dataloader())
+        )
+        trainer.train_dataset = None  # a schedule needs no data
+        trainer.create_optimizer_and_scheduler(10)
+        for _ in range(5):
+            trainer.optimizer.step()
+            trainer.lr_scheduler.step()
+        found[-1] = (*found[-1], trainer.lr_scheduler.get_last_lr())
+    assert found[0] == found[1]
+
+
+def test_a_data_loader_of_ones_own_is_refused(tmp_path):
+    class Mine(RSFTrainer):
+        def get_train_dataloader(self):
+            return torch.utils.data.DataLoader(DATA, 4)
+
+    with pytest.raises(
+        TypeError, match="returned a DataLoader, but RSFTrainer makes its batches of train_dataset"
+    ):
+        Mine(tiny_bert(), arguments(tmp_path), train_dataset=DATA).train()
 
 
 def test_a_look_at_the_batches_leaves_the_training_alone(tmp_path):

@@ -225,7 +225,7 @@ def test_there_must_be_a_whole_checkpoint_to_resume_from(tmp_path):
         ValueError, match=r"No valid checkpoint found in output directory \(/.*\): none there"
     ):
         trainer.train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match="not written by RSFTrainer"):
+    with pytest.raises(ValueError, match=r"Can't find a valid checkpoint at .*not written by RSFTrainer"):
         trainer.train(resume_from_checkpoint=str(tmp_path))
     trainer.train(resume_from_checkpoint=False)
     assert trainer.state.global_step == 2

@@ -43,6 +43,7 @@ SPELLINGS = {
     r"\\[)\]]": "}",
     r"\\[(\[;: ]": " ",
     r"[ \t]+": " ",
+    r"(?<= )\u00a0|\u00a0(?= )": "",
     r"[ \n]\}": "}",
     r"\\boxed ?\{[ \n]?([^{}\n]*+)\}": r"\\boxed \1}",
 }
@@ -107,31 +108,32 @@ GRAMMAR = {
     "short": r"(?i:an|as|at|be|do|go|he|in|is|it|me|my|of|on|so|to|up|us|we)",  # words, not algebra
     "open": r"[\n \"'*$:]*+",
     "close": r"[\"'*$}]*+",
+    "shut": r"(?:[\"'$}]|\*\*)*+",  # right after a number: 5* may be half of a product
     "name": r"[wWvVux](?:[ ']*+[wWvVux])*+ ?= ?",
     "term": r"[-($ ]*+N[)}% ]*+(?:[wWu][)} ]*+)*+",
     "sum": r"{term}(?:(?:[-+/×÷·^x]|\*\*?) ?{term})++= ?",
     "money": r"(?:(?<!\()\$ ?)?",  # ($5) is a loss
     "number": r"(?P<sign>{money}[-+]?{money})(?:(?P<whole>N) (?=N/))?(?P<top>N)(?: ?/ ?(?P<bottom>N))?",
-    "line": r"[.,]?{close} ?(?:(?=\n(?![-+$]*[NU])|Q)|\Z)",
+    "line": r"[.,]?{shut} ?(?:(?=\n(?![-+$]*[NU])|Q)|\Z)",
     "sentence": r"{close} (?=[\"*(]*[WVKDRABLH])",
     "reason": r"(?: ?,)? ?R",
     "bracket": r" ?\([wWvVuRK][^CD()\n]*+\)",
     "unit": r"(?:u|(?: ?,)? [wu])(?:/[uvw])?{close}",
     "words": r"{unit}(?:(?: ?,)? [wWuK]{close}){0,7}+(?:{bracket})?+|{bracket}",
     # "The answer is 11. Check: 11 - 6 = 5.", but not "#### 1. Add", nor "Answer: 3 dogs came. So there are"
-    "tail": r"(?: ?(?:[%$¢]|°[vV]?))?(?:/w)?{close}(?:{line}|{reason}|(?(item)(?!)|\.{sentence})"
+    "tail": r"(?: ?(?:[%$¢]|°[vV]?))?(?:/w)?{shut}(?:{line}|{reason}|(?(item)(?!)|\.{sentence})"
     r"|(?:{words}){close}(?:!?{line}|{reason}|(?(label)(?!)|[.!]{sentence})))",
     "mark": r"[HBALF](?!{open}\Z)",
     "marked": r"(?:(?P<item>(?P<label>L)|H)|[BA]){open}(?:{name})?(?:{sum})*+[ \"'*$]*+{number}{tail}",
     # a number at the end of a text without a mark
     "last": r"{number}\Z",
-    "unmarked": r"(?P<item>(?P<label>(?<=\n)))?+(?P<star>(?<=\*))?+(?P<left>(?<=\())?+{number}(?(star)\*)"
+    "unmarked": r"(?P<item>(?P<label>(?<=\n)))?+(?P<star>(?<=\*))?+(?P<left>(?<=\())?+{number}(?(star)\*\*?)"
     r"(?(left)\)?){tail}",
     "markup": r"(?:[\"*]*+ )?[\"*]*+\Z",
     "before": r"(?:\n(?:= ?)?|(?<![\w$)])\(|(?<![NU])(?<![NU] ):"
     r"|(?:[wWK][\"'*]*+|(?<![MD])[,;.!?])[\"'*]*+(?= )){markup}",
     "equation": r"(?:[\n.,:;(] ?|[wWK]:? )(?:(?P<name>{name})(?:{sum})*+|(?:{sum})++){markup}",
-    "joined": r"[NUC][%$)]*+(?:(?: ?[,-])? ?[wWvVuxKMR]){0,3}(?: ?[,;.])? ?[\"'*(]*+\Z",
+    "joined": r"[NUC][%$)°¢\"']*+(?:(?: ?[,-])? ?[wWvVuxKMR]){0,3}(?: ?[,;.])? ?[\"'*(]*+\Z",
 }
 
 
