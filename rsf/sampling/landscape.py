@@ -6,11 +6,12 @@
 What is known comes from evaluations at points (`bound.py`); StripEnvelope audits it.
 """
 
-import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from math import nextafter
+from time import process_time
+from timeit import repeat
 
 import numpy as np
 
@@ -52,10 +53,9 @@ class Landscape:
         self._is_function = quantile(law) is None
         self._stated = np.asarray(extrema, dtype=np.float64).ravel()
         if not self._is_function:
-            x = quantile(law)(np.arange(1, 16) / 16)
-            start = time.process_time()
-            self._pdf(x)
-            needed = 12 * strips * (time.process_time() - start) / len(x)
+            x = np.tile(quantile(law)(np.arange(1, 16) / 16), 10)  # so many that a call itself costs little
+            seconds = min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3))
+            needed = 12 * strips * seconds / len(x)
             demand(
                 needed <= patience,
                 f"the density is slow: a set-up with {strips:,} strips would take about {needed:.0f} s; "

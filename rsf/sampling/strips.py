@@ -118,9 +118,8 @@ class StripEnvelope(Landscape):
         )
         rng = np.random.default_rng(random_state if rng is None else rng)
         out = np.empty(() if size is None else size)
-        flat = out.reshape(-1)
-        for start in range(0, flat.size, GROUP):
-            self._fill(flat[start : start + GROUP], rng)
+        for start in range(0, out.size, GROUP):
+            self._fill(out.reshape(-1)[start : start + GROUP], rng)
         return out[()]
 
     def logpdf(self, x: np.ndarray | float) -> np.ndarray:
