@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from rsf.rules import BaseRule
 from rsf.selection.losses import refuse_virtual_tokens
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,11 @@ class RSFConfig(TrainingArguments):
             )
 
 
+def judges(rule: BaseRule) -> bool:
+    """Return whether a rule looks at the criterion at all."""
+    return getattr(rule, "needs_criterion", True)
+
+
 def refuse(trainer, built_in: bool, own_loss: bool) -> None:
     """Refuse what does not go together in an `RSFTrainer`, and say what its criterion or its scheduler does
     not see.
@@ -120,7 +126,7 @@ def refuse(trainer, built_in: bool, own_loss: bool) -> None:
         raise ValueError(
             f"weighting={args.weighting!r} weighs the model's own loss: it does not go with compute_loss_func"
         )
-    judged = built_in and trainer._judges
+    judged = built_in and judges(trainer.rule)
     if judged or args.weighting != "none":
         refuse_virtual_tokens(trainer.model)
     if judged and own_loss:

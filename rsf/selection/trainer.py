@@ -21,7 +21,7 @@ from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints
 from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, by_compute, cost, is_true, loader_of
-from rsf.selection.config import RSFConfig, refuse
+from rsf.selection.config import RSFConfig, judges, refuse
 from rsf.selection.loader import RejectionLoader
 from rsf.selection.losses import (
     as_the_model_does,
@@ -95,8 +95,7 @@ class RSFTrainer(Trainer):
         self.criterion = CRITERIA.get(criterion, criterion)
         self.on_decision = on_decision
         self.loader = self.stopped = self._plan = None  # the plan is fixed while it trains
-        self._rule_at_first = copy.deepcopy(self.rule.state_dict())
-        self._judges = getattr(self.rule, "needs_criterion", True)
+        self._first_states = {}  # of each rule, as it was when its first training began
         self._random = None  # whether each candidate is collated once, since the collator draws
         self._looks = LOOKS  # that are left; 0: what is made of the losses of examples is the model's own
         self._unlabelled = 0  # examples trained on, as long as none had a label, then None
@@ -154,7 +153,8 @@ class RSFTrainer(Trainer):
     ):
         """Train, with the plan worked out anew: a search changes the settings, and memory the batch size."""
         self._train_batch_size = batch_size
-        self.rule.load_state_dict(copy.deepcopy(self._rule_at_first))
+        first = self._first_states.setdefault(id(self.rule), copy.deepcopy(self.rule.state_dict()))
+        self.rule.load_state_dict(copy.deepcopy(first))
         self.stopped = None
         now = self.plan
         # the loader knows its place itself
@@ -273,7 +273,7 @@ class RSFTrainer(Trainer):
         each."""
         if self._random is None:
             draws = self.args.random_collator
-            scores = self._judges and self.args.weighting != "acceptance"
+            scores = judges(self.rule) and self.args.weighting != "acceptance"
             self._random = scores and (is_random(self.data_collator, block) if draws is None else draws)
         return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 

@@ -290,6 +290,14 @@ def test_a_rule_begins_as_it_was_given(tmp_path):
     assert ks[:half] == ks[half:] and rule.state_dict() != given
 
 
+def test_another_rule_may_take_its_place(tmp_path):
+    trainer = make(tmp_path, options={"max_steps": 3}, rule=at_rate(clipped, 0.4, window=24))
+    trainer.train()
+    trainer.rule = clipped(0.1)
+    trainer.train()
+    assert trainer.loader.rule is trainer.rule and trainer.loader.report.scored > 0
+
+
 # ---- the loader as the Trainer's, its last steps, nothing to do
 
 LOADERS = [
