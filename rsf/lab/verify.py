@@ -33,7 +33,11 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
     ("bench", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
-REAL = {"imdb": ("imdb: hub", "imdb: local copy"), "gsm8k": ("gsm8k: hub", "gsm8k: local copy")}
+REAL = {
+    "imdb": ("imdb: hub", "imdb: local copy"),
+    "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
+    "mini": ("imdb: embedded, mini reviews (480 train, 240 test)",),
+}
 
 
 def section(experiment: str) -> list[str]:
@@ -127,7 +131,7 @@ def _source(record: dict, kind: str, section: dict) -> None:
     expected = MODELS.get((kind, section.get("model")), "")
     data = record["data"]
     allowed = REAL.get(kind, ("",))
-    if kind == "mini":
+    if "train_data" in section:
         allowed = tuple(
             f"train: imdb: embedded, mini reviews (480 train, 240 test); test: {one}" for one in REAL["imdb"]
         )
