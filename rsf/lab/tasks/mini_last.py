@@ -1,4 +1,4 @@
-"""One cell of the sweep in small, the same on every machine: the section mini-last, embedded reviews in float64.
+"""One cell of the sweep in small, the same on every machine: mini-last, embedded reviews in float64.
 
 python -m rsf experiment mini-last
 
