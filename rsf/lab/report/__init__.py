@@ -7,7 +7,7 @@ from pathlib import Path
 from rsf.lab import records
 from rsf.lab.report.corpus import corpus_table, transfer_table
 from rsf.lab.report.findings import findings
-from rsf.lab.report.generation import arithmetic_table, generation_figure, generation_table, judges_table
+from rsf.lab.report.generation import generation_figure, generation_table, sums_table
 from rsf.lab.report.overview import overview_figure, setup_line
 from rsf.lab.report.sampling import sampling_figure, sampling_table
 from rsf.lab.report.selection import selection_figure, selection_table
@@ -29,8 +29,7 @@ TABLES = {
         whole_model_table,
         sampling_table,
         sweep_table,
-        arithmetic_table,
-        judges_table,
+        sums_table,
         selection_table,
         generation_table,
     ),

@@ -34,8 +34,9 @@ def values(section: str, arm: str, measure: str = "accuracy") -> list[float]:
 
 def size(finding: verdicts.Finding) -> str:
     """Return the smallest gain worth having with its unit."""
-    contrast = finding.contrast
-    return f"{contrast.smallest_gain * (100 if contrast.unit else 1):g}{contrast.unit}"
+    return (
+        f"{finding.contrast.smallest_gain * (100 if finding.contrast.unit else 1):g}{finding.contrast.unit}"
+    )
 
 
 def claimed(finding: verdicts.Finding) -> list[float]:
@@ -53,11 +54,11 @@ def sweep_table() -> str:
     rows = []
     for name, finding in findings().items():
         contrast = finding.contrast
-        found = limits(finding.difference, 2 if contrast.unit else 3) if finding.difference else ""
-        arms = f"{contrast.arm} - {contrast.against}"
-        rows.append((NAMES[name], arms, found, size(finding), finding.judgement.word))
-    level = f"{100 * (1 - contrast.level):.1f} %"
-    return table(["condition", "contrast", f"difference, limits at {level}", "worth having", "verdict"], rows)
+        shown = [NAMES[name], f"{contrast.arm} - {contrast.against}"]
+        shown.append(limits(finding.difference, 2 if contrast.unit else 3) if finding.difference else "")
+        rows.append((*shown, size(finding), finding.judgement.word))
+    head = f"condition|contrast|difference, limits at {100 * (1 - contrast.level):.1f} %|worth having|verdict"
+    return table(head.split("|"), rows)
 
 
 def sweep_figure(file: Path | None = None) -> None:

@@ -44,7 +44,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     begun = time.perf_counter()
     trainer = arms.fine_tune(model, train, arm, seed, settings, models.pad_hidden, coins)
     seconds = round(time.perf_counter() - begun, 1)
-    labels = np.array([row["label"] for row in test])
     scores = arms.logits(model, test, models.pad_hidden)
-    numbers = arms.reached(trainer, coins, scores, labels, tuning=False, each=False)
-    return records.Run(reviews.source, checkpoint.source, arms.device_name(), numbers | {"seconds": seconds})
+    labels = np.array([row["label"] for row in test])
+    numbers = arms.reached(trainer, coins, scores, labels, tuning=False, each=False) | {"seconds": seconds}
+    return records.Run(reviews.source, checkpoint.source, arms.device_name(), numbers)
