@@ -104,7 +104,7 @@ def sums_table() -> str:
     rows = []
     for name in ("sums-50", "sums-200", "sums-800", "arithmetic-50", "arithmetic-200", "arithmetic-800"):
         there = [one for one in records.sections() if one in (name, f"{name}-others")]
-        found = [sum((values(one, arm) for one in there), []) for arm in arms]
+        found = [[value for one in there for value in values(one, arm)] for arm in arms]
         finding = verdicts.judged(verdicts.contrasts(name)[0])
         shown = [f"{np.median(of_arm):.1f}" if of_arm else "" for of_arm in found]
         shown.append(limits(finding.difference) if finding.difference else "")
