@@ -139,6 +139,14 @@ def test_an_interval_in_smallest_gains_has_the_direction_of_its_claim(monkeypatc
         assert 1 < low < middle < high < 5
 
 
+def test_a_run_that_nearly_guesses_is_counted_as_collapsed(monkeypatch):
+    runs = fabricated("reproduced")
+    fallen = next(run for run in runs("imdb-last-wrong") if run["arm"] == "plain")
+    fallen["numbers"]["accuracy"] = 0.6  # the arm's median is 0.8: below the middle between it and 0.5
+    monkeypatch.setattr(records, "runs", runs)
+    assert sweep.findings()["imdb-last-wrong"].collapsed == 1
+
+
 def test_the_audit_is_what_the_text_says():
     cells = [cell.source for cell in notebooks.from_text(NAME).cells if cell.cell_type == "code"]
     names = {"guess": 0}
