@@ -125,8 +125,8 @@ def judged(contrast: Contrast) -> Finding:
         )
     found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
     values = [measured(runs, contrast.measure) for runs in arms]
-    floor = 50.0 * ("between 50 %" in section.get("interval", ""))  # as the section's words say
-    fallen = sum(checks.collapsed(one, floor) for one in values)
+    of_two = contrast.unit and "half of the arm's median" not in section["primary"]  # where guessing has 50 %
+    fallen = sum(checks.collapsed(one, 50.0 if of_two else 0.0) for one in values)
     p_value = checks.sign_flip(*values)
     return Finding(contrast, _judgement(contrast, found), found, p_value, len(section["seeds"]), fallen)
 
