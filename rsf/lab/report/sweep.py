@@ -34,9 +34,8 @@ def values(section: str, arm: str, measure: str = "accuracy") -> list[float]:
 
 def size(finding: verdicts.Finding) -> str:
     """Return the smallest gain worth having with its unit."""
-    return (
-        f"{finding.contrast.smallest_gain * (100 if finding.contrast.unit else 1):g}{finding.contrast.unit}"
-    )
+    value = finding.contrast.smallest_gain * (100 if finding.contrast.unit else 1)
+    return f"{value:g}{finding.contrast.unit.removesuffix('s' * (value == 1))}"
 
 
 def claimed(finding: verdicts.Finding) -> list[float]:
