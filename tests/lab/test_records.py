@@ -444,6 +444,7 @@ def test_what_became_of_a_section_is_not_hashed_and_no_state_is_written(folder):
         "bench-selection",
         "arithmetic-200-judges",
         "imdb-full-minilm",
+        "sums-live",
     }
     assert not any("status" in section for section in records.sections().values())
     (folder / "protocol.toml").write_text(
