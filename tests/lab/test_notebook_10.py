@@ -120,7 +120,7 @@ def test_the_live_arms_had_equal_compute_and_blind_kept_as_many():
         assert runs["blind"]["kept"] == runs["rejection"]["kept"]
         for run in runs.values():
             assert 0 <= BUDGET - run["forward_passes"] < 5 * 32 * 9 * 3
-            assert run["setting"] == [0.006, 3.0] and (run["slack"] is None or run["slack"] > 1e-12)
+            assert run["setting"] == [0.003, 3.0] and (run["slack"] is None or run["slack"] > 1e-12)
 
 
 def test_the_forecasts_are_what_the_text_says(world):
