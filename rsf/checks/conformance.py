@@ -109,7 +109,7 @@ def estimates(
     found = _interval("mean", target + off, ends, level, f"n = {calls:,}")
     cell = tuple(map(int, np.unravel_index(worst, value.shape))) if value.ndim else None
     text = f"estimates {target:.4f}{f' at {cell}' if value.ndim else ''}: {found.text}"
-    return replace(found, text=text, passed=abs(off) <= half, p_value=float(min(p_value, 1)), cell=cell)
+    return replace(found, text=text, passed=bool(abs(off) <= half), p_value=float(min(p_value, 1)), cell=cell)
 
 
 def _cell(outcome: object) -> object:
