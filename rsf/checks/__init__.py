@@ -10,8 +10,8 @@ same law (chi2): 4.0 on 1 degrees of freedom, p = 0.0455, n = 100, level 0.001: 
 """
 
 from rsf.checks.conformance import draws_law, estimates
+from rsf.checks.statistics import LEVEL as LEVEL
 from rsf.checks.statistics import (
-    LEVEL,
     Judgement,
     Verdict,
     collapsed,
@@ -30,7 +30,6 @@ from rsf.checks.statistics import (
 )
 
 __all__ = [
-    "LEVEL",
     "Judgement",
     "Verdict",
     "collapsed",
