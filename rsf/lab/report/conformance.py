@@ -22,7 +22,7 @@ def power_table() -> str:
     ]
     head = ["fault", "one call yields", "calls", "caught", "enough", "its right twin accused"]
     told = [
-        f"{what}: p = {found['p']:.2g}{'' if found['passed'] else ', refused'}"
+        f"{what}: " + (f"p = {found['p']:.2f}" if found["passed"] else "refused")
         for what, found in stored["transformers"].items()
     ]
     return (
