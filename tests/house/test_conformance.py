@@ -50,7 +50,7 @@ def test_the_installed_transformers_draws_the_models_law_with_a_drafter():
     """What README and notebook 16 tell of five thousand calls, in a short form."""
     if torch.get_num_threads() > 2:
         torch.set_num_threads(1)
-    found = power.installed(300)
+    found = power.installed(200)
     assert [bool(verdict) for verdict in found.values()] == [True, True, False, True, False, True], found
 
 
@@ -160,14 +160,15 @@ def test_the_interval_is_students_and_the_p_value_belongs_to_it():
 
 def test_of_an_array_the_component_that_is_most_off_is_judged_for_all_of_them():
     def gradient(rng):
-        return np.array([[0.0, 1.0], [2.0, 3.05]]) + 0.5 * rng.normal(size=(2, 2))
+        return np.array([[0.0, 1.0], [2.0, 3.018]]) + 0.5 * rng.normal(size=(2, 2))
 
     value = [[0.0, 1.0], [2.0, 3.0]]
     found = estimates(gradient, value, np.random.default_rng(8), calls=10_000)
     assert not found and found.cell == (1, 1) and "estimates 3.0000 at (1, 1): mean 3.0" in str(found)
     rng = np.random.default_rng(8)
     one = estimates(lambda rng: gradient(rng)[1, 1], 3.0, rng, calls=10_000)
-    assert found.p_value == pytest.approx(4 * one.p_value) and found.high - found.low > one.high - one.low
+    assert found.p_value == pytest.approx(4 * one.p_value, rel=1e-9, abs=0) and found.p_value > 1e-9
+    assert found.high - found.low > one.high - one.low
     assert estimates(
         lambda rng: 0.5 * rng.normal(size=(2, 2)), np.zeros((2, 2)), np.random.default_rng(8), calls=2_000
     )
