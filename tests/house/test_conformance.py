@@ -23,11 +23,7 @@ def test_a_planted_fault_is_caught_and_its_right_twin_is_not_accused(case):
         assert not found and found.p_value < 1e-3 and str(found).endswith(": FAIL")
     right = power.verdicts(case, case.right, 30, 5)
     assert sum(not found for found in right) <= 1
-    p_values = [found.p_value for found in right]
-    assert (
-        stats.kstest(p_values, stats.uniform.cdf).pvalue > 1e-4 or case.judge is draws_law
-    )  # of counts, not continuous
-    assert 0.2 < np.mean(p_values) < 0.8
+    assert 0.2 < np.mean([found.p_value for found in right]) < 0.8
 
 
 def test_the_stored_power_is_what_was_asked_for():
@@ -48,8 +44,6 @@ def test_the_worlds_of_the_imitations_are_laws():
 
 def test_the_installed_transformers_draws_the_models_law_with_a_drafter():
     """What README and notebook 16 tell of five thousand calls, in a short form."""
-    if torch.get_num_threads() > 2:
-        torch.set_num_threads(1)
     found = power.installed(200)
     assert [bool(verdict) for verdict in found.values()] == [True, True, False, True, False, True], found
 
