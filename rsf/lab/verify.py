@@ -187,13 +187,15 @@ def _scored(arm: str, candidates: int) -> tuple[int, int]:
 
 
 def _budget(numbers: dict, section: dict) -> None:
-    """Raise ValueError unless the budget is the protocol's, and was spent but for a block."""
+    """Raise ValueError unless the budget is the protocol's and, if nothing stopped the run, spent but for a
+    block."""
     if "passes" not in section or section.get("progress") == "updates":
         return
     budget = TRAIN * section["passes"] * section["train"]
     _equal("budget", numbers["budget"], budget, tolerance=1)
     block = (FORWARD + TRAIN) * max(section["batch_size"], section.get("block_size", 0))
-    if not budget - 1 <= numbers["forward_passes"] <= budget + block:
+    least = 0 if "stopped" in numbers else budget - 1  # a rule that kept nothing for a pass ends the run
+    if not least <= numbers["forward_passes"] <= budget + block:
         raise ValueError(f"forward_passes are {numbers['forward_passes']}, and the budget is {budget:g}")
 
 

@@ -627,6 +627,20 @@ def test_the_median_is_taken_where_runs_can_collapse_and_collapsed_runs_are_coun
     assert found.difference.text.startswith("paired median") and found.judgement.word == "reproduced"
 
 
+def test_a_run_that_its_rule_stopped_may_leave_some_of_its_budget_and_no_other():
+    (run,) = (
+        run for run in records.runs("imdb-last-few-tuning") if records.key(run) == ("article", 110, 0.0016)
+    )
+    assert (
+        run["numbers"]["forward_passes"] < run["numbers"]["budget"] - 1
+        and "kept none" in run["numbers"]["stopped"]
+    )
+    assert verify.recompute(run) == []
+    numbers = {name: value for name, value in run["numbers"].items() if name != "stopped"}
+    with pytest.raises(ValueError, match=r"forward_passes are \d+, and the budget is 12000"):
+        verify.recompute(run | {"numbers": numbers})
+
+
 def test_a_tuning_section_or_one_that_lacks_an_arm_declares_no_contrast():
     for name in (
         "imdb-whole-model-tuning",

@@ -1,9 +1,4 @@
-"""When may one believe a sample, or a difference? Statistical verdicts, each a line, alike on every machine.
-
-A test of level 1e-3 raises a false alarm once in a thousand seeds; the seed is fixed beforehand, so a check
-that passes passes always. Each check is worth something only beside a counter-check: the same check on
-something wrong must fail. Nothing of rsf is imported here: the judge is not the judged.
-"""
+"""Statistical verdicts of samples, rates and differences, and what an interval says of a claim."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +14,8 @@ LEVEL = 1e-3
 class Verdict:
     """The outcome of one check: a stable line as `str`, truth as `bool`, and its numbers.
 
-    The line is the text with PASS or FAIL, or `line` where that is given.
+    The line is the text with PASS or FAIL, or `line` where that is given; `cell` is what was most off, of the
+    checks that have cells.
     """
 
     text: str
@@ -29,6 +25,7 @@ class Verdict:
     high: float = float("nan")
     p_value: float = float("nan")
     line: str = ""
+    cell: object = None
 
     def __bool__(self) -> bool:
         return self.passed
