@@ -28,6 +28,15 @@ class AcceptanceStarved(RuntimeError):
         self.draws = draws
 
 
+def refuse_if(wrong: object, message: str, error: type[Exception] = ValueError) -> None:
+    """Raise an error with this message if something is wrong.
+
+    >>> refuse_if(1 > 2, "1 is larger than 2")
+    """
+    if wrong:
+        raise error(message)
+
+
 def log_acceptance(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.ndarray:
     """Return log p - log q - log k, not clipped: a value above 0 betrays a k that is too small.
 

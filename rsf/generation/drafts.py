@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 
+from rsf.acceptance import refuse_if
 from rsf.accounts import write_json
-from rsf.generation.arguments import COLUMNS, refuse_if
+from rsf.generation.arguments import COLUMNS
 
 
 def key_of(sample: Callable) -> str | None:

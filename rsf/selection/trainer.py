@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 
+from rsf.acceptance import refuse_if
 from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints
-from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, by_compute, cost, is_true, loader_of
-from rsf.selection.config import RSFConfig, judges, refuse
+from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, is_true
+from rsf.selection.config import RSFConfig, refuse
 from rsf.selection.loader import RejectionLoader
 from rsf.selection.losses import (
     as_the_model_does,
@@ -33,7 +34,7 @@ from rsf.selection.losses import (
 from rsf.selection.scoring import copies, is_random, joined, score
 
 CRITERIA = {"loss": per_example_loss, "error": per_example_error}
-LOGGED = ("acceptance_rate", "candidates", "kept", "effective_sample_size")
+LOGGED = ("acceptance_rate", "candidates", "kept", "effective_sample_size", "forward_passes")
 LOOKS = 20  # so many batches of weighed examples are run once more, the later half only where losses differ
 
 
@@ -79,26 +80,36 @@ class RSFTrainer(Trainer):
         **more_arguments: object,
     ):
         args = RSFConfig("tmp_trainer") if args is None else args  # as the Trainer
-        if not isinstance(args, RSFConfig):
-            raise TypeError(
-                "args must be an RSFConfig, which takes all that TrainingArguments takes, "
-                f"got {type(args).__name__}"
-            )
-        if criterion not in CRITERIA and not callable(criterion):
-            raise ValueError(f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}")
+        refuse_if(
+            not isinstance(args, RSFConfig),
+            "args must be an RSFConfig, which takes all that TrainingArguments takes, "
+            f"got {type(args).__name__}",
+            TypeError,
+        )
+        refuse_if(
+            criterion not in CRITERIA and not callable(criterion),
+            f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}",
+        )
+        refuse_if(
+            not isinstance(rule, BaseRule | None),
+            f"rule must be one of rsf.rules, such as clipped(0.5), or a rsf.rules.Rule, got {rule!r:.80}",
+            TypeError,
+        )
         super().__init__(model, args, *arguments, **more_arguments)
-        if args.n_gpu > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise NotImplementedError(
-                "RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)"
-            )
+        refuse_if(
+            args.n_gpu > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            "RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)",
+            NotImplementedError,
+        )
         self.rule = rule or constant(1)
         self.criterion = CRITERIA.get(criterion, criterion)
         self.on_decision = on_decision
-        self.loader = self.stopped = self._plan = None  # the plan is fixed while it trains
-        self._first_states = {}  # of each rule, as it was when its first training began
-        self._random = None  # whether each candidate is collated once, since the collator draws
+        # the plan is fixed while it trains; random: each candidate is collated once, since the collator draws
+        self.loader = self.stopped = self._plan = self._random = None
+        self._first_states = {}  # id of a rule -> the rule, and its state when its first training began
         self._looks = LOOKS  # that are left; 0: what is made of the losses of examples is the model's own
-        self._unlabelled = 0  # examples trained on, as long as none had a label, then None
+        # examples trained on, as long as none had a label, or a weight above 0, then None
+        self._unlabelled = self._weightless = 0
         own_loss = self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss
         refuse(self, self.criterion in CRITERIA.values(), own_loss)
         self.add_callback(AtTheBudget(self))
@@ -106,12 +117,17 @@ class RSFTrainer(Trainer):
     @property
     def plan(self) -> Plan:
         """What the present settings let a run spend; while it trains, what they were when it began."""
-        return self._plan or Plan(self.args, len(self.train_dataset), self._train_batch_size)
+        if self._plan:
+            return self._plan
+        data = self.train_dataset
+        own = type(self)._get_train_sampler is not Trainer._get_train_sampler  # which may draw more, or fewer
+        drawn = (self._get_train_sampler(data) if own else None) or data
+        return Plan(self.args, len(drawn), self._train_batch_size)
 
     @property
     def spent(self) -> int:
         """Forward passes of one example so far, of all processes."""
-        return cost(self.loader.total) if self.loader else 0
+        return self.loader.total.forward_passes if self.loader else 0
 
     @property
     def budget(self) -> float:
@@ -130,12 +146,13 @@ class RSFTrainer(Trainer):
     ) -> TrainOutput:
         """Train until the budget is spent; arguments and result as in transformers.Trainer."""
         data = self.train_dataset
-        streams = isinstance(data, torch.utils.data.IterableDataset) or not hasattr(data, "__len__")
-        if streams or not len(data):
-            raise ValueError(
-                "there are no candidates that could be met again in the same order: train_dataset must have "
-                f"a length, not 0, and an index, got {type(data).__name__}"
-            )
+        refuse_if(
+            isinstance(data, torch.utils.data.IterableDataset)
+            or not hasattr(data, "__len__")
+            or not len(data),
+            "there are no candidates that could be met again in the same order: train_dataset must have "
+            f"a length, not 0, and an index, got {type(data).__name__}",
+        )
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, self.args.world_size)
         self._checkpoint = resume_from_checkpoint or None
@@ -153,7 +170,8 @@ class RSFTrainer(Trainer):
     ):
         """Train, with the plan worked out anew: a search changes the settings, and memory the batch size."""
         self._train_batch_size = batch_size
-        first = self._first_states.setdefault(id(self.rule), copy.deepcopy(self.rule.state_dict()))
+        present = (self.rule, copy.deepcopy(self.rule.state_dict()))  # a rule is kept, or another gets its id
+        _, first = self._first_states.setdefault(id(self.rule), present)
         self.rule.load_state_dict(copy.deepcopy(first))
         self.stopped = None
         now = self.plan
@@ -169,13 +187,19 @@ class RSFTrainer(Trainer):
         """Take up the loader, at its place if the training resumes; a run that is over has no epochs left."""
         if not self._plan:  # asked from elsewhere
             return super().set_initial_training_values(args, dataloader, *more, **named)
-        self.loader = loader_of(dataloader)
+        refuse_if(
+            not isinstance(dataloader, UntilStarved),
+            f"get_train_dataloader returned a {type(dataloader).__name__}, but RSFTrainer makes its batches "
+            "of train_dataset: leave the method as it is, or use RejectionLoader in a loop of your own",
+            TypeError,
+        )
+        self.loader = dataloader.loader
         if self._state:
             checkpoints.go_on(self, self._state)
         # the Trainer would count passes by the length, so it is shown nothing that has one
         epochs, *others = super().set_initial_training_values(args, iter(()), *more, **named)
-        over = self.is_over(self.loader.report.batches // args.gradient_accumulation_steps)
-        return (0 if over else epochs, *others)
+        steps = self.loader.report.batches // args.gradient_accumulation_steps
+        return (0 if self.is_over(steps) else epochs, *others)
 
     def get_train_dataloader(self) -> UntilStarved:
         """Return the loader: the Trainer's own batches, not collated, are its blocks."""
@@ -210,11 +234,11 @@ class RSFTrainer(Trainer):
         self._weight = inputs.pop("weight") if self.args.weighting == "inverse" else None
         self._weighed = self.args.weighting == "none"
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not self._weighed:
-            raise ValueError(
-                f"weighting={self.args.weighting!r} weighs the model's own loss: it does not go with a "
-                'compute_loss of your own, take weighting="none" or weigh there'
-            )
+        refuse_if(
+            not self._weighed,
+            f"weighting={self.args.weighting!r} weighs the model's own loss: it does not go with a "
+            'compute_loss of your own, take weighting="none" or weigh there',
+        )
         return loss
 
     def compute_loss(
@@ -236,6 +260,8 @@ class RSFTrainer(Trainer):
             criterion = criterion.mean(keepdims=True) if self.args.unit == "batch" else criterion
             self._weight = self.rule(criterion)
             self.rule.observe(criterion)
+            if self._weightless is not None:
+                self._weightless = None if self._weight.any() else self._weightless + len(loss)
         self._weighed = True
         weight = torch.as_tensor(self._weight, dtype=loss.dtype).to(loss.device)
         plain = as_the_model_does(self.model, inputs, loss).detach().clamp(min=torch.finfo(loss.dtype).tiny)
@@ -249,15 +275,21 @@ class RSFTrainer(Trainer):
         """Create the Trainer's schedule, as a function of what was spent, in steps of plain fine-tuning."""
         if not self._plan or self.args.progress == "updates" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        schedule = super().create_scheduler(self.budget / self.plan.per_step, optimizer)
-        return by_compute(schedule, lambda: self.spent / self.plan.per_step)
+        step = self.plan.per_step
+        schedule = super().create_scheduler(self.budget / step, optimizer)
+        refuse_if(
+            not hasattr(schedule, "lr_lambdas"),
+            f"a {type(schedule).__name__} is not a function of progress: take the lr_scheduler_type linear, "
+            'cosine or constant, or progress="updates"',
+        )
+        schedule.lr_lambdas = [lambda _, at=at: at(self.spent / step) for at in schedule.lr_lambdas]
+        return schedule
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what the Trainer logs, and what was kept by all processes, which is not written into `logs`."""
         ours = {}
         if self.loader and self.is_in_train:
             ours = {name: getattr(self.loader.total, name) for name in LOGGED}
-            ours["forward_passes"] = self.spent
             if np.isfinite(getattr(self.rule, "k", np.nan)):
                 ours["k"] = self.rule.k
         row = logs | ours | logs
@@ -273,26 +305,25 @@ class RSFTrainer(Trainer):
         each."""
         if self._random is None:
             draws = self.args.random_collator
-            scores = judges(self.rule) and self.args.weighting != "acceptance"
+            scores = self.rule.needs_criterion and self.args.weighting != "acceptance"
             self._random = scores and (is_random(self.data_collator, block) if draws is None else draws)
         return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 
     def _collate(self, rows):
-        if self._random:
-            return joined(rows, getattr(self.processing_class, "tokenizer", self.processing_class))
-        return self.data_collator(copies(rows))
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        return joined(rows, tokenizer) if self._random else self.data_collator(copies(rows))
 
     def _batch(self, rows):
         """Return the batch of kept examples that is trained on."""
         batch = self._collate(rows)
         if self._unlabelled is not None:
             self._unlabelled = self._unlabelled + len(rows) if is_unlabelled(self.model, batch) else None
-        labels = batch.get("labels")
-        if self.args.weighting != "none" and torch.is_tensor(labels) and len(labels) != len(rows):
-            raise ValueError(
-                f"{type(self.data_collator).__name__} packs {len(rows)} examples into {len(labels)} row(s), "
-                "so none can be given a weight of its own: take a collator that pads"
-            )
+        labels = batch.get("labels", rows)
+        refuse_if(
+            self.args.weighting != "none" and len(labels) != len(rows),
+            f"{type(self.data_collator).__name__} packs {len(rows)} examples into {len(labels)} row(s), "
+            "so none can be given a weight of its own: take a collator that pads",
+        )
         return batch
 
     def _score(self, rows):

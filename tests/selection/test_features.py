@@ -601,12 +601,32 @@ def test_data_without_any_label_are_said_to_have_none(tmp_path, caplog, rule, op
     assert NO_LABEL not in caplog.text or options.get("max_steps") == 3
 
 
+@pytest.mark.parametrize("options", [{}, {"max_steps": 3}], ids=str)
+def test_a_twin_whose_weights_are_all_0_says_so(tmp_path, caplog, options):
+    options = {"weighting": "acceptance"} | options
+    train(tmp_path, options=options, rule=above(99))
+    assert caplog.text.count("r >= 99 gives each of the first") == 1 and "the weight 0" in caplog.text
+    caplog.clear()
+    for rule in (above(0.1), clipped(50.0)):
+        train(tmp_path, options=options, rule=rule)
+    train(tmp_path, options=options | {"weighting": "none", "compute_budget": 40}, rule=above(99))
+    assert "the weight 0" not in caplog.text
+
+
 class Streamed(torch.utils.data.IterableDataset):
     def __len__(self):
         return len(DATA)
 
     def __iter__(self):
         return iter(DATA)
+
+
+def by_another_name(self, input_ids=None, attention_mask=None, target=None):
+    return BertForSequenceClassification.forward(self, input_ids, attention_mask, labels=target)
+
+
+def as_a_tuple(self, input_ids=None, attention_mask=None, labels=None):
+    return BertForSequenceClassification.forward(self, input_ids, attention_mask, labels=labels).to_tuple()
 
 
 PACKING = DataCollatorWithFlattening()
@@ -617,6 +637,21 @@ CAUSES = {
         lambda: tiny_bert(),
         {"data": TEXTUAL, "rule": clipped(1)},
         "'labels'.*give numbers",
+    ),
+    "labels by another name": (
+        lambda: type("Named", (BertForSequenceClassification,), {"forward": by_another_name})(
+            tiny_bert().config
+        ),
+        {
+            "data": [{n if n != "labels" else "target": v for n, v in row.items()} for row in DATA],
+            "rule": clipped(1),
+        },
+        r"'labels', only .*'target'.* by another name pass criterion=callable",
+    ),
+    "a tuple": (
+        lambda: type("Tuples", (BertForSequenceClassification,), {"forward": as_a_tuple})(tiny_bert().config),
+        {"rule": clipped(1)},
+        r"Tuples returned no logits but a tuple.*return_dict=True.* or pass criterion=callable",
     ),
     "a stream": (lambda: tiny_bert(), {"data": Streamed()}, "got Streamed"),
     "packed": (
