@@ -2,12 +2,15 @@
 others."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
 from rsf.acceptance import refuse_if
-from rsf.selection.losses import refuse_virtual_tokens
+from rsf.rules import BaseRule
+from rsf.selection.losses import CRITERIA, refuse_virtual_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +108,35 @@ class RSFConfig(TrainingArguments):
         )
 
 
+@contextmanager
+def swapped(target: object, **values: object) -> Iterator[None]:
+    """Set attributes for the time of a with block."""
+    before = {name: getattr(target, name) for name in values}
+    vars(target).update(values)
+    try:
+        yield
+    finally:
+        vars(target).update(before)
+
+
+def check_kinds(args: object, rule: object, criterion: object) -> None:
+    """Refuse what an `RSFTrainer` is given if it is of another kind than it takes."""
+    refuse_if(
+        not isinstance(args, RSFConfig),
+        f"args must be an RSFConfig, which takes all that TrainingArguments takes, got {type(args).__name__}",
+        TypeError,
+    )
+    refuse_if(
+        not isinstance(rule, BaseRule),
+        f"rule must be one of rsf.rules, such as clipped(0.5), or a rsf.rules.Rule, got {rule!r:.80}",
+        TypeError,
+    )
+    refuse_if(
+        criterion not in CRITERIA and not callable(criterion),
+        f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}",
+    )
+
+
 def refuse(trainer, built_in: bool, own_loss: bool) -> None:
     """Refuse what does not go together in an `RSFTrainer`, and say what its criterion or its scheduler does
     not see.
@@ -116,6 +148,11 @@ def refuse(trainer, built_in: bool, own_loss: bool) -> None:
     own_loss : whether what is trained on is not simply the loss that the model reports
     """
     args = trainer.args
+    refuse_if(
+        args.n_gpu > 1 or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
+        "RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)",
+        NotImplementedError,
+    )
     refuse_if(
         trainer.compute_loss_func and args.weighting != "none",
         f"weighting={args.weighting!r} weighs the model's own loss: it does not go with compute_loss_func",

@@ -81,6 +81,9 @@ def per_example_error(model: torch.nn.Module, inputs: Mapping[str, Tensor], outp
     return wrong.reshape(len(labels), -1).any(1).float()
 
 
+CRITERIA = {"loss": per_example_loss, "error": per_example_error}
+
+
 def as_the_model_does(model: torch.nn.Module, inputs: Mapping[str, Tensor], values: Tensor) -> Tensor:
     """Return one number from one per example (batch,), combined as the model combines the losses of a batch.
 

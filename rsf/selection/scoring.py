@@ -69,7 +69,7 @@ def score(
         with torch.inference_mode(), autocast():
             for chunk in np.split(order, range(size, len(rows), size)):
                 inputs = collate([rows[i] for i in chunk])
-                values.append(criterion(model, inputs, model(**inputs)))
+                values.append(torch.as_tensor(criterion(model, inputs, model(**inputs))))
                 refuse_if(
                     values[-1].shape != chunk.shape,
                     f"the criterion must be one number for each of {len(chunk)} examples, got shape "

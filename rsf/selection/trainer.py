@@ -3,16 +3,15 @@
     spent = scored + 3 x trained    (forward passes of one example, of all processes; a backward is two)
 
 It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the
-Trainer's bit for bit (where a pass is a whole number of steps; elsewhere kept examples fill a batch across
-passes, and the Trainer takes a short one). The learning rate is a function of spent / budget, so every arm of
-a comparison decays fully, just when its budget is spent; with progress="updates" it is one of the updates, as
-the Trainer's.
+Trainer's bit for bit (where a pass is a whole number of steps, and so are all epochs; elsewhere kept examples
+fill a batch across passes, and the Trainer takes a short one). The learning rate is a function of spent /
+budget, so every arm of a comparison decays fully, just when its budget is spent; with progress="updates" it
+is one of the updates, as the Trainer's.
 """
 
 import copy
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,20 +19,12 @@ from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 
 from rsf.acceptance import refuse_if
 from rsf.rules import BaseRule, constant
-from rsf.selection import checkpoints
+from rsf.selection import checkpoints, losses
 from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, is_true
-from rsf.selection.config import RSFConfig, refuse
+from rsf.selection.config import RSFConfig, check_kinds, refuse, swapped
 from rsf.selection.loader import RejectionLoader
-from rsf.selection.losses import (
-    as_the_model_does,
-    check_against_own,
-    is_unlabelled,
-    per_example_error,
-    per_example_loss,
-)
 from rsf.selection.scoring import copies, is_random, joined, score
 
-CRITERIA = {"loss": per_example_loss, "error": per_example_error}
 LOGGED = ("acceptance_rate", "candidates", "kept", "effective_sample_size", "forward_passes")
 LOOKS = 20  # so many batches of weighed examples are run once more, the later half only where losses differ
 
@@ -46,7 +37,7 @@ class RSFTrainer(Trainer):
     rule : rsf.rules rule
         Default keeps everything: plain fine-tuning. A training that does not resume begins with the rule as
         it was given: what it remembers of an earlier one is forgotten.
-    criterion : "loss", "error" or callable(model, inputs, outputs) -> tensor (batch,)
+    criterion : "loss", "error" or callable(model, inputs, outputs) -> tensor or array (batch,)
         "loss" is the one that the model itself reports, also under a `compute_loss` of one's own.
     on_decision : callable(block, criterion, kept)
         Told each decision, see `RejectionLoader`.
@@ -63,8 +54,10 @@ class RSFTrainer(Trainer):
     1. Batches are full, except with unit="batch": what a pass leaves over opens the first batch of the next.
     2. An epoch is a pass over the candidates, and there are as many as the budget pays:
        `state.num_train_epochs` has those of plain fine-tuning, `state.max_steps` the most updates possible.
+       A callback that ends an epoch ends neither the pass nor the budget: training goes on behind it.
     3. A run resumes only with the settings that order the candidates (seed, sizes, number of processes).
-    4. It makes its batches itself, of data with a length: no stream, no `get_train_dataloader` of one's own.
+    4. It makes its batches itself, of data with a length: no stream, no `get_train_dataloader` of one's own
+       (a sampler of one's own is welcome), no batches that one process shares out among others.
     5. Several processes that group by length begin each pass from the seed and the number of the pass.
     6. Schedules that follow a metric need progress="updates".
     """
@@ -80,29 +73,10 @@ class RSFTrainer(Trainer):
         **more_arguments: object,
     ):
         args = RSFConfig("tmp_trainer") if args is None else args  # as the Trainer
-        refuse_if(
-            not isinstance(args, RSFConfig),
-            "args must be an RSFConfig, which takes all that TrainingArguments takes, "
-            f"got {type(args).__name__}",
-            TypeError,
-        )
-        refuse_if(
-            criterion not in CRITERIA and not callable(criterion),
-            f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}",
-        )
-        refuse_if(
-            not isinstance(rule, BaseRule | None),
-            f"rule must be one of rsf.rules, such as clipped(0.5), or a rsf.rules.Rule, got {rule!r:.80}",
-            TypeError,
-        )
+        self.rule = constant(1) if rule is None else rule
+        check_kinds(args, self.rule, criterion)
         super().__init__(model, args, *arguments, **more_arguments)
-        refuse_if(
-            args.n_gpu > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled,
-            "RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)",
-            NotImplementedError,
-        )
-        self.rule = rule or constant(1)
-        self.criterion = CRITERIA.get(criterion, criterion)
+        self.criterion = losses.CRITERIA.get(criterion, criterion)
         self.on_decision = on_decision
         # the plan is fixed while it trains; random: each candidate is collated once, since the collator draws
         self.loader = self.stopped = self._plan = self._random = None
@@ -111,7 +85,7 @@ class RSFTrainer(Trainer):
         # examples trained on, as long as none had a label, or a weight above 0, then None
         self._unlabelled = self._weightless = 0
         own_loss = self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss
-        refuse(self, self.criterion in CRITERIA.values(), own_loss)
+        refuse(self, self.criterion in losses.CRITERIA.values(), own_loss)
         self.add_callback(AtTheBudget(self))
 
     @property
@@ -176,7 +150,7 @@ class RSFTrainer(Trainer):
         self.stopped = None
         now = self.plan
         # the loader knows its place itself
-        with _swapped(args, max_steps=max(now.steps, 1), ignore_data_skip=True), _swapped(self, _plan=now):
+        with swapped(args, max_steps=max(now.steps, 1), ignore_data_skip=True), swapped(self, _plan=now):
             return super()._inner_training_loop(
                 batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval
             )
@@ -203,7 +177,7 @@ class RSFTrainer(Trainer):
 
     def get_train_dataloader(self) -> UntilStarved:
         """Return the loader: the Trainer's own batches, not collated, are its blocks."""
-        with _swapped(self, data_collator=list, _train_batch_size=self.plan.block):
+        with swapped(self, data_collator=list, _train_batch_size=self.plan.block):
             blocks = checkpoints.Blocks(super().get_train_dataloader(), self.args.seed, self.args.world_size)
         loader = RejectionLoader(
             blocks,
@@ -252,11 +226,12 @@ class RSFTrainer(Trainer):
         if not model.training or self.args.weighting == "none":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         own, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        loss = per_example_loss(self.model, inputs, outputs)  # (batch,)
+        loss = losses.per_example_loss(self.model, inputs, outputs)  # (batch,)
         if self._looks > LOOKS / 2 or (self._looks and loss.max() > 1.05 * loss.min()):
             self._look_again(inputs)
         if self.args.weighting == "acceptance":
-            criterion = self.criterion(self.model, inputs, outputs).detach().cpu().double().numpy()
+            criterion = torch.as_tensor(self.criterion(self.model, inputs, outputs))
+            criterion = criterion.detach().cpu().double().numpy()
             criterion = criterion.mean(keepdims=True) if self.args.unit == "batch" else criterion
             self._weight = self.rule(criterion)
             self.rule.observe(criterion)
@@ -264,9 +239,10 @@ class RSFTrainer(Trainer):
                 self._weightless = None if self._weight.any() else self._weightless + len(loss)
         self._weighed = True
         weight = torch.as_tensor(self._weight, dtype=loss.dtype).to(loss.device)
-        plain = as_the_model_does(self.model, inputs, loss).detach().clamp(min=torch.finfo(loss.dtype).tiny)
-        # scaled as the Trainer has scaled its own
-        loss = as_the_model_does(self.model, inputs, weight * loss) * (own.detach() / plain)
+        plain = losses.as_the_model_does(self.model, inputs, loss).clamp(min=torch.finfo(loss.dtype).tiny)
+        # scaled as the Trainer has scaled its own, which is NaN where each answer's end is cut off
+        scale = torch.where(own.isnan(), 1.0, own / plain).detach()
+        loss = losses.as_the_model_does(self.model, inputs, weight * loss) * scale
         return (loss, outputs) if return_outputs else loss
 
     def create_scheduler(
@@ -317,7 +293,8 @@ class RSFTrainer(Trainer):
         """Return the batch of kept examples that is trained on."""
         batch = self._collate(rows)
         if self._unlabelled is not None:
-            self._unlabelled = self._unlabelled + len(rows) if is_unlabelled(self.model, batch) else None
+            blank = losses.is_unlabelled(self.model, batch)
+            self._unlabelled = self._unlabelled + len(rows) if blank else None
         labels = batch.get("labels", rows)
         refuse_if(
             self.args.weighting != "none" and len(labels) != len(rows),
@@ -331,8 +308,8 @@ class RSFTrainer(Trainer):
 
         def criterion(model, inputs, outputs):
             values = self.criterion(model, inputs, outputs)
-            if self._looks and self.criterion is per_example_loss:
-                self._looks *= not check_against_own(model, inputs, outputs, values)
+            if self._looks and self.criterion is losses.per_example_loss:
+                self._looks *= not losses.check_against_own(model, inputs, outputs, values)
             return values
 
         return score(
@@ -354,22 +331,11 @@ class RSFTrainer(Trainer):
         with torch.no_grad():
             outputs = self.model.eval()(**inputs)
         self.model.train()
-        loss = per_example_loss(self.model, inputs, outputs)
-        self._looks = 0 if check_against_own(self.model, inputs, outputs, loss) else self._looks - 1
+        loss = losses.per_example_loss(self.model, inputs, outputs)
+        self._looks = 0 if losses.check_against_own(self.model, inputs, outputs, loss) else self._looks - 1
 
     def _save_rng_state(self, output_dir):
         """Save the loader's state with the generators', on all ranks, before what ends a checkpoint."""
         checkpoints.save(checkpoints.state_of(self), output_dir, self.args.process_index)
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
-
-
-@contextmanager
-def _swapped(target, **values):
-    """Set attributes for the time of a with block."""
-    before = {name: getattr(target, name) for name in values}
-    vars(target).update(values)
-    try:
-        yield
-    finally:
-        vars(target).update(before)

@@ -10,6 +10,8 @@ import torch
 from helpers import DATA, LOSS, arguments, no_dropout, numpy_loader, same_weights, tensors, tiny_bert, train
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     DataCollatorWithFlattening,
     GPT2Config,
@@ -611,6 +613,30 @@ def test_a_twin_whose_weights_are_all_0_says_so(tmp_path, caplog, options):
         train(tmp_path, options=options, rule=rule)
     train(tmp_path, options=options | {"weighting": "none", "compute_budget": 40}, rule=above(99))
     assert "the weight 0" not in caplog.text
+
+
+@pytest.mark.parametrize("weighting", ["acceptance", "inverse"])
+def test_a_batch_in_which_each_answers_end_is_cut_off_spoils_no_weight(tmp_path, weighting):
+    torch.manual_seed(5)
+    shape = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertForQuestionAnswering(BertConfig(**shape, intermediate_size=32, max_position_embeddings=8))
+    data = [
+        {"input_ids": row["input_ids"], "start_positions": i % 6, "end_positions": 9 if i % 3 else 3}
+        for i, row in enumerate(DATA)
+    ]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"weighting": weighting, "per_device_train_batch_size": 2}
+    train(tmp_path, model, data=data, options=options, rule=easy(1.5))
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [np.array, list, torch.tensor], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("weighting", ["none", "acceptance", "inverse"])
+def test_a_criterion_may_give_an_array_or_a_list(tmp_path, weighting, kind):
+    first = lambda model, inputs, outputs: kind([row[0] / 50 for row in inputs["input_ids"].tolist()])
+    trainer = train(tmp_path, options={"weighting": weighting}, rule=easy(0.4), criterion=first)
+    assert trainer.state.global_step > 10
 
 
 class Streamed(torch.utils.data.IterableDataset):

@@ -255,6 +255,8 @@ def test_a_checkpoint_of_the_model_alone_is_none_to_go_on_from(tmp_path):
 # ---- between two passes
 
 EACH_PASS = {"save_strategy": "epoch", "logging_strategy": "epoch"}
+# what is due at the end of a pass is not made up for behind a step, as in the Trainer
+EACH_STEPS = {"save_strategy": "steps", "logging_strategy": "steps", "logging_steps": 3}
 BETWEEN = {
     "plain": ({}, {"rule": constant(1)}),
     "a rule with a memory": ({}, {}),
@@ -284,11 +286,11 @@ BETWEEN = {
     "dropping the rest": ({"dataloader_drop_last": True}, {"data": DATA[:31]}),
     "a sampler without a seed": ({"accelerator_config": {"use_seedable_sampler": False}}, {}),
     "by steps, at the end of a pass": (
-        {"save_strategy": "steps", "save_steps": 8, "compute_budget": 0, "num_train_epochs": 4},
+        {"save_steps": 8, "compute_budget": 0, "num_train_epochs": 4} | EACH_STEPS,
         {"rule": constant(1)},
     ),
     "each step": (
-        {"save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": 3},
+        {"save_steps": 1, "gradient_accumulation_steps": 3} | EACH_STEPS,
         {"data": DATA[:31]},
     ),
 }
