@@ -119,35 +119,30 @@ def swapped(target: object, **values: object) -> Iterator[None]:
         vars(target).update(before)
 
 
-def check_kinds(args: object, rule: object, criterion: object) -> None:
-    """Refuse what an `RSFTrainer` is given if it is of another kind than it takes."""
+def refuse(trainer, own_loss: bool) -> None:
+    """Refuse what an `RSFTrainer` cannot take, or not together; say what its criterion or its scheduler does
+    not see.
+
+    Parameters
+    ----------
+    trainer : RSFTrainer
+    own_loss : whether what is trained on is not simply the loss that the model reports
+    """
+    args = trainer.args
     refuse_if(
         not isinstance(args, RSFConfig),
         f"args must be an RSFConfig, which takes all that TrainingArguments takes, got {type(args).__name__}",
         TypeError,
     )
     refuse_if(
-        not isinstance(rule, BaseRule),
-        f"rule must be one of rsf.rules, such as clipped(0.5), or a rsf.rules.Rule, got {rule!r:.80}",
+        not isinstance(trainer.rule, BaseRule),
+        f"rule must be one of rsf.rules, such as clipped(0.5), or a rsf.rules.Rule, got {trainer.rule!r:.80}",
         TypeError,
     )
     refuse_if(
-        criterion not in CRITERIA and not callable(criterion),
-        f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}",
+        not callable(trainer.criterion),
+        f"criterion must be one of {sorted(CRITERIA)} or a callable, got {trainer.criterion!r}",
     )
-
-
-def refuse(trainer, built_in: bool, own_loss: bool) -> None:
-    """Refuse what does not go together in an `RSFTrainer`, and say what its criterion or its scheduler does
-    not see.
-
-    Parameters
-    ----------
-    trainer : RSFTrainer
-    built_in : whether the criterion is one of the model's heads
-    own_loss : whether what is trained on is not simply the loss that the model reports
-    """
-    args = trainer.args
     refuse_if(
         args.n_gpu > 1 or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
         "RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)",
@@ -163,7 +158,7 @@ def refuse(trainer, built_in: bool, own_loss: bool) -> None:
         "accelerator_config's dispatch_batches and split_batches share out batches that are collated, but "
         "candidates are collated once they are kept: leave both as they are by default",
     )
-    judged = built_in and trainer.rule.needs_criterion
+    judged = trainer.criterion in CRITERIA.values() and trainer.rule.needs_criterion
     if judged or args.weighting != "none":
         refuse_virtual_tokens(trainer.model)
     if judged and own_loss:

@@ -21,7 +21,7 @@ from rsf.acceptance import refuse_if
 from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints, losses
 from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, is_true
-from rsf.selection.config import RSFConfig, check_kinds, refuse, swapped
+from rsf.selection.config import RSFConfig, refuse, swapped
 from rsf.selection.loader import RejectionLoader
 from rsf.selection.scoring import copies, is_random, joined, score
 
@@ -73,9 +73,8 @@ class RSFTrainer(Trainer):
         **more_arguments: object,
     ):
         args = RSFConfig("tmp_trainer") if args is None else args  # as the Trainer
-        self.rule = constant(1) if rule is None else rule
-        check_kinds(args, self.rule, criterion)
         super().__init__(model, args, *arguments, **more_arguments)
+        self.rule = constant(1) if rule is None else rule
         self.criterion = losses.CRITERIA.get(criterion, criterion)
         self.on_decision = on_decision
         # the plan is fixed while it trains; random: each candidate is collated once, since the collator draws
@@ -84,8 +83,7 @@ class RSFTrainer(Trainer):
         self._looks = LOOKS  # that are left; 0: what is made of the losses of examples is the model's own
         # examples trained on, as long as none had a label, or a weight above 0, then None
         self._unlabelled = self._weightless = 0
-        own_loss = self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss
-        refuse(self, self.criterion in losses.CRITERIA.values(), own_loss)
+        refuse(self, self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss)
         self.add_callback(AtTheBudget(self))
 
     @property
