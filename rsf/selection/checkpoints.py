@@ -177,6 +177,6 @@ def _setting(trainer):
         "candidates": len(trainer.train_dataset),
         "processes": trainer.args.world_size,
         "what the rule remembers": sorted(trainer.rule.state_dict()),
-        "block": trainer.loader.candidates.loader.total_batch_size,
+        "block": trainer.plan.block,
         "batch": trainer._train_batch_size,
     }

@@ -55,7 +55,8 @@ class RSFTrainer(Trainer):
     2. An epoch is a pass over the candidates, and there are as many as the budget pays:
        `state.num_train_epochs` has those of plain fine-tuning, `state.max_steps` the most updates possible.
        A callback that ends an epoch ends neither the pass nor the budget: training goes on behind it.
-    3. A run resumes only with the settings that order the candidates (seed, sizes, number of processes).
+    3. A run resumes only with the settings that order the candidates (seed, sizes, number of processes). It
+       goes on bit for bit; if the data set itself draws as it is read, only where workers read it.
     4. It makes its batches itself, of data with a length: no stream, no `get_train_dataloader` of one's own
        (a sampler of one's own is welcome), no batches that one process shares out among others.
     5. Several processes that group by length begin each pass from the seed and the number of the pass.

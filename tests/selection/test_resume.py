@@ -113,9 +113,11 @@ RUNS = {
 }
 
 
-def run(folder, options, told, *, data=DATA, model=tiny_bert, rule=None, resume=False, **more):
+def run(
+    folder, options, told, *, data=DATA, model=tiny_bert, rule=None, resume=False, kind=RSFTrainer, **more
+):
     """Train and note each decision."""
-    trainer = RSFTrainer(
+    trainer = kind(
         model(),
         arguments(folder, **OFTEN | options),
         train_dataset=data,
@@ -254,6 +256,26 @@ def test_a_checkpoint_of_the_model_alone_is_none_to_go_on_from(tmp_path):
 
 # ---- between two passes
 
+
+class Drawing(torch.utils.data.Dataset):
+    """Rows whose tokens are shuffled each time."""
+
+    def __len__(self):
+        return len(DATA)
+
+    def __getitem__(self, i):
+        order = torch.randperm(6).tolist()
+        return DATA[i] | {"input_ids": [DATA[i]["input_ids"][j] for j in order]}
+
+
+class OwnSampler(RSFTrainer):
+    """Draws more examples of one label, from torch's generator."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        weights = [1.0 + row["labels"] for row in train_dataset]
+        return torch.utils.data.WeightedRandomSampler(weights, len(weights))
+
+
 EACH_PASS = {"save_strategy": "epoch", "logging_strategy": "epoch"}
 # what is due at the end of a pass is not made up for behind a step, as in the Trainer
 EACH_STEPS = {"save_strategy": "steps", "logging_strategy": "steps", "logging_steps": 3}
@@ -283,6 +305,12 @@ BETWEEN = {
     ),
     "updates": ({"progress": "updates", "compute_budget": 0, "max_steps": 24}, {}),
     "passes that are no whole number of batches": ({}, {"data": DATA[:30]}),
+    "balanced over processes": ({"train_sampling_strategy": "batch_rebalance"}, {}),
+    "data that draw, read by workers": (
+        {"dataloader_num_workers": 1, "save_steps": 4} | EACH_STEPS,
+        {"data": Drawing()},
+    ),
+    "a sampler of one's own": ({}, {"kind": OwnSampler}),
     "dropping the rest": ({"dataloader_drop_last": True}, {"data": DATA[:31]}),
     "a sampler without a seed": ({"accelerator_config": {"use_seedable_sampler": False}}, {}),
     "by steps, at the end of a pass": (
