@@ -287,6 +287,42 @@ MUTATIONS = [
         *("selection/test_like_the_trainer.py", "metrics_hold_what"),
     ),
     Mutation(
+        *(
+            "a rule that is gone leaves its id, and its memory, to the next",
+            "selection/trainer.py",
+            "present = (self.rule, copy",
+            "present = (None, copy",
+        ),
+        *("selection/test_like_the_trainer.py", "rules_that_come_and_go"),
+    ),
+    Mutation(
+        *(
+            "a pass is as long as the data, whatever is drawn",
+            "selection/trainer.py",
+            "drawn = (self._get_train_sampler(data) if own else None) or data",
+            "drawn = data",
+        ),
+        *("selection/test_like_the_trainer.py", "with_a_sampler_of_ones_own"),
+    ),
+    Mutation(
+        *(
+            "a NaN of answers that are cut off spoils the weights",
+            "selection/trainer.py",
+            "torch.where(own.isnan(), 1.0, own / plain)",
+            "(own / plain)",
+        ),
+        *("selection/test_features.py", "each_answers_end_is_cut_off"),
+    ),
+    Mutation(
+        *(
+            "an example that cannot be stored ends the training",
+            "selection/checkpoints.py",
+            "except (AttributeError, TypeError, ValueError, pickle.PicklingError) as error:",
+            "except ValueError as error:",
+        ),
+        *("selection/test_resume.py", "that_no_checkpoint_can_hold"),
+    ),
+    Mutation(
         "the oracle takes sets for batches",
         "finite.py",
         "orders * np.prod",
