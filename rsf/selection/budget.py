@@ -152,6 +152,12 @@ class UntilStarved:
     """
 
     def __init__(self, trainer, loader):
+        sharing = trainer.args.accelerator_config
+        refuse_if(
+            sharing.dispatch_batches or (sharing.split_batches and trainer.args.world_size > 1),
+            "accelerator_config's dispatch_batches and split_batches share out batches that are collated, but "
+            "candidates are collated once they are kept: to train, leave both as they are by default",
+        )
         self.trainer, self.loader = trainer, loader
         self.dataset = loader.candidates.loader.dataset
         self.batch_size = loader.batch_size

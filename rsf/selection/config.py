@@ -152,12 +152,6 @@ def refuse(trainer, own_loss: bool) -> None:
         trainer.compute_loss_func and args.weighting != "none",
         f"weighting={args.weighting!r} weighs the model's own loss: it does not go with compute_loss_func",
     )
-    sharing = args.accelerator_config
-    refuse_if(
-        sharing.dispatch_batches or (sharing.split_batches and args.world_size > 1),
-        "accelerator_config's dispatch_batches and split_batches share out batches that are collated, but "
-        "candidates are collated once they are kept: leave both as they are by default",
-    )
     judged = trainer.criterion in CRITERIA.values() and trainer.rule.needs_criterion
     if judged or args.weighting != "none":
         refuse_virtual_tokens(trainer.model)

@@ -585,9 +585,15 @@ def test_keeping_everything_it_is_the_trainer_in_weights_and_logs(tmp_path, name
     assert rows[0] == rows[1] and rows[0]
 
 
-def test_batches_that_one_process_shares_out_are_refused(tmp_path):
+def test_batches_that_one_process_shares_out_are_refused_in_training_alone(tmp_path):
+    options = {"accelerator_config": {"dispatch_batches": True}}
+    trainer = make(tmp_path, options=options, eval_dataset=DATA[:8])
+    assert (
+        trainer.evaluate()["eval_loss"]
+        == make(tmp_path, Trainer, eval_dataset=DATA[:8]).evaluate()["eval_loss"]
+    )
     with pytest.raises(ValueError, match="dispatch_batches and split_batches share out batches"):
-        make(tmp_path, options={"accelerator_config": {"dispatch_batches": True}})
+        trainer.train()
 
 
 @pytest.mark.parametrize("rule", [0.5, "clipped", clipped, lambda r: r], ids=str)
