@@ -155,8 +155,8 @@ class UntilStarved:
         sharing = trainer.args.accelerator_config
         refuse_if(
             sharing.dispatch_batches or (sharing.split_batches and trainer.args.world_size > 1),
-            "accelerator_config's dispatch_batches and split_batches share out batches that are collated, but "
-            "candidates are collated once they are kept: to train, leave both as they are by default",
+            "accelerator_config's dispatch_batches and split_batches share out batches that are collated, "
+            "but candidates are collated once they are kept: to train, leave both as they are by default",
         )
         self.trainer, self.loader = trainer, loader
         self.dataset = loader.candidates.loader.dataset
