@@ -27,7 +27,9 @@ from rsf.sampling.bound import (
     turning_points,
     turns,
 )
-from rsf.sampling.densities import demand, evaluate, part, quantile, refuse
+from rsf.sampling.densities import demand, digits, evaluate, part, quantile, refuse
+
+MANY = 10**5  # evaluations in one call that are timed beforehand
 
 
 class Landscape:
@@ -48,25 +50,36 @@ class Landscape:
         patience: float,
     ) -> None:
         self.low, self.high = ends(law.support() if support is None and hasattr(law, "support") else support)
-        self.evaluations, self._scale = 0, 1.0
+        self.evaluations = 0
+        self._scale = 1.0
+        self._limits = strips, patience
         self._raw = part(law, "pdf")
         self._is_function = quantile(law) is None
         self._stated = np.asarray(extrema, dtype=np.float64).ravel()
         if not self._is_function:
-            x = np.tile(quantile(law)(np.arange(1, 16) / 16), 10)  # so many that a call itself costs little
-            seconds = min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3))
-            needed = 12 * strips * seconds / len(x)
-            demand(
-                needed <= patience,
-                f"the density is slow: a set-up with {strips:,} strips would take about {needed:.0f} s; "
-                f"give fewer strips, a faster density, or a patience above {patience:g} s",
-            )
+            # so many points that a call itself costs little
+            self._time(np.tile(quantile(law)(np.arange(1, 16) / 16), 10), max(12 * strips, 10_000))
         self._explore(probes(self.low, self.high, self._stated, [law]))
+
+    def _time(self, x: np.ndarray, number: int) -> None:
+        """Refuse a density that is so slow at points x (n,) that a number of evaluations ask too much patience."""
+        strips, patience = self._limits
+        seconds = min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3))
+        needed = number * seconds / len(x)
+        demand(
+            needed <= patience,
+            f"the density is slow: a set-up with {strips:,} strips would take about {needed:.0f} s; "
+            f"give fewer strips, a faster density, or a patience above {patience:g} s",
+        )
 
     def _pdf(self, x: np.ndarray) -> np.ndarray:
         """Return the density at x (n,), in units of its largest value once that is known."""
+        if len(x) > MANY and self._limits[1] < np.inf:
+            self._time(x[:: len(x) // 500], self.evaluations + len(x))
         with np.errstate(all="ignore"):
-            value = np.asarray(evaluate(self._raw, x, "the density"), dtype=np.float64) / self._scale
+            value = evaluate(self._raw, x, "the density")
+            self._rounding = digits(value)
+            value = np.asarray(value, dtype=np.float64) / self._scale
         self.evaluations += x.size
         refuse(
             value == np.inf,
@@ -99,16 +112,20 @@ class Landscape:
         self.low = float(grid[0]) if np.isfinite(self.low) else self.low
         self.high = float(grid[-1]) if np.isfinite(self.high) else self.high
         while True:
-            found = turning_points(self._pdf, grid, value, NARROW * value)
+            found = turning_points(self._pdf, grid, value, max(NARROW, self._rounding) * value)
             self.knots = np.unique(np.concatenate([self._stated, found]))
             x, height = merged(grid, value, probes(grid[0], grid[-1], self.knots, []), self._pdf)
             wide, seen = merged(x, height, far_points(x, height) if self._is_function else [], self._pdf)
-            if _peaks(wide, seen) <= _peaks(x, height):
+            if self._peaks(wide, seen) <= self._peaks(x, height):
                 break
             grid, value = wide, seen
         self._scale = max(value.max(), self._pdf(self.knots).max(initial=0.0))
         self.grid, self.height = x[height >= 0], height[height >= 0] / self._scale  # without NaN
         self._sides = [self._outwards(np.sign(end)) for end in (self.low, self.high) if np.isinf(end)]
+
+    def _peaks(self, x: np.ndarray, value: np.ndarray) -> int:
+        """Return how often a function turns, where rounding of its largest value is none."""
+        return len(turns(x, value, np.full(len(x), max(NARROW, self._rounding) * np.nanmax(value))))
 
     def _body(self) -> np.ndarray:
         """Return the outermost two points known at which the density is above 1e-4 of its maximum."""
@@ -129,8 +146,9 @@ class Landscape:
         x, height = self.grid[beyond], self.height[beyond]
         distance = np.abs(x - anchor)
         far = np.flatnonzero(height)[-41:]
-        # what is 0 beyond a height above 1e-250 has an end there: it has not underflowed
-        has_end = height[-1] == 0 and height[far].min(initial=1.0) > 1e-250
+        # what is 0 beyond a height above 1e-250 has an end there: it has not underflowed; or what did is nothing
+        mass = height[far] * distance[far]
+        has_end = height[-1] == 0 and (height[far].min(initial=1.0) > 1e-250 or mass.max(initial=0.0) < 1e-250)
         if len(far) > 40 and not has_end:
             ends = [np.searchsorted(distance, distance[far[-1]] / 2**20), far[-1]]  # of the last 20 octaves
             power = np.diff(np.log(height[ends])) / np.diff(np.log(distance[ends]))
@@ -194,7 +212,7 @@ class Landscape:
         beyond = np.concatenate([near, x[1:]])
         root = np.sqrt(np.concatenate([self._pdf(near), height[1:]]) / height[0])
         refuse(
-            root > 1 + ROUNDING,
+            root > 1 + max(ROUNDING, self._rounding),
             beyond,
             "the density rises again at x = {x}, beyond its last extremum known: "
             "state the others in `extrema`",
@@ -203,11 +221,6 @@ class Landscape:
         with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 where a probe rounds to t
             s = np.nanmax(np.abs(beyond - x[0]) * root / np.maximum(1 - root, 0.0))
         return np.inf if s == 0 and height[0] > 1e-250 else 1.05 * s
-
-
-def _peaks(x: np.ndarray, value: np.ndarray) -> int:
-    """Return how often a function turns, where differences of 1e-12 of its largest value are none."""
-    return len(turns(x, value, np.full(len(x), NARROW * np.nanmax(value))))
 
 
 def _steps(

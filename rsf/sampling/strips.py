@@ -52,8 +52,8 @@ class StripEnvelope(Landscape):
     strips : int
         A power of two.
     patience : float
-        Seconds that the set-up may take; it needs about 12 evaluations for each strip. A distribution that a
-        few evaluations show to be slower is refused.
+        Seconds that the set-up may take; it needs about 12 evaluations for each strip, more for many extrema.
+        A density that a few evaluations show to be slower is refused.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class StripEnvelope(Landscape):
         *,
         extrema: np.ndarray | list[float] | tuple[float, ...] = (),
         strips: int = 4096,
-        patience: float = 60.0,
+        patience: float = 20.0,
     ) -> None:
         demand(
             strips in {2**n for n in range(6, 17)},
@@ -92,6 +92,7 @@ class StripEnvelope(Landscape):
             # extrema were missed: look for them again where most of the density is
             self._explore(np.union1d(self.grid, np.linspace(*self._body(), 4097)))
             self._lay(strips)
+        self._limits = strips, np.inf
         is_wide = self.high - self.low > 100 * np.ptp(self._body())
         if self._is_function and is_wide and 1e-3 < self._most_mass < 0.99:
             warnings.warn(
@@ -190,7 +191,7 @@ class StripEnvelope(Landscape):
         fall = np.where(in_body, 1.0, (1.0 - u) ** 2)
         x = self._left[strip] + reach
         value = self._pdf(x)
-        self._audit(x, value, self._bottom[strip], self._top[strip] * fall + NOISE * in_body)
+        self._audit(x, value, self._bottom[strip], self._top[strip] * fall, in_body)
         kept = coin * (self._hat[strip] * fall) < value
         out[position[kept]] = x[kept]
         lost = position[~kept]
@@ -198,9 +199,18 @@ class StripEnvelope(Landscape):
         if len(lost):
             out[lost] = self._fill(np.empty(len(lost)), rng)
 
-    def _audit(self, x: np.ndarray, value: np.ndarray, bottom: np.ndarray, top: np.ndarray) -> None:
+    def _audit(
+        self,
+        x: np.ndarray,
+        value: np.ndarray,
+        bottom: np.ndarray,
+        top: np.ndarray,
+        in_body: np.ndarray | bool = True,
+    ) -> None:
         """Refuse density values that are not between those at the ends of their strip."""
-        fits = (value <= top * (1 + ROUNDING)) & (value >= bottom * (1 - ROUNDING) - NOISE)
+        rounding = max(ROUNDING, self._rounding)
+        noise = max(NOISE, self._rounding / 8)
+        fits = (value <= top * (1 + rounding) + noise * in_body) & (value >= bottom * (1 - rounding) - noise)
         refuse(
             ~fits,
             x,
@@ -247,7 +257,7 @@ class StripEnvelope(Landscape):
         for x, height in ((inner, self._pdf(inner)), (known, known_height)):
             inside = (x > edges[0]) & (x < edges[-1])
             strip = np.searchsorted(edges, x[inside], side="right") - 1
-            self._audit(x[inside], height[inside], self._bottom[strip], self._top[strip] + NOISE)
+            self._audit(x[inside], height[inside], self._bottom[strip], self._top[strip])
 
     @cached_property
     def _mass(self):
