@@ -14,11 +14,10 @@ from rsf.acceptance import ROUNDING
 def part(law: object, name: str):
     """Return the law's method of this name, or the law itself if it is a function."""
     found = getattr(law, name, law)
-    example = "np.exp(law.logpdf(x))" if name == "pdf" else "law.log_prob(torch.as_tensor(x))"
     demand(
         callable(found),
-        f"{type(law).__name__} has no {name} and is no function: pass a function of an array of points, "
-        f"such as lambda x: {example}",
+        f"{type(law).__name__} has no {name} and is no function: pass a function of an array of points, such "
+        f"as lambda x: {'np.exp(law.logpdf(x))' if name == 'pdf' else 'law.log_prob(torch.as_tensor(x))'}",
         TypeError,
     )
     return found
@@ -66,9 +65,8 @@ def evaluate(function, x: np.ndarray, name: str) -> np.ndarray:
     try:
         # a copy of x: a function may write into its argument
         value = function(x.copy()) if len(x) else np.empty(0)
-        # what is masked has no value
-        value = value.detach().cpu() if hasattr(value, "detach") else value
-        value = np.ma.filled(np.asanyarray(value), np.nan)
+        value = np.asanyarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        value = np.ma.filled(value, np.nan)  # what is masked has no value
         value = value.astype(np.float64) if value.dtype == object else value
     except (TypeError, ValueError, ArithmeticError) as error:
         raise type(error)(

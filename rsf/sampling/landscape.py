@@ -7,7 +7,6 @@ What is known comes from evaluations at points (`bound.py`); StripEnvelope audit
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from itertools import pairwise
 from math import nextafter
 from time import process_time
@@ -45,7 +44,7 @@ class Landscape:
         self,
         law: object,
         support: tuple[float, float] | None,
-        extrema: Sequence[float],
+        extrema: np.ndarray | list[float] | tuple[float, ...],
         strips: int,
         patience: float,
     ) -> None:
@@ -62,24 +61,23 @@ class Landscape:
         self._explore(probes(self.low, self.high, self._stated, [law]))
 
     def _time(self, x: np.ndarray, number: int) -> None:
-        """Refuse a density that is so slow at points x (n,) that a number of evaluations ask too much patience."""
+        """Refuse a density so slow at points x (n,) that a number of evaluations would exceed the patience."""
         strips, patience = self._limits
-        seconds = min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3))
-        needed = number * seconds / len(x)
+        needed = number / len(x) * min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3))
         demand(
             needed <= patience,
             f"the density is slow: a set-up with {strips:,} strips would take about {needed:.0f} s; "
             f"give fewer strips, a faster density, or a patience above {patience:g} s",
         )
 
+    @np.errstate(all="ignore")
     def _pdf(self, x: np.ndarray) -> np.ndarray:
         """Return the density at x (n,), in units of its largest value once that is known."""
         if len(x) > MANY and self._limits[1] < np.inf:
             self._time(x[:: len(x) // 500], self.evaluations + len(x))
-        with np.errstate(all="ignore"):
-            value = evaluate(self._raw, x, "the density")
-            self._rounding = digits(value)
-            value = np.asarray(value, dtype=np.float64) / self._scale
+        value = evaluate(self._raw, x, "the density")
+        self._rounding = digits(value)
+        value = np.asarray(value, dtype=np.float64) / self._scale
         self.evaluations += x.size
         refuse(
             value == np.inf,
@@ -95,12 +93,12 @@ class Landscape:
         )
         return value
 
+    @np.errstate(divide="ignore")
     def _explore(self, grid: np.ndarray) -> None:
         """Find the extrema between the points of a grid, and probe geometrically around them."""
         self._scale = 1.0
         value = self._pdf(grid)
-        with np.errstate(divide="ignore"):
-            log_value = np.log(value)
+        log_value = np.log(value)
         used = numbers(grid, log_value, (self.low, self.high), "the density")
         grid, value = grid[used], value[used]
         demand(
@@ -109,8 +107,8 @@ class Landscape:
             "state extrema, or a narrower support",
         )
         refuse_growth(grid, log_value[used], (self.low, self.high), "the density")
-        self.low = float(grid[0]) if np.isfinite(self.low) else self.low
-        self.high = float(grid[-1]) if np.isfinite(self.high) else self.high
+        outer = zip((self.low, self.high), grid[[0, -1]].tolist(), strict=True)
+        self.low, self.high = (x if np.isfinite(end) else end for end, x in outer)
         while True:
             found = turning_points(self._pdf, grid, value, max(NARROW, self._rounding) * value)
             self.knots = np.unique(np.concatenate([self._stated, found]))
@@ -176,8 +174,9 @@ class Landscape:
             low = next((start for side, start, *_ in tails if side < 0), known[0])
             high = next((start for side, start, *_ in tails if side > 0), known[-1])
             bounds = np.unique([low, *self.knots[(self.knots > low) & (self.knots < high)], high])
-            steps = [_steps(known, height, a, b, area, 4 * strips) for a, b in pairwise(bounds)]
-            edges = np.unique(np.concatenate(steps))
+            edges = np.unique(
+                np.concatenate([_steps(known, height, a, b, area, 4 * strips) for a, b in pairwise(bounds)])
+            )
             number = len(edges) - 1 + len(tails)
             if attempt > 2 and best < number <= strips:  # the first attempts know too few heights
                 best, found = number, (edges, tails)
@@ -193,13 +192,14 @@ class Landscape:
         self, area: float, side: float, distance: np.ndarray, x: np.ndarray, height: np.ndarray
     ) -> tuple[float, float, float, float]:
         """Return (side, start, s, height) of a tail from the first point where its hat is small enough."""
+        i = bisect_left(
+            range(len(x) - 1),
+            True,
+            key=lambda i: height[i] * self._tail_scale(side, distance[i], x[i:], height[i:]) <= area,
+        )
+        return side, x[i], self._tail_scale(side, distance[i], x[i:], height[i:]), height[i]
 
-        def scale(i):
-            return self._tail_scale(side, distance[i], x[i:], height[i:])
-
-        i = bisect_left(range(len(x) - 1), True, key=lambda i: height[i] * scale(i) <= area)
-        return side, x[i], scale(i), height[i]
-
+    @np.errstate(divide="ignore", invalid="ignore")  # 0 / 0 where a probe rounds to t
     def _tail_scale(self, side: float, distance: float, x: np.ndarray, height: np.ndarray) -> float:
         """Return s with f <= height (s / (s + |x - t|))**2 at all points known from t = x[0], 5 % to spare.
 
@@ -217,8 +217,7 @@ class Landscape:
             "state the others in `extrema`",
             EnvelopeError,
         )
-        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 where a probe rounds to t
-            s = np.nanmax(np.abs(beyond - x[0]) * root / np.maximum(1 - root, 0.0))
+        s = np.nanmax(np.abs(beyond - x[0]) * root / np.maximum(1 - root, 0.0))
         return np.inf if s == 0 and height[0] > 1e-250 else 1.05 * s
 
 

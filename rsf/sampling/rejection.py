@@ -68,14 +68,16 @@ class Draws:
         rejected = self.proposed - self.accepted
         low = stats.beta.ppf(tail, self.accepted, rejected + 1) if self.accepted else 0.0
         # stopped at size: the last candidate was bound to be a kept one, so one kept fewer was left to chance
-        more = not self.stopped_at_size
-        high = stats.beta.ppf(1 - tail, self.accepted + more, rejected) if rejected else 1.0
+        by_chance = self.accepted + (not self.stopped_at_size)
+        high = stats.beta.ppf(1 - tail, by_chance, rejected) if rejected else 1.0
         return float(np.fmin(low, self.acceptance_rate)), float(np.fmax(high, self.acceptance_rate))
 
     def __str__(self) -> str:
         low, high = self.acceptance_interval()
-        rate = f"acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
-        return f"{self.accepted:,} kept of {self.proposed:,}: {rate}"
+        return (
+            f"{self.accepted:,} kept of {self.proposed:,}: "
+            f"acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
+        )
 
 
 def rejection_sample(
@@ -162,8 +164,14 @@ def rejection_sample(
         max_log_ratio = max(max_log_ratio, float(np.max(log_a[:counted]) + log_k))
         slack = min(slack, block_slack)
 
-    samples = np.concatenate(kept_blocks) if kept_blocks else np.empty(0)
-    draws = Draws(samples, proposed, accepted, max_log_ratio, slack, stopped_at_size=accepted == size)
+    draws = Draws(
+        np.concatenate(kept_blocks) if kept_blocks else np.empty(0),
+        proposed,
+        accepted,
+        max_log_ratio,
+        slack,
+        stopped_at_size=accepted == size,
+    )
     if accepted < size:
         raise AcceptanceStarved(
             f"{max_proposals:,} candidates gave {accepted:,} of {size:,} samples "

@@ -123,13 +123,13 @@ class StripEnvelope(Landscape):
             self._fill(out.reshape(-1)[start : start + GROUP], rng)
         return out[()]
 
+    @np.errstate(divide="ignore")
     def logpdf(self, x: np.ndarray | float) -> np.ndarray:
         """Return the log density at x, -inf outside the support; normalised by Gauss-Legendre quadrature."""
         x = np.asarray(x, dtype=np.float64)
         inside = (x >= self.low) & (x <= self.high)
         value = self._pdf(np.where(inside, x, self._left[0]).ravel()).reshape(x.shape)
-        with np.errstate(divide="ignore"):
-            return np.where(inside, np.log(value / self._mass), -np.inf)
+        return np.where(inside, np.log(value / self._mass), -np.inf)
 
     def support(self) -> tuple[float, float]:
         """Return (low, high)."""
@@ -145,8 +145,9 @@ class StripEnvelope(Landscape):
         return self.accepted / self.proposed if self.proposed else float("nan")
 
     def __str__(self) -> str:
-        low, high = self.acceptance_bounds
-        return f"{len(self._squeeze):,} strips: acceptance rate between {low:.4f} and {high:.4f}"
+        return "{:,} strips: acceptance rate between {:.4f} and {:.4f}".format(
+            len(self._squeeze), *self.acceptance_bounds
+        )
 
     # ---- drawing
 
@@ -208,8 +209,7 @@ class StripEnvelope(Landscape):
         in_body: np.ndarray | bool = True,
     ) -> None:
         """Refuse density values that are not between those at the ends of their strip."""
-        rounding = max(ROUNDING, self._rounding)
-        noise = max(NOISE, self._rounding / 8)
+        rounding, noise = max(ROUNDING, self._rounding), max(NOISE, self._rounding / 8)
         fits = (value <= top * (1 + rounding) + noise * in_body) & (value >= bottom * (1 - rounding) - noise)
         refuse(
             ~fits,
@@ -224,6 +224,7 @@ class StripEnvelope(Landscape):
 
     # ---- set-up
 
+    @np.errstate(divide="ignore")
     def _lay(self, strips: int) -> None:
         """Lay strips of equal hat area, and tails, over the density."""
         edges, tails, known, known_height = self._cut(strips)
@@ -240,14 +241,15 @@ class StripEnvelope(Landscape):
         self._bottom = np.concatenate([np.minimum(value[1:], value[:-1]), 0 * side, blank])
         self._top = np.concatenate([np.maximum(value[1:], value[:-1]), foot, blank + np.inf])
         step = np.where(self._width > 0, self._top, 0) * self._width
-        with np.errstate(divide="ignore"):
-            self._hat = step.max() / self._width  # all have the area of the largest
+        self._hat = step.max() / self._width  # all have the area of the largest
         # rounded down to a value that u can take, whatever the number of its bits
         self._squeeze = np.floor(self._bottom / self._hat * 2.0**44) / 2.0**44
         self._slope = np.divide(self._width, self._squeeze, out=np.zeros(strips), where=self._squeeze > 0)
         self._most_mass = float(step.sum()) * float(self._scale)  # inf where it overflows
-        areas = (np.minimum(self._bottom, self._top) * self._width, step)
-        self.acceptance_bounds = tuple(float(part.sum() / (strips * step.max())) for part in areas)
+        self.acceptance_bounds = tuple(
+            float(area.sum() / (strips * step.max()))
+            for area in (np.minimum(self._bottom, self._top) * self._width, step)
+        )
         demand(
             self.acceptance_bounds[1] >= 0.1,
             f"{strips} strips keep at most {self.acceptance_bounds[1]:.3g} of the candidates: give more",
@@ -269,7 +271,6 @@ class StripEnvelope(Landscape):
         node, weight = np.polynomial.legendre.leggauss(64)
         u = (node + 1) / 2
         for i in np.flatnonzero(self._side):
-            s = self._width[i]
-            value = self._pdf(self._left[i] + self._side[i] * s * u / (1 - u))
-            parts.append(np.sum(weight / 2 * s / (1 - u) ** 2 * value))
+            value = self._pdf(self._left[i] + self._side[i] * self._width[i] * u / (1 - u))
+            parts.append(np.sum(weight / 2 * self._width[i] / (1 - u) ** 2 * value))
         return float(sum(parts))

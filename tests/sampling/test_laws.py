@@ -270,7 +270,9 @@ NOT_VECTORISED = r"cannot be evaluated at an array of \d+ points: .*np.vectorize
         (lambda rng: rejection_sample(7, stats.norm(), 0.0, 9, rng), "int has no logpdf"),
         *(
             (
-                lambda rng, make=make: rejection_sample(lambda x: np.zeros(len(x)), drawing(make), 0.0, 9, rng),
+                lambda rng, make=make: rejection_sample(
+                    lambda x: np.zeros(len(x)), drawing(make), 0.0, 9, rng
+                ),
                 f"drew an array of shape {shape} where 18 candidates",
             )
             for make, shape in (

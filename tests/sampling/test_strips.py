@@ -427,7 +427,7 @@ def test_nan_at_an_end_alone_is_no_hindrance_wherever_it_lies(pdf, support, cdf)
 @pytest.mark.parametrize("radius", [1.3, 50.0])
 def test_nan_beyond_where_the_density_is_not_small_is_refused_on_the_reals_too(radius):
     with np.errstate(all="ignore"):
-        with pytest.raises(ValueError, match="the density is NaN at x = .* or the support narrower"):
+        with pytest.raises(ValueError, match=r"the density is NaN at x = .* or the support narrower"):
             StripEnvelope(lambda x: np.sqrt(radius**2 - x * x), REALS)
         with pytest.raises(ValueError, match="log density or q's is NaN at x = "):
             log_k_bound(lambda x: 0.5 * np.log(radius**2 - x * x), stats.cauchy(0, radius), REALS)
@@ -519,7 +519,7 @@ def test_a_kernel_density_estimate_far_from_zero_is_refused_unless_it_is_said_wh
     data = np.random.default_rng(0).normal(place, width, 100)
     kernels = stats.gaussian_kde(data, 0.5)  # one mode
     sd = np.sqrt(kernels.covariance.item())
-    with pytest.raises(ValueError, match="the density is 0 at all .* state extrema, or a narrower support"):
+    with pytest.raises(ValueError, match=r"the density is 0 at all .* state extrema, or a narrower support"):
         StripEnvelope(kernels.pdf, REALS)
     for support, extrema in (((place - 30 * width, place + 40 * width), ()), (REALS, (place,))):
         sample = StripEnvelope(kernels.pdf, support, extrema=extrema).rvs(5000, np.random.default_rng(16))
@@ -706,7 +706,10 @@ def test_the_difference_of_two_huge_logarithms_is_rounding_and_no_ratio(name):
 
 
 def test_a_ratio_that_grows_until_rounding_hides_it_is_unbounded():
-    for target, proposal in ((stats.invgamma(3), stats.invgamma(2)), (stats.norm(0, 1), stats.norm(0, 0.999))):
+    for target, proposal in (
+        (stats.invgamma(3), stats.invgamma(2)),
+        (stats.norm(0, 1), stats.norm(0, 0.999)),
+    ):
         with pytest.raises(EnvelopeError, match="unbounded"):
             log_k_bound(target, proposal, target.support())
 
