@@ -28,8 +28,6 @@ from rsf.sampling.bound import (
 )
 from rsf.sampling.densities import demand, digits, evaluate, part, quantile, refuse
 
-MANY = 20_000  # evaluations in one call that are timed beforehand
-
 
 class Landscape:
     """What is known of a density: points, heights there, extrema.
@@ -51,30 +49,29 @@ class Landscape:
         self.low, self.high = ends(law.support() if support is None and hasattr(law, "support") else support)
         self.evaluations = 0
         self._scale = 1.0
-        self._limits = strips, patience
         self._raw = part(law, "pdf")
         self._is_function = quantile(law) is None
         self._stated = np.asarray(extrema, dtype=np.float64).ravel()
+        self._deadline = process_time() + 2 * patience
         if not self._is_function:
-            # so many points that a call itself costs little
-            self._time(np.tile(quantile(law)(np.arange(1, 16) / 16), 10), max(12 * strips, 10_000))
+            x = np.tile(quantile(law)(np.arange(1, 16) / 16), 10)  # so many that a call itself costs little
+            seconds = min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3)) / len(x)
+            demand(
+                max(12 * strips, 10_000) * seconds <= patience,
+                f"the density is slow: a set-up with {strips:,} strips would take about "
+                f"{12 * strips * seconds:.0f} s; give fewer strips, a faster density, "
+                f"or a patience above {patience:g} s",
+            )
         self._explore(probes(self.low, self.high, self._stated, [law]))
-
-    def _time(self, x: np.ndarray, number: int) -> None:
-        """Refuse a density so slow at points x (n,) that a number of evaluations would exceed the patience."""
-        strips, patience = self._limits
-        needed = number / len(x) * min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3))
-        demand(
-            needed <= patience,
-            f"the density is slow: a set-up with {strips:,} strips would take about {needed:.0f} s; "
-            f"give fewer strips, a faster density, or a patience above {patience:g} s",
-        )
 
     @np.errstate(all="ignore")
     def _pdf(self, x: np.ndarray) -> np.ndarray:
         """Return the density at x (n,), in units of its largest value once that is known."""
-        if len(x) > MANY and self._limits[1] < np.inf:
-            self._time(x[:: len(x) // 500], self.evaluations + len(x))
+        demand(
+            process_time() <= self._deadline,
+            f"the density is slow: {self.evaluations:,} evaluations have taken twice as long as there is "
+            "patience; give fewer strips, a faster density, or more patience",
+        )
         value = evaluate(self._raw, x, "the density")
         self._rounding = digits(value)
         value = np.asarray(value, dtype=np.float64) / self._scale

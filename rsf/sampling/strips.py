@@ -53,7 +53,7 @@ class StripEnvelope(Landscape):
         A power of two.
     patience : float
         Seconds that the set-up may take; it needs about 12 evaluations for each strip, more for many extrema.
-        A density that a few evaluations show to be slower is refused.
+        A distribution that a few evaluations show to be slower is refused, and what takes twice as long.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class StripEnvelope(Landscape):
         *,
         extrema: np.ndarray | list[float] | tuple[float, ...] = (),
         strips: int = 4096,
-        patience: float = 20.0,
+        patience: float = 10.0,
     ) -> None:
         demand(
             strips in {2**n for n in range(6, 17)},
@@ -92,7 +92,7 @@ class StripEnvelope(Landscape):
             # extrema were missed: look for them again where most of the density is
             self._explore(np.union1d(self.grid, np.linspace(*self._body(), 4097)))
             self._lay(strips)
-        self._limits = strips, np.inf
+        self._deadline = np.inf
         is_wide = self.high - self.low > 100 * np.ptp(self._body())
         if self._is_function and is_wide and 1e-3 < self._most_mass < 0.99:
             warnings.warn(

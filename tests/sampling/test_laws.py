@@ -40,7 +40,7 @@ def test_scipys_continuous_laws_are_drawn_or_refused_for_a_stated_reason(name, s
     reason, only = REFUSED.get(name, ("", lambda *_: False))
     if only is None or only(*shapes):
         with pytest.raises(ValueError, match=reason):
-            StripEnvelope(law, strips=64 if name == "kstwo" else 4096)
+            StripEnvelope(law)
         return
     hat = StripEnvelope(law, strips=64 if name in COARSE else 4096)
     sample = hat.rvs(150 if name in COARSE else 2000, np.random.default_rng(11))
@@ -85,7 +85,7 @@ def test_a_slow_distribution_is_refused_by_what_a_few_points_take_unless_there_i
     StripEnvelope(Slow(), REALS, strips=1024, patience=20)
 
 
-def test_many_evaluations_at_once_are_timed_beforehand_for_a_function_too(monkeypatch):
+def test_a_set_up_that_takes_twice_the_patience_is_given_up(monkeypatch):
     seconds = [0.0]
 
     def comb(x):
@@ -93,12 +93,12 @@ def test_many_evaluations_at_once_are_timed_beforehand_for_a_function_too(monkey
         return 2 + np.sign(np.sin(3000 * x))
 
     monkeypatch.setattr(landscape, "process_time", lambda: seconds[0])
-    with pytest.raises(ValueError, match=r"the density is slow: .* a patience above 20 s"):
-        StripEnvelope(comb, (0, 1))
-    hat = StripEnvelope(comb, (0, 1), patience=100)
-    before = hat.evaluations
-    hat.logpdf(np.linspace(0, 1, 200_001))
-    assert hat.evaluations == before + 200_001 + 8 * (len(hat._edges) - 1)  # and later ones are not
+    with pytest.raises(ValueError, match=r"the density is slow: [\d,]+ evaluations .* or more patience"):
+        StripEnvelope(comb, (0, 1), patience=2)
+    assert 4 < seconds[0] < 8
+    hat = StripEnvelope(comb, (0, 1), patience=50)
+    seconds[0] += 1e9
+    assert len(hat.rvs(1000, np.random.default_rng(0))) == 1000  # what is set up may be used for ever
 
 
 # ---- discrete laws
