@@ -52,7 +52,7 @@ class Landscape:
         self._raw = part(law, "pdf")
         self._is_function = quantile(law) is None
         self._stated = np.asarray(extrema, dtype=np.float64).ravel()
-        self._deadline = process_time() + 2 * patience
+        self._most = np.inf  # evaluations of a distribution that the patience allows
         if not self._is_function:
             x = np.tile(quantile(law)(np.arange(1, 16) / 16), 10)  # so many that a call itself costs little
             seconds = min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3)) / len(x)
@@ -62,15 +62,16 @@ class Landscape:
                 f"{12 * strips * seconds:.0f} s; give fewer strips, a faster density, "
                 f"or a patience above {patience:g} s",
             )
+            self._most = 2 * patience / max(seconds, 1e-12)
         self._explore(probes(self.low, self.high, self._stated, [law]))
 
     @np.errstate(all="ignore")
     def _pdf(self, x: np.ndarray) -> np.ndarray:
         """Return the density at x (n,), in units of its largest value once that is known."""
         demand(
-            process_time() <= self._deadline,
-            f"the density is slow: {self.evaluations:,} evaluations have taken twice as long as there is "
-            "patience; give fewer strips, a faster density, or more patience",
+            self.evaluations + len(x) <= self._most,
+            f"the density is slow: {self.evaluations:,} evaluations do not suffice, and more would take twice "
+            "as long as there is patience; give fewer strips, a faster density, or more patience",
         )
         value = evaluate(self._raw, x, "the density")
         self._rounding = digits(value)

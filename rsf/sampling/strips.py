@@ -53,7 +53,7 @@ class StripEnvelope(Landscape):
         A power of two.
     patience : float
         Seconds that the set-up may take; it needs about 12 evaluations for each strip, more for many extrema.
-        A distribution that a few evaluations show to be slower is refused, and what takes twice as long.
+        A distribution that a few evaluations show to be slower is refused, and one that takes twice as long.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class StripEnvelope(Landscape):
             # extrema were missed: look for them again where most of the density is
             self._explore(np.union1d(self.grid, np.linspace(*self._body(), 4097)))
             self._lay(strips)
-        self._deadline = np.inf
+        self._most = np.inf
         is_wide = self.high - self.low > 100 * np.ptp(self._body())
         if self._is_function and is_wide and 1e-3 < self._most_mass < 0.99:
             warnings.warn(
