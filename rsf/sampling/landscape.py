@@ -70,8 +70,8 @@ class Landscape:
         """Return the density at x (n,), in units of its largest value once that is known."""
         demand(
             self.evaluations + len(x) <= self._most,
-            f"the density is slow: {self.evaluations:,} evaluations do not suffice, and more would take twice "
-            "as long as there is patience; give fewer strips, a faster density, or more patience",
+            f"the density is slow: {self.evaluations:,} evaluations do not suffice, and more would take "
+            "twice as long as there is patience; give fewer strips, a faster density, or more patience",
         )
         value = evaluate(self._raw, x, "the density")
         self._rounding = digits(value)
