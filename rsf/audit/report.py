@@ -151,8 +151,13 @@ class AuditReport:
             f"none from {len(self.vanished):,} of {len(self.names):,} prompts",
             columns=2,
         ) as (left, right):
-            ends = [0, *(np.cumsum(prompts) / len(self.names))]
-            left.stairs(rates, ends, baseline=None, color=plots.KEPT, linewidth=2)
+            left.stairs(
+                rates,
+                [0, *(np.cumsum(prompts) / len(self.names))],
+                baseline=None,
+                color=plots.KEPT,
+                linewidth=2,
+            )
             left.axhline(self.acceptance_rate, color="black", linewidth=0.8)
             left.annotate(
                 "one rate for all", (0.02, self.acceptance_rate), (0, 4), textcoords="offset points"

@@ -100,8 +100,17 @@ def log_k_bound(
     tolerance = np.where(
         np.isfinite(value), np.maximum(NARROW * np.maximum(1.0, np.abs(value)), rounding[used]), NARROW
     )
-    tops = (log_ratio(np.array([x]))[0] for x in turning_points(log_ratio, grid, value, tolerance))
-    return float(max([value.max(), *tops])) + 1e-3
+    highest = max(
+        value.max(),
+        *(log_ratio(np.array([x]))[0] for x in turning_points(log_ratio, grid, value, tolerance)),
+        -np.inf,
+    )
+    demand(
+        highest < value[log_p[used] > top - 700.0].max() + 700.0,
+        f"p / q seems unbounded: it reaches e**{highest:.6g} where p is nearly 0",
+        EnvelopeError,
+    )
+    return float(highest) + 1e-3
 
 
 def ends(support) -> tuple[float, float]:
