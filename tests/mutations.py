@@ -88,6 +88,66 @@ MUTATIONS = [
     ),
     Mutation(
         *(
+            "a squeeze that no coin can take",
+            "sampling/strips.py",
+            "np.floor(self._bottom / self._hat * 2.0**44) / 2.0**44",
+            "self._bottom / self._hat",
+        ),
+        *("sampling/test_strips.py", "squeeze_is_a_value"),
+    ),
+    Mutation(
+        "a place beyond its strip",
+        "sampling/strips.py",
+        "np.nextafter(b - a, 0)",
+        "b - a",
+        "sampling/test_strips.py",
+        "stay_in_their_strip",
+    ),
+    Mutation(
+        "a tail without room",
+        "sampling/landscape.py",
+        "else 1.05 * s",
+        "else s",
+        "sampling/test_strips.py",
+        "has_room_for_what",
+    ),
+    Mutation(
+        "far peaks are not looked for",
+        "sampling/bound.py",
+        "FAR = np.concatenate([",
+        "FAR = 0 * np.concatenate([",
+        "sampling/test_strips.py",
+        "several_far_peaks",
+    ),
+    Mutation(
+        *(
+            "rounding decides on k",
+            "sampling/bound.py",
+            "| (coarse & (log_p < top - 700.0))",
+            "",
+        ),
+        *("sampling/test_strips.py", "difference_of_two_huge"),
+    ),
+    Mutation(
+        *(
+            "NaN with mass at an end",
+            "sampling/bound.py",
+            "and log_mass[beside].max() > log_mass.max() - 35",
+            "and False",
+        ),
+        *("sampling/test_strips.py", "nan_anywhere_else"),
+    ),
+    Mutation(
+        *(
+            "a density that moves the candidates",
+            "sampling/densities.py",
+            "function(x.copy())",
+            "function(x)",
+        ),
+        *("sampling/test_laws.py", "writes_into_its_points"),
+    ),
+    Mutation(
+        *(
             "k not in log space",
             "rules/fixed.py",
             "log_acceptance(np.log(_non_negative(r)), 0.0, np.log(k))",
