@@ -194,8 +194,8 @@ def _budget(numbers: dict, section: dict) -> None:
     budget = TRAIN * section["passes"] * section["train"]
     _equal("budget", numbers["budget"], budget, tolerance=1)
     block = (FORWARD + TRAIN) * max(section["batch_size"], section.get("block_size", 0))
-    least = 0 if "stopped" in numbers else budget - 1  # a rule that kept nothing for a pass ends the run
-    if not least <= numbers["forward_passes"] <= budget + block:
+    # a rule that kept nothing for a pass ends the run
+    if not (0 if "stopped" in numbers else budget - 1) <= numbers["forward_passes"] <= budget + block:
         raise ValueError(f"forward_passes are {numbers['forward_passes']}, and the budget is {budget:g}")
 
 

@@ -103,9 +103,9 @@ def sums_table() -> str:
     arms = ("control", "control-in-rounds", "rejection", "blind", "best-of-4", "gold")
     rows = []
     for name in ("sums-50", "sums-200", "sums-800", "arithmetic-50", "arithmetic-200", "arithmetic-800"):
-        there = [one for one in records.sections() if one in (name, f"{name}-others")]
+        there = {name, f"{name}-others"} & records.sections().keys()  # an arm stands in one of them
         found = [[value for one in there for value in values(one, arm)] for arm in arms]
-        finding = verdicts.judged(verdicts.contrasts(name)[0])
+        (finding,) = map(verdicts.judged, verdicts.contrasts(name))
         shown = [f"{np.median(of_arm):.1f}" if of_arm else "" for of_arm in found]
         shown.append(limits(finding.difference) if finding.difference else "")
         rows.append((name, *shown, finding.judgement.word))

@@ -64,8 +64,8 @@ def sweep_figure(file: Path | None = None) -> None:
     """Draw the contrasts in units of the smallest gain worth having; shown where no file is named."""
     found = findings()
     words = Counter(finding.judgement.word for finding in found.values())
-    title = f"Seven contrasts: {', '.join(f'{number} {word}' for word, number in words.items())}"
-    with plots.figure(title, width=9, height=3.8) as axis:
+    title = ", ".join(f"{number} {word}" for word, number in words.items())
+    with plots.figure(f"Seven contrasts: {title}", width=9, height=3.8) as axis:
         for place, finding in enumerate(found.values()):
             ends = claimed(finding)
             axis.plot(ends[::2], [place] * len(ends[::2]), color=plots.KEPT)
@@ -74,8 +74,11 @@ def sweep_figure(file: Path | None = None) -> None:
         axis.axvline(0, color=plots.TARGET, linewidth=1)
         axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
         axis.set_yticks(range(len(found)), [NAMES[name] for name in found])
-        axis.set_ylim(len(found) - 0.5, -0.5)
-        axis.set_xlim(min(-1.5, axis.get_xlim()[0]), max(1.5, axis.get_xlim()[1]))
-        axis.set_xlabel("difference in the direction of its claim; dotted: the smallest worth having")
-        axis.set_title(f"limits hold together at {100 * (1 - 7 * finding.contrast.level):g} %")
+        left, right = axis.get_xlim()
+        axis.set(
+            xlim=(min(-1.5, left), max(1.5, right)),
+            ylim=(len(found) - 0.5, -0.5),
+            xlabel="difference in the direction of its claim; dotted: the smallest worth having",
+            title=f"limits hold together at {100 * (1 - 7 * finding.contrast.level):g} %",
+        )
         save(axis, file) if file else plots.plt.show()

@@ -99,7 +99,6 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
         curve.append(addition.accuracy(model, test))
 
     model, reports, spent = train(experiment, arm, seed, *setting, on_round=on_round)
-    longer = addition.sums(np.random.default_rng([seed, 5]).integers(10**6, size=1000), digits=3)
     return {
         "accuracy": addition.accuracy(model, test),
         "setting": setting,
@@ -111,7 +110,9 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
         # as the files of these sections call the slack, of no coins inf
         "margin": min(filter(np.isfinite, (report.sampling.slack for report in reports)), default=None),
         "nines": addition.accuracy(model, test, addition.nines),
-        "longer": addition.accuracy(model, longer),
+        "longer": addition.accuracy(
+            model, addition.sums(np.random.default_rng([seed, 5]).integers(10**6, size=1000), digits=3)
+        ),
         "forward_passes": spent,
         "cpu_seconds": round(time.process_time() - clock, 1),
     }

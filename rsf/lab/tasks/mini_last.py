@@ -21,8 +21,14 @@ from rsf.lab.tasks.imdb_last_layer import HEAD
 def world(tokens: int) -> tuple[data.Data, models.Checkpoint, list[dict], list[dict]]:
     """Return reviews, model, and what the frozen layers make of the training and of the test reviews."""
     reviews = data.load("imdb", source="embedded")
-    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    checkpoint = models.load("bert", 2, np.random.default_rng(0), source="embedded", **off)
+    checkpoint = models.load(
+        "bert",
+        2,
+        np.random.default_rng(0),
+        source="embedded",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     lower, _ = models.split_layers(checkpoint.model.double(), 1)
     parts = (
         models.lower_outputs(lower, checkpoint.tokenizer, part["text"], part["label"], tokens)
