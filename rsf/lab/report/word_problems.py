@@ -6,9 +6,9 @@ from rsf import checks
 
 
 def compare(runs: dict) -> list[str]:
-    """Return a line for each arm: its mean reward on the test questions, what it spent, what `verified` has more.
+    """Return a line for each arm: its mean reward on the test questions, its cost, what `verified` has more.
 
-    It is spent in forward passes of one token.
+    The cost is in forward passes of one token.
 
     Intervals are of 95 % (t). The unit is the seed; where all arms share only one of them, it is the
     question, which says nothing about other seeds.
