@@ -54,6 +54,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def must(condition: object, message: str) -> None:
+    """Raise ValueError with a message unless a condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
 def checkout() -> Path:
     """Return the root of the checkout, which only a checkout has.
 
@@ -82,8 +88,7 @@ def sections() -> dict:
 
 def protocol(experiment: str) -> dict:
     """Return the section of the protocol of an experiment, with what it takes over by `like`."""
-    if experiment not in sections():
-        raise ValueError(f"the protocol has no section {experiment!r}, only {', '.join(sections())}")
+    must(experiment in sections(), f"the protocol has no section {experiment!r}, only {', '.join(sections())}")
     section = sections()[experiment]
     return protocol(section["like"]) | section if "like" in section else dict(section)
 
@@ -191,10 +196,14 @@ def runs(experiment: str) -> list[dict]:
     found = {}
     for file in [*files, *sorted((RESULTS / experiment).glob("*.json"))]:
         for record in load(file):
-            if record["experiment"] != experiment:
-                raise ValueError(f"{file.name} holds a run of {record['experiment']}, not of {experiment}")
-            if key(record) in found:
-                raise ValueError(f"{file.name}: {key(record)} of {experiment} stands twice; the first stands")
+            must(
+                record["experiment"] == experiment,
+                f"{file.name} holds a run of {record['experiment']}, not of {experiment}",
+            )
+            must(
+                key(record) not in found,
+                f"{file.name}: {key(record)} of {experiment} stands twice; the first stands",
+            )
             found[key(record)] = record
     arms = protocol(experiment)["arms"]
     return sorted(found.values(), key=lambda run: (arms.index(run["arm"]), run["seed"], run.get("rate") or 0))
@@ -204,8 +213,10 @@ def read(experiment: str) -> dict:
     """Return all runs of an experiment as {arm: {seed: record}}, each checked against the protocol."""
     found = {}
     for record in runs(experiment):
-        if "rate" in record:
-            raise ValueError(f"{experiment} has a run a rate of its grid: use records.runs({experiment!r})")
+        must(
+            "rate" not in record,
+            f"{experiment} has a run a rate of its grid: use records.runs({experiment!r})",
+        )
         found.setdefault(record["arm"], {})[record["seed"]] = record
     if not found:
         raise FileNotFoundError(f"no run of {experiment} is in {RESULTS.name}/: not yet run")
@@ -226,8 +237,8 @@ def fold(experiment: str) -> Path:
         The section is not complete: a run that the protocol declares is missing.
     """
     found = runs(experiment)
-    if lacking := missing(experiment):
-        raise ValueError(f"{experiment} lacks {len(lacking)} runs, {lacking[0]} first: run them, then fold")
+    lacking = missing(experiment)
+    must(not lacking, f"{experiment} lacks {len(lacking)} runs, {[*lacking, None][0]} first: run them, then fold")
     text = "".join(json.dumps(record) + "\n" for record in found)
     file = write_text(RESULTS / f"{experiment}.jsonl", text)
     shutil.rmtree(RESULTS / experiment, ignore_errors=True)
@@ -288,8 +299,7 @@ def load(file: Path | str) -> list[dict]:
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
         found.append(record)
-    if not found:
-        raise ValueError(f"{file.name} holds no record")
+    must(found, f"{file.name} holds no record")
     return found
 
 
@@ -300,29 +310,35 @@ def validate(file: Path | str) -> dict:
 
 def check(record: dict) -> None:
     """Raise ValueError unless a record has all its fields and belongs to the protocol as it stands."""
-    if not isinstance(record, dict):
-        raise ValueError(f"a record is an object with the fields {', '.join(FIELDS)}, got {record!r:.60}")
+    must(
+        isinstance(record, dict),
+        f"a record is an object with the fields {', '.join(FIELDS)}, got {record!r:.60}",
+    )
     for name, kind in FIELDS.items():
-        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
-            raise ValueError(f"field {name!r} must be {kind.__name__}, got {record.get(name)!r:.60}")
-    newer = record["machine"].get("rsf", rsf.__version__)
-    if newer != rsf.__version__ and _number(newer) > _number(rsf.__version__):
-        raise ValueError(
-            f"it was written by rsf {newer}, this is {rsf.__version__}: update the package to read it"
+        must(
+            isinstance(record.get(name), kind) and not isinstance(record[name], bool),
+            f"field {name!r} must be {kind.__name__}, got {record.get(name)!r:.60}",
         )
+    newer = record["machine"].get("rsf", rsf.__version__)
+    must(
+        newer == rsf.__version__ or _number(newer) <= _number(rsf.__version__),
+        f"it was written by rsf {newer}, this is {rsf.__version__}: update the package to read it",
+    )
     section = protocol(record["experiment"])
     now = protocol_hash(record["experiment"])
+    must(
+        record["protocol"] == now,
+        f"it was run under another protocol ({record['protocol'][:12]}) than the one here ({now[:12]})",
+    )
     settings = _measured(record["settings"])
-    if record["protocol"] == now and settings != (wanted := json.loads(json.dumps(_measured(section)))):
-        unlike = sorted(name for name in settings.keys() | wanted if settings.get(name) != wanted.get(name))
-        raise ValueError(f"its settings are not those of the protocol: {', '.join(unlike)} differ")
-    if record["protocol"] != now:
-        raise ValueError(
-            f"it was run under another protocol ({record['protocol'][:12]}) than the one here ({now[:12]})"
-        )
-    if record["arm"] not in section["arms"] or record["seed"] not in section["seeds"]:
-        there = f"{section['arms']}, {section['seeds']}"
-        raise ValueError(f"arm {record['arm']!r} with seed {record['seed']} is not in the protocol: {there}")
+    wanted = json.loads(json.dumps(_measured(section)))
+    unlike = sorted(name for name in settings.keys() | wanted if settings.get(name) != wanted.get(name))
+    must(not unlike, f"its settings are not those of the protocol: {', '.join(unlike)} differ")
+    must(
+        record["arm"] in section["arms"] and record["seed"] in section["seeds"],
+        f"arm {record['arm']!r} with seed {record['seed']} is not in the protocol: "
+        f"{section['arms']}, {section['seeds']}",
+    )
 
 
 def _number(version: str) -> list[int]:
