@@ -11,17 +11,24 @@ listing      the published loop itself, repaired as little as it takes to run
 Arms with a rate decide example by example and score in eval mode, whatever their section says of the article.
 """
 
+import json
+import os
+import re
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
-from rsf.accounts import FORWARD, TRAIN
-from rsf.lab import compact
+from rsf.accounts import FORWARD, TRAIN, write_json
+from rsf.lab import compact, records
 from rsf.rules import BaseRule, at_rate, clipped, constant, easy, random_like
 from rsf.selection import RSFConfig, RSFTrainer
+from rsf.selection.checkpoints import last_whole
 
 FAMILIES = {
     "at_rate": clipped,
@@ -70,6 +77,7 @@ def fine_tune(
     settings: dict,
     collate: Callable,
     on_decision: Callable | None = None,
+    journal: "Journal | None" = None,
 ) -> RSFTrainer:
     """Fine-tune a model in place by one arm of the protocol and return the trainer.
 
@@ -80,10 +88,14 @@ def fine_tune(
     arm, seed, settings : see results/protocol.toml
     collate : callable(list of items) -> dict of tensors
     on_decision : callable(block, criterion, kept), told each decision
+    journal : Journal, optional
+        Saves checkpoints, and knows the last one of a run that was killed.
     """
+    numbers = precision(settings)
     with tempfile.TemporaryDirectory() as folder:
         args = RSFConfig(
-            output_dir=folder,
+            output_dir=(journal and journal.folder) or folder,
+            save_total_limit=1,
             seed=seed,
             unit=unit_of(arm, settings),
             scoring_dropout=settings["scoring_dropout"] and not has_rate(arm),
@@ -98,7 +110,8 @@ def fine_tune(
             train_sampling_strategy=settings.get("sampling", "random"),
             optim=settings["optimizer"],
             weight_decay=settings["weight_decay"],
-            bf16=settings["bf16"],
+            bf16=numbers == "bfloat16",
+            fp16=numbers == "float16",
             remove_unused_columns=False,
             save_strategy="no",
             logging_strategy="no",
@@ -112,49 +125,130 @@ def fine_tune(
             data_collator=collate,
             rule=rule_of(arm, settings),
             on_decision=on_decision,
+            callbacks=[journal] if journal else [],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        trainer.train(journal and journal.last)
     return trainer
 
 
-class Coins:
-    """Told each decision of a training: counts candidates and kept ones, in the unit of the coin."""
+def precision(settings: dict) -> str:
+    """Return the type that training computes in: the section's own, or where it says so the device's."""
+    own = settings.get("precision", "bfloat16" if settings.get("bf16") else "float32")
+    if own != "device":
+        return own
+    if not torch.cuda.is_available():
+        return "float32"
+    return "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float16"
 
-    def __init__(self):
-        self.candidates = []
-        self.kept = []
+
+class This(NamedTuple):
+    """A run: what a record is told from all others by."""
+
+    experiment: str
+    arm: str
+    seed: int
+    rate: float | None = None
+
+    def folder(self, settings: dict) -> Path | None:
+        """Return where its checkpoints are, below RSF_CHECKPOINTS: a run goes on only on the same device."""
+        if "RSF_CHECKPOINTS" not in os.environ:
+            return None
+        where = re.sub(r"\W+", "-", f"{device_name()} {precision(settings)}")
+        below = Path(os.environ["RSF_CHECKPOINTS"]) / where
+        return records.path(self.experiment, self.arm, self.seed, below, rate=self.rate).with_suffix("")
+
+
+class Journal(TrainerCallback):
+    """Counts the coins of a training, and saves all that a killed run goes on from.
+
+    It saves every RSF_SAVE_EVERY seconds (600), and at the time RSF_UNTIL (seconds since 1970) once more,
+    and stops.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+        self.every = float(os.environ.get("RSF_SAVE_EVERY", 600))
+        self.until = float(os.environ.get("RSF_UNTIL", np.inf))
+        self.begun = self.saved = time.time()
+        self.counts = {"candidates": [], "kept": [], "seconds": 0.0}
+        self.last = None
+        if folder and list(folder.glob("checkpoint-*/trainer_state.json")):
+            self.last = last_whole(folder, 1)
+            self.counts = json.loads((folder / f"{Path(self.last).name}.json").read_text(encoding="utf-8"))
 
     def __call__(self, block: list, criterion: np.ndarray, coins: np.ndarray) -> None:
-        self.candidates.append(len(coins))
-        self.kept.append(int(coins.sum()))
+        self.counts["candidates"].append(len(coins))
+        self.counts["kept"].append(int(coins.sum()))
+
+    def seconds(self) -> float:
+        """Return how long the run has trained, in all its sittings."""
+        return round(self.counts["seconds"] + time.time() - self.begun, 1)
+
+    def on_step_end(
+        self, args: RSFConfig, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        """Save if it is time to."""
+        now = time.time()
+        if self.folder and (now >= self.until or now - self.saved >= self.every):
+            self.saved = now
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = self.folder / f"checkpoint-{state.global_step}.json"
+            write_json(file, self.counts | {"seconds": self.seconds()})
+            control.should_save = True
+            control.should_training_stop |= now >= self.until
+        return control
 
 
-def reached(
-    trainer: RSFTrainer, coins: Coins, scores: np.ndarray, labels: np.ndarray, *, tuning: bool, each: bool
+def measured(
+    this: This,
+    model: PreTrainedModel,
+    train: object,
+    tested: Sequence,
+    labels: np.ndarray,
+    settings: dict,
+    collate: Callable,
+    batch_size: int,
+    length: Callable[[object], int] | None = None,
 ) -> dict:
-    """Return the numbers of a run in the compact form, scalars alone for tuning (see `rsf.lab.compact`).
+    """Fine-tune a model and return the numbers of its run in the compact form (see `rsf.lab.compact`).
 
     Parameters
     ----------
-    trainer, coins : after training
-    scores : array (n, labels), of `logits` on the test or validation examples
-    labels : array (n,)
-    tuning : bool
-    each : bool
-        Keep the negative log-likelihood of each example, too.
+    this : This
+    model, train, settings, collate : as for `fine_tune`
+    tested : test or, with a rate, validation examples, and `labels` (n,), theirs
+    batch_size, length : of the test, see `logits`
+
+    Raises
+    ------
+    TimeoutError
+        RSF_UNTIL came before the end of the training; its state is saved.
     """
-    counts = compact.decisions(coins.candidates, coins.kept)
+    journal = Journal(this.folder(settings))
+    trainer = fine_tune(model, train, this.arm, this.seed, settings, collate, journal, journal)
+    steps = trainer.state.global_step
+    if not trainer.is_over(steps):
+        raise TimeoutError(f"{' '.join(map(str, this))} is saved after {steps} steps: it goes on from there")
+    seconds = journal.seconds()
+    tuning = this.rate is not None
+    scores = logits(trainer.model, tested, collate, batch_size, length)
+    counts = compact.decisions(journal.counts["candidates"], journal.counts["kept"])
     report = trainer.loader.report
+    each = settings["measure"] == "nll" and not tuning
     return {
-        **compact.outcomes(scores, labels, scalars=tuning, each=each and not tuning),
+        **compact.outcomes(scores, labels, scalars=tuning, each=each),
         **({"acceptance_rate": counts["acceptance_rate"]} if tuning else counts),
         "forward_passes": trainer.spent,
         **({"budget": trainer.budget} if np.isfinite(trainer.budget) else {}),
         "scored": report.scored,
         "trained": report.trained,
-        "steps": trainer.state.global_step,
+        "steps": steps,
         **({"stopped": trainer.stopped} if trainer.stopped else {}),
+        "learning_rate": settings["learning_rate"],
+        **({"precision": precision(settings)} if "precision" in settings else {}),
+        **({"beside": int(os.environ["RSF_BESIDE"])} if "RSF_BESIDE" in os.environ else {}),
+        "seconds": seconds,
     }
 
 
@@ -205,17 +299,25 @@ def listing(
                 return scored, trained
 
 
-def logits(model: PreTrainedModel, examples: object, collate: Callable, batch_size: int = 32) -> np.ndarray:
-    """Return the model's logits in eval mode, (n, labels) float64."""
+def logits(
+    model: PreTrainedModel,
+    examples: Sequence,
+    collate: Callable,
+    batch_size: int = 32,
+    length: Callable[[object], int] | None = None,
+) -> np.ndarray:
+    """Return the model's logits in eval mode, (n, labels) float64; by `length` those of like length together."""
     model.eval()
     device = next(model.parameters()).device
+    order = range(len(examples))
+    order = sorted(order, key=lambda i: length(examples[i])) if length else order
     rows = []
     with torch.inference_mode():
         for start in range(0, len(examples), batch_size):
-            batch = collate([examples[i] for i in range(start, min(start + batch_size, len(examples)))])
+            batch = collate([examples[i] for i in order[start : start + batch_size]])
             outputs = model(**{name: value.to(device) for name, value in batch.items()})
             rows.append(outputs.logits.double().cpu().numpy())
-    return np.concatenate(rows)
+    return np.concatenate(rows)[np.argsort(order)]
 
 
 def accuracy(scores: np.ndarray, examples: object) -> float:

@@ -50,6 +50,9 @@ def commit() -> str:
             ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
         ).stdout.strip()
 
+    packed = ROOT / "COMMIT"  # in an archive that `rsf.lab.full` packed
+    if packed.is_file():
+        return packed.read_text(encoding="utf-8").strip()
     try:
         if not CHECKOUT or Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
             return "unknown"

@@ -10,8 +10,7 @@ run in the order of arm, seed and rate.
 import hashlib
 import json
 import shutil
-import tomllib
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +50,8 @@ class Run(NamedTuple):
 
 def now() -> str:
     """Return the time in UTC to the second, as a record says when its run began."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    # not datetime.UTC, and no tomllib for JSON: archives are run by Python 3.10, too
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")  # noqa: UP017
 
 
 def must(condition: object, message: str) -> None:
@@ -77,12 +77,18 @@ def checkout() -> Path:
 
 @lru_cache
 def _sections(file: Path, changed: int) -> dict:
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".json":
+        return json.loads(text)
+    import tomllib
+
+    return tomllib.loads(text)
 
 
 def sections() -> dict:
-    """Return all sections of the protocol as they stand in the file: {name: settings}."""
-    file = RESULTS / "protocol.toml"
+    """Return all sections of the protocol as they stand in the file: {name: settings}; archives have JSON."""
+    packed = RESULTS / "protocol.json"
+    file = packed if packed.is_file() else RESULTS / "protocol.toml"
     return _sections(file, file.stat().st_mtime_ns)
 
 

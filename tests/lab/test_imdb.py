@@ -57,11 +57,11 @@ def test_no_text_stands_in_two_of_training_validation_and_test_and_old_sections_
     leak = small._replace(test=small.test.add_item({**small.train[5]}))
     assert 5 not in data.put_aside(leak, 0)[1]
     settings = records.protocol("imdb-tuned")
-    tested = imdb.prepare(settings, 1, validate=True)
-    again = imdb.prepare(settings, 2, validate=True)
-    assert [row["input_ids"] for row in tested.test] == [row["input_ids"] for row in again.test]
-    assert set(tested.train["index"]) <= set(data.put_aside(small, 16)[1])
-    assert tested.train["index"] != again.train["index"]
+    tested = imdb_tuned.prepare(settings, 1, validate=True)
+    again = imdb_tuned.prepare(settings, 2, validate=True)
+    assert tested.tested == again.tested
+    index, other = ([row["index"] for row in one.train] for one in (tested, again))
+    assert set(index) <= set(data.put_aside(small, 16)[1]) and index != other
 
 
 def test_arms_are_tuned_each_and_all_of_it_is_verified(small, capsys):

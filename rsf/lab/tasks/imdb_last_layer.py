@@ -9,7 +9,6 @@ What the frozen layers make of the reviews is computed once, into the folder RSF
 
 import gc
 import os
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -53,19 +52,9 @@ def parts() -> tuple[np.ndarray, np.ndarray]:
 
 def reviews_of(settings: dict, rng: np.random.Generator) -> tuple[last_layer.CachedOutputs, ...]:
     """Return the reviews to train on, drawn from the pool, and those to validate on, with labels flipped."""
-    aside, pool = parts()
-    drawn = rng.permutation(pool)
-    ends = [settings["train"], settings["train"] + settings["validation"]]
-    chosen, others, _ = np.split(drawn, ends)
-    validation = aside if settings["validate"] == "aside" else others
     hidden, lengths, label = outputs("train", settings["tokens"])
-    found = []
-    for index in (chosen, validation):
-        labels = label[index]
-        wrong = rng.permutation(len(index))[: round(settings["flipped"] * len(index))]
-        labels[wrong] = 1 - labels[wrong]
-        found.append(last_layer.CachedOutputs(hidden, lengths, labels, index))
-    return tuple(found)
+    found = data.drawn(label, *parts(), settings, rng)
+    return tuple(last_layer.CachedOutputs(hidden, lengths, labels, index) for index, labels in found)
 
 
 @lru_cache
@@ -86,15 +75,6 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     models.draw(model, HEAD, rng, checkpoint.model.config.initializer_range)
     train, validation = reviews_of(settings, rng)
     examples = tested(settings["tokens"], *settings["test_places"]) if rate is None else validation
-    coins = arms.Coins()
-    begun = time.perf_counter()
-    trainer = arms.fine_tune(model, train, arm, seed, settings, models.pad_hidden, coins)
-    seconds = time.perf_counter() - begun
-    scores = arms.logits(model, examples, models.pad_hidden, 128)
-    decides = settings["measure"] == "nll"
-    numbers = {
-        **arms.reached(trainer, coins, scores, examples.labels, tuning=rate is not None, each=decides),
-        "learning_rate": settings["learning_rate"],
-        "seconds": round(seconds, 1),
-    }
+    this = arms.This(experiment, arm, seed, rate)
+    numbers = arms.measured(this, model, train, examples, examples.labels, settings, models.pad_hidden, 128)
     return records.Run(reviews.source, checkpoint.source, arms.device_name(), numbers)
