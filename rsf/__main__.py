@@ -10,7 +10,7 @@ BENCHMARKS = ("sampling", "selection", "generation")
 AUDITED = ("above", "tilted", "clipped", "easy", "constant")
 
 
-def experiment(name, arms=None, seeds=None, again=False):
+def experiment(name, arms=None, seeds=None, rates=None, again=False):
     """Run what the protocol asks for and results/ lacks, the arms of a seed one after another.
 
     With `again`, runs go into build/again/ and are shown beside the stored ones.
@@ -26,16 +26,13 @@ def experiment(name, arms=None, seeds=None, again=False):
     wanted = [
         (arm, seed, rate)
         for arm, seed, rate in asked
-        if arm in (arms or section["arms"]) and seed in (seeds or section["seeds"])
+        if arm in (arms or section["arms"]) and seed in (seeds or section["seeds"]) and rate in (rates or [rate])
     ]
     stored = {records.key(record): record for record in records.runs(name)}
     folder = records.checkout() / "build" / "again" if again else None
     unlike = 0
-    there = 0
-    for arm, seed, rate in wanted:
-        if (arm, seed, rate) in stored and not again:
-            there += 1
-            continue
+    todo = [run for run in wanted if again or run not in stored]
+    for arm, seed, rate in todo:
         of_grid = {} if rate is None else {"rate": rate}
         begun = records.now()
         run = task.run(name, arm, seed, **of_grid)
@@ -48,8 +45,8 @@ def experiment(name, arms=None, seeds=None, again=False):
         if again:
             unlike += _beside(stored.get((arm, seed, rate)), new)
     if not again and len(declared(name)) > len(asked):
-        return experiment(name, arms, seeds)
-    if there:
+        return experiment(name, arms, seeds, rates)
+    if there := len(wanted) - len(todo):
         print(f"{name}: {there} of {len(wanted)} runs are stored; --again runs them anew and compares")
     return bool(unlike)
 
@@ -84,6 +81,14 @@ def bench(name):
     seed = records.protocol(f"bench-{name}")["seeds"][0]
     file = records.write(f"bench-{name}", arm, seed, run, begun=begun)
     print(f"made {file.relative_to(records.ROOT)}; now: python -m rsf figures")
+
+
+def full(names, pack, tiny, minutes, out, jobs):
+    """Run what the full sections lack for some minutes of a GPU, or pack the archive for one without network."""
+    from rsf.lab import full, packed
+
+    for line in [f"made {packed.pack(tiny=tiny)}"] if pack else full.run(names, minutes, out, jobs):
+        print(line, flush=True)
 
 
 def notebooks(task, names):
@@ -138,23 +143,22 @@ def verify(files):
     from rsf.lab import records, verdicts
     from rsf.lab import verify as verifier
 
-    wanted = []
-    for file in files:
-        for record in records.load(file):
-            notes = verifier.recompute(record)
-            wanted.append(record["experiment"])
-            stored = records.find(*[record["experiment"], *records.key(record)[:2]], rate=record.get("rate"))
-            if stored not in (None, record):
-                notes.append("results/ holds another run of this seed, and the first stands")
-            which = f"{record['experiment']} {record['arm']} seed {record['seed']}"
-            print(f"{file}: {'; '.join([f'{which} holds', *notes])}")
-    wanted = list(dict.fromkeys(wanted or records.sections()))
-    for name in wanted:
+    given = [(file, record) for file in files for record in records.load(file)]
+    names = dict.fromkeys([record["experiment"] for _, record in given] or records.sections())
+    stored = {(name, *records.key(record)): record for name in names for record in records.runs(name)}
+    for file, record in given:
+        notes = verifier.recompute(record)
+        which = f"{record['experiment']} {record['arm']} seed {record['seed']}"
+        if stored.setdefault((record["experiment"], *records.key(record)), record) != record:
+            notes.append("results/ holds another run of this seed, and the first stands")
+        print(f"{file}: {'; '.join([f'{which} holds', *notes])}")
+    verifier.alike(stored.values())
+    for name in names:
         notes = verifier.section(name)
         found = [str(verdicts.judged(contrast)) for contrast in verdicts.contrasts(name)]
         said = "" if found or records.superseded(name) else ", decides nothing"
         print("\n  ".join([records.status(name) + said, *verdicts.means(name), *notes, *found]))
-    for claim, judgement in verdicts.overall(wanted).items():
+    for claim, judgement in verdicts.overall(names).items():
         print(f"{claim}:\n  {judgement}")
 
 
@@ -207,35 +211,59 @@ def main(words=None):
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m rsf", description=__doc__.split(":")[1].strip())
     commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(function):
-        return commands.add_parser(function.__name__, help=function.__doc__.splitlines()[0])
-
-    one = command(experiment)
-    one.add_argument("name", help="a section of results/protocol.toml")
-    one.add_argument("--arms", nargs="+")
-    one.add_argument("--seeds", nargs="+", type=int)
-    one.add_argument("--again", action="store_true", help="into build/again/, beside the stored numbers")
-    command(bench).add_argument("name", choices=BENCHMARKS)
-    one = command(notebooks)
-    one.add_argument("task", choices=("build", "run", "check"))
-    one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")
-    one = command(lab)
-    one.add_argument("name", nargs="?", default="00", help="its first characters, such as 07; default 00")
-    one.add_argument("--port", type=int)
-    one.add_argument("--no-browser", dest="browser", action="store_false")
-    one = command(audit)
-    one.add_argument("file", help=".jsonl, .csv or .parquet with a row a sample: prompt, reward, kept")
-    one.add_argument(
-        "--rule", nargs="+", metavar=("NAME", "NUMBER"), help="that decided, such as: tilted 0.5 3"
-    )
-    one.add_argument(
-        "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="prompt=question kept=chosen"
-    )
-    one.add_argument("--figure", default="audit.png", help="where the picture goes")
-    command(figures)
-    command(verify).add_argument("files", nargs="*", help="default: all of results/")
+    for function, arguments in ARGUMENTS.items():
+        one = commands.add_parser(function.__name__, help=function.__doc__.splitlines()[0])
+        for flag, options in arguments.items():
+            one.add_argument(flag, **options)
     return parser
+
+
+SEVERAL = {"nargs": "+"}
+SWITCH = {"action": "store_true"}
+ARGUMENTS = {
+    experiment: {
+        "name": {"help": "a section of results/protocol.toml"},
+        "--arms": SEVERAL,
+        "--seeds": {"type": int, **SEVERAL},
+        "--rates": {"type": float, **SEVERAL},
+        "--again": {"help": "into build/again/, beside the stored numbers", **SWITCH},
+    },
+    bench: {"name": {"choices": BENCHMARKS}},
+    full: {
+        "names": {"nargs": "*", "help": "sections; default: all, the most valuable first"},
+        "--pack": {"help": "write the archive for a machine without network into build/", **SWITCH},
+        "--tiny": {"help": "with --pack: for a trial on a CPU", **SWITCH},
+        "--minutes": {"type": float, "default": 9},
+        "--out": {"default": "build/full", "help": "gets result files and checkpoints; on Colab on Drive"},
+        "--jobs": {"type": int, "help": "runs of the embedded model side by side; default: what fits"},
+    },
+    notebooks: {
+        "task": {"choices": ("build", "run", "check")},
+        "names": {"nargs": "*", "help": "their first characters, such as 07; default all"},
+    },
+    lab: {
+        "name": {"nargs": "?", "default": "00", "help": "its first characters, such as 07; default 00"},
+        "--port": {"type": int},
+        "--no-browser": {"dest": "browser", "action": "store_false"},
+    },
+    audit: {
+        "file": {"help": ".jsonl, .csv or .parquet with a row a sample: prompt, reward, kept"},
+        "--rule": {
+            "metavar": ("NAME", "NUMBER"),
+            "help": "that decided, such as: tilted 0.5 3",
+            **SEVERAL,
+        },
+        "--columns": {
+            "default": [],
+            "metavar": "OURS=THEIRS",
+            "help": "prompt=question kept=chosen",
+            **SEVERAL,
+        },
+        "--figure": {"default": "audit.png", "help": "where the picture goes"},
+    },
+    figures: {},
+    verify: {"files": {"nargs": "*", "help": "default: all of results/"}},
+}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ run in the order of arm, seed and rate.
 import hashlib
 import json
 import shutil
+import tarfile
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -290,15 +291,25 @@ def status(experiment: str) -> str:
     return f"{experiment}: {f'{there} of {wanted} runs' if there else 'not yet run'}"
 
 
-def load(file: Path | str) -> list[dict]:
-    """Return the records of a file, one (.json) or one a line (.jsonl); a ValueError says what is wrong."""
-    file = Path(file)
+def _parts(file: Path) -> dict[str, str]:
+    """Return the texts of a file's records by their place in it."""
+    if file.suffix == ".tar":
+        with tarfile.open(file) as tar:
+            return {f"{file.name}, {one.name}": tar.extractfile(one).read().decode() for one in tar}
     text = file.read_text(encoding="utf-8")
-    parts = {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
-    if file.suffix != ".jsonl":
-        parts = {file.name: text}
+    if file.suffix == ".jsonl":
+        return {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
+    return {file.name: text}
+
+
+def load(file: Path | str) -> list[dict]:
+    """Return the records of a file: one (.json), one a line (.jsonl), one a file in it (.tar).
+
+    A ValueError says what is wrong.
+    """
+    file = Path(file)
     found = []
-    for place, part in parts.items():
+    for place, part in _parts(file).items():
         try:
             record = json.loads(part)
             check(record)

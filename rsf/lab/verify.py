@@ -8,6 +8,7 @@ until it pleased.
 
 import math
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def section(experiment: str) -> list[str]:
         tuning found.
     """
     notes = []
-    devices = {}
+    alike(records.runs(experiment))
     for record in records.runs(experiment):
         place = f"{experiment} {' '.join(map(str, records.key(record)[: 2 + ('rate' in record)]))}"
         try:
@@ -55,10 +56,22 @@ def section(experiment: str) -> list[str]:
             _setting(record)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        device = record["machine"].get("device")
-        before = devices.setdefault(record["seed"], device)
-        must(before == device, f"{place} ran on {device}, another arm of its seed on {before}")
     return notes
+
+
+def alike(runs: Iterable[dict]) -> None:
+    """Raise ValueError unless all arms of a seed ran on one device, at one precision."""
+    where = {}
+    for run in runs:
+        here = place_of(run)
+        seed = f"{run['experiment']} {run['arm']} {run['seed']}"
+        before = where.setdefault((run["experiment"], run["seed"]), here)
+        must(before == here, f"{seed} ran on {here}, another arm of its seed on {before}")
+
+
+def place_of(run: dict) -> str:
+    """Return the device of a run, and its precision where that was the device's to say."""
+    return ", ".join([str(run["machine"].get("device")), *filter(None, [run["numbers"].get("precision")])])
 
 
 def recompute(record: dict) -> list[str]:

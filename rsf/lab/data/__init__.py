@@ -12,6 +12,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,10 +79,8 @@ def load(name, *, source=None):
     (repository, *part), revision, title, small = SETS[name]
 
     def hub(impatient):
-        import datasets
-
         both = from_hub(
-            lambda: datasets.load_dataset(repository, *part, revision=revision),
+            lambda: import_module("datasets").load_dataset(repository, *part, revision=revision),
             repository,
             revision,
             "dataset",
@@ -93,19 +92,16 @@ def load(name, *, source=None):
         folder = local_folder("RSF_DATA", name)
         if (folder / "tokens.npz").is_file():
             return _tokenised(folder / "tokens.npz")
-        import datasets
-
         files = [folder / "train.parquet", folder / "test.parquet"]
         if missing := [file.name for file in files if not file.is_file()]:
             raise SourceUnavailable(f"{folder} lacks {missing[0]}")
-        train, test = (datasets.Dataset.from_parquet(str(file)) for file in files)
+        read = import_module("datasets").Dataset.from_parquet
+        train, test = (read(str(file)) for file in files)
         return train, test, f"local copy of {title}, SHA-256 {digest(files)[:16]}"
 
     def embedded(_):
-        import datasets
-
         with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
-            rows = datasets.Dataset.from_list([json.loads(line) for line in file])
+            rows = import_module("datasets").Dataset.from_list([json.loads(line) for line in file])
         kept = (
             rows.select([i for i, one in enumerate(rows["split"]) if one == split])
             for split in ("train", "test")
