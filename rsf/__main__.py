@@ -18,15 +18,16 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
     from rsf.lab import records
 
     section = records.protocol(name)
-    if "task" not in section:
-        raise ValueError(f"the section {name} names no task that runs it: its files were made elsewhere")
+    records.must(
+        "task" in section, f"the section {name} names no task that runs it: its files were made elsewhere"
+    )
     task = import_module(f"rsf.lab.tasks.{section['task']}")
     declared = getattr(task, "declared", records.declared)  # a task may widen a grid
     asked = declared(name)
     wanted = [
         (arm, seed, rate)
         for arm, seed, rate in asked
-        if arm in (arms or section["arms"]) and seed in (seeds or section["seeds"]) and rate in (rates or [rate])
+        if arm in (arms or [arm]) and seed in (seeds or [seed]) and rate in (rates or [rate])
     ]
     stored = {records.key(record): record for record in records.runs(name)}
     folder = records.checkout() / "build" / "again" if again else None
@@ -36,14 +37,12 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
         of_grid = {} if rate is None else {"rate": rate}
         begun = records.now()
         run = task.run(name, arm, seed, **of_grid)
-        file = records.write(name, arm, seed, run, folder, begun=begun, **of_grid)
-        new = records.validate(file)
+        new = records.validate(records.write(name, arm, seed, run, folder, begun=begun, **of_grid))
         shown = [
-            f"{key} {value:.7g}" for key, value in new["numbers"].items() if isinstance(value, (int, float))
+            f"{key} {value:.7g}" for key, value in run.numbers.items() if isinstance(value, (int, float))
         ]
         print(f"{name} {arm} {seed}{f' {rate:g}' if rate else ''}: {', '.join(shown)}", flush=True)
-        if again:
-            unlike += _beside(stored.get((arm, seed, rate)), new)
+        unlike += _beside(stored.get((arm, seed, rate)), new) if again else 0
     if not again and len(declared(name)) > len(asked):
         return experiment(name, arms, seeds, rates)
     if there := len(wanted) - len(todo):
@@ -60,14 +59,14 @@ def _beside(stored, new):
         return False
     lines = records.compare(stored, new)
     same = stored["machine"].get("processor") == new["machine"]["processor"]
-    print("\n".join(f"  {line}" for line in lines))
     apart = sum(line.endswith("differs") for line in lines)
     where = (
-        "on the same kind of processor"
+        "the same kind of processor"
         if same
-        else "on another kind of processor, or one that the file does not name"
+        else "another kind of processor, or one that the file does not name"
     )
-    print(f"  {len(lines) - apart} of {len(lines)} numbers are equal, {where}; times are left out")
+    lines.append(f"{len(lines) - apart} of {len(lines)} numbers are equal, on {where}; times are left out")
+    print("\n".join(f"  {line}" for line in lines))
     return bool(apart) and same
 
 
@@ -78,8 +77,7 @@ def bench(name):
     records.checkout()
     begun = records.now()
     arm, run = import_module(f"rsf.lab.bench.{name}").run()
-    seed = records.protocol(f"bench-{name}")["seeds"][0]
-    file = records.write(f"bench-{name}", arm, seed, run, begun=begun)
+    file = records.write(f"bench-{name}", arm, 0, run, begun=begun)
     print(f"made {file.relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
@@ -115,11 +113,13 @@ def notebooks(task, names):
         bar.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
     bar.close()
     width = max(len(row["notebook"]) for row in rows)
-    print(f"\n{'notebook':{width}}  seconds    checks  verdict")
-    for row in rows:
-        print(f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}")
-    print("executed copies, figures and run.json are in build/")
-    print("to read and change them: python3 run.py lab")
+    lines = [f"\n{'notebook':{width}}  seconds    checks  verdict"]
+    lines += [
+        f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}"
+        for row in rows
+    ]
+    lines.append("executed copies, figures and run.json are in build/")
+    print("\n".join([*lines, "to read and change them: python3 run.py lab"]))
     return any(row["verdict"] != "passed" for row in rows)
 
 

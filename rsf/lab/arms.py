@@ -17,6 +17,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,11 +31,8 @@ from rsf.rules import BaseRule, at_rate, clipped, constant, easy, random_like
 from rsf.selection import RSFConfig, RSFTrainer
 from rsf.selection.checkpoints import last_whole
 
-FAMILIES = {
-    "at_rate": clipped,
-    "easy": easy,
-    "random": clipped,
-}  # of the arms that are given by a rejection rate
+# of the arms that are given by a rejection rate
+FAMILIES = {"at_rate": clipped, "easy": easy, "random": clipped}
 
 
 def rule_of(arm: str, settings: dict) -> BaseRule:
@@ -91,7 +89,6 @@ def fine_tune(
     journal : Journal, optional
         Saves checkpoints, and knows the last one of a run that was killed.
     """
-    numbers = precision(settings)
     with tempfile.TemporaryDirectory() as folder:
         args = RSFConfig(
             output_dir=(journal and journal.folder) or folder,
@@ -110,8 +107,8 @@ def fine_tune(
             train_sampling_strategy=settings.get("sampling", "random"),
             optim=settings["optimizer"],
             weight_decay=settings["weight_decay"],
-            bf16=numbers == "bfloat16",
-            fp16=numbers == "float16",
+            bf16=precision(settings) == "bfloat16",
+            fp16=precision(settings) == "float16",
             remove_unused_columns=False,
             save_strategy="no",
             logging_strategy="no",
@@ -134,11 +131,8 @@ def fine_tune(
 
 def precision(settings: dict) -> str:
     """Return the type that training computes in: the section's own, or where it says so the device's."""
-    own = settings.get("precision", "bfloat16" if settings.get("bf16") else "float32")
-    if own != "device":
-        return own
-    if not torch.cuda.is_available():
-        return "float32"
+    if "precision" not in settings or not torch.cuda.is_available():
+        return "bfloat16" if settings.get("bf16") else "float32"
     return "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float16"
 
 
@@ -154,8 +148,9 @@ class This(NamedTuple):
         """Return where its checkpoints are, below RSF_CHECKPOINTS: a run goes on only on the same device."""
         if "RSF_CHECKPOINTS" not in os.environ:
             return None
-        where = re.sub(r"\W+", "-", f"{device_name()} {precision(settings)}")
-        below = Path(os.environ["RSF_CHECKPOINTS"]) / where
+        below = Path(os.environ["RSF_CHECKPOINTS"]) / re.sub(
+            r"\W+", "-", f"{device_name()} {precision(settings)}"
+        )
         return records.path(self.experiment, self.arm, self.seed, below, rate=self.rate).with_suffix("")
 
 
@@ -168,14 +163,13 @@ class Journal(TrainerCallback):
 
     def __init__(self, folder: Path | None):
         self.folder = folder
-        self.every = float(os.environ.get("RSF_SAVE_EVERY", 600))
         self.until = float(os.environ.get("RSF_UNTIL", np.inf))
         self.begun = self.saved = time.time()
         self.counts = {"candidates": [], "kept": [], "seconds": 0.0}
         self.last = None
-        if folder and list(folder.glob("checkpoint-*/trainer_state.json")):
+        with suppress(ValueError, TypeError):  # nothing was saved, or is to be
             self.last = last_whole(folder, 1)
-            self.counts = json.loads((folder / f"{Path(self.last).name}.json").read_text(encoding="utf-8"))
+            self.counts = json.loads(Path(f"{self.last}.json").read_text(encoding="utf-8"))
 
     def __call__(self, block: list, criterion: np.ndarray, coins: np.ndarray) -> None:
         self.counts["candidates"].append(len(coins))
@@ -190,11 +184,13 @@ class Journal(TrainerCallback):
     ) -> TrainerControl:
         """Save if it is time to."""
         now = time.time()
-        if self.folder and (now >= self.until or now - self.saved >= self.every):
+        if self.folder and now >= min(self.until, self.saved + float(os.environ.get("RSF_SAVE_EVERY", 600))):
             self.saved = now
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = self.folder / f"checkpoint-{state.global_step}.json"
-            write_json(file, self.counts | {"seconds": self.seconds()})
+            write_json(
+                self.folder / f"checkpoint-{state.global_step}.json",
+                (self.counts | {"seconds": self.seconds()}),
+            )
             control.should_save = True
             control.should_training_stop |= now >= self.until
         return control
@@ -227,17 +223,20 @@ def measured(
     """
     journal = Journal(this.folder(settings))
     trainer = fine_tune(model, train, this.arm, this.seed, settings, collate, journal, journal)
-    steps = trainer.state.global_step
-    if not trainer.is_over(steps):
-        raise TimeoutError(f"{' '.join(map(str, this))} is saved after {steps} steps: it goes on from there")
-    seconds = journal.seconds()
+    steps, seconds = trainer.state.global_step, journal.seconds()
+    saved = f"{' '.join(map(str, this))} is saved after {steps} steps: it goes on from there"
+    records.must(trainer.is_over(steps), saved, TimeoutError)
     tuning = this.rate is not None
-    scores = logits(trainer.model, tested, collate, batch_size, length)
     counts = compact.decisions(journal.counts["candidates"], journal.counts["kept"])
     report = trainer.loader.report
-    each = settings["measure"] == "nll" and not tuning
+    own = {"precision": precision(settings)} if "precision" in settings else {}
     return {
-        **compact.outcomes(scores, labels, scalars=tuning, each=each),
+        **compact.outcomes(
+            logits(trainer.model, tested, collate, batch_size, length),
+            labels,
+            scalars=tuning,
+            each=settings["measure"] == "nll" and not tuning,
+        ),
         **({"acceptance_rate": counts["acceptance_rate"]} if tuning else counts),
         "forward_passes": trainer.spent,
         **({"budget": trainer.budget} if np.isfinite(trainer.budget) else {}),
@@ -246,8 +245,7 @@ def measured(
         "steps": steps,
         **({"stopped": trainer.stopped} if trainer.stopped else {}),
         "learning_rate": settings["learning_rate"],
-        **({"precision": precision(settings)} if "precision" in settings else {}),
-        **({"beside": int(os.environ["RSF_BESIDE"])} if "RSF_BESIDE" in os.environ else {}),
+        **own,
         "seconds": seconds,
     }
 
@@ -315,8 +313,12 @@ def logits(
     with torch.inference_mode():
         for start in range(0, len(examples), batch_size):
             batch = collate([examples[i] for i in order[start : start + batch_size]])
-            outputs = model(**{name: value.to(device) for name, value in batch.items()})
-            rows.append(outputs.logits.double().cpu().numpy())
+            rows.append(
+                model(**{name: value.to(device) for name, value in batch.items()})
+                .logits.double()
+                .cpu()
+                .numpy()
+            )
     return np.concatenate(rows)[np.argsort(order)]
 
 

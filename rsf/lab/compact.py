@@ -116,9 +116,11 @@ def calibration(confidence: np.ndarray, right: np.ndarray, classes: int) -> dict
     place = np.floor((confidence - 1 / classes) / (1 - 1 / classes) * PARTS).astype(int)
     place = place.clip(0, PARTS - 1)
     count = np.bincount(place, minlength=PARTS)
-    mean = np.bincount(place, confidence, PARTS) / np.maximum(count, 1)
     return {
         "count": count.tolist(),
         "right": np.bincount(place, right, PARTS).astype(int).tolist(),
-        "confidence": [round(value, 4) for value in mean.tolist()],
+        "confidence": [
+            round(value, 4)
+            for value in (np.bincount(place, confidence, PARTS) / np.maximum(count, 1)).tolist()
+        ],
     }

@@ -1,6 +1,5 @@
 """JupyterLab on copies of the notebooks, so that reading them changes nothing in the checkout."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from rsf.accounts import write_json
 from rsf.lab import notebooks
+from rsf.lab.data import digest
 
 
 def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int:
@@ -25,9 +25,9 @@ def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int
     copied = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     for source in sorted(notebooks.NOTEBOOKS.glob("*.ipynb")):
         copy = folder / source.name
-        if not copy.exists() or digest_of(copy) == copied.get(source.name):
+        if not copy.exists() or digest([copy]) == copied.get(source.name):
             shutil.copyfile(source, copy)
-            copied[source.name] = digest_of(copy)
+            copied[source.name] = digest([copy])
     write_json(record, copied)
     options = [f"--ServerApp.root_dir={folder}"]
     if port:
@@ -41,8 +41,3 @@ def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int
     if os.name == "nt":
         return subprocess.run(command, env=environment).returncode
     return os.execve(command[0], command, environment)  # the server takes this process's place
-
-
-def digest_of(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -27,7 +27,9 @@ from rsf.lab import arms, records, tuning, verify
 from rsf.lab.provenance import ROOT
 
 QUEUE = ["bench-selection"]  # the most valuable first
-QUEUE += [f"imdb-whole-model-{name}{part}" for name in ("half", "quarter", "wrong") for part in ("-tuning", "")]
+QUEUE += [
+    f"imdb-whole-model-{name}{part}" for name in ("half", "quarter", "wrong") for part in ("-tuning", "")
+]
 QUEUE += ["imdb-full-tuning", "imdb-full", "imdb-article-tuning", "imdb-article", "gsm8k-chat"]
 RESERVE = 45  # seconds for what trains to save itself
 MEMORY = 6 * 2**30  # bytes of the card for one of the runs side by side
@@ -47,7 +49,11 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
         (out / folder).mkdir(parents=True, exist_ok=True)
     shutil.copytree(out / "results", records.RESULTS, dirs_exist_ok=True)
     environment = {"RSF_CHECKPOINTS": str(out / "checkpoints")} | os.environ
-    environment |= {"RSF_UNTIL": str(end - RESERVE), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment |= {
+        "RSF_UNTIL": str(end - RESERVE),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     if (ROOT / "data" / "imdb" / "tokens.npz").is_file():
         environment["RSF_DATA"] = str(ROOT / "data")
     running = {}
@@ -110,8 +116,9 @@ def beside(section: str, jobs: int | None = None) -> int:
     """Return how many runs of a section fit side by side here: one, but for those of the embedded model."""
     if records.protocol(section)["model"] != "embedded" or section == QUEUE[0]:
         return 1
-    cards = range(torch.cuda.device_count())
-    memory = sum(torch.cuda.get_device_properties(card).total_memory for card in cards[:1])
+    memory = sum(
+        torch.cuda.get_device_properties(card).total_memory for card in range(torch.cuda.device_count())[:1]
+    )
     return jobs or max(1, min(os.cpu_count() - 3, memory // MEMORY))
 
 

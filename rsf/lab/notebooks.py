@@ -75,12 +75,11 @@ def execute(notebook, environment):
     """Execute a notebook in place; an error in a cell is raised after the outputs so far were stored."""
     from nbclient import NotebookClient
 
-    where = {"metadata": {"path": str(NOTEBOOKS)}}
     client = NotebookClient(
         notebook,
         timeout=SECONDS,
         kernel_name="python3",
-        resources=where,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
         record_timing=False,
         coalesce_streams=True,
         extra_arguments=["--log-level=40"],
@@ -120,11 +119,8 @@ def run(wanted=()):
         (BUILD / folder).mkdir(parents=True, exist_ok=True)
     rows = []
     for name in names(wanted):
-        started, notebook, verdict = (
-            time.perf_counter(),
-            nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4),
-            "passed",
-        )
+        started, notebook = time.perf_counter(), nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+        verdict = "passed"
         try:
             execute(notebook, QUIET)
         except (
@@ -136,7 +132,10 @@ def run(wanted=()):
         passed, failed = (len(re.findall(word, printed, re.MULTILINE)) for word in (HELD, FAILED))
         if failed and verdict == "passed":
             verdict = f"FAILED: {failed} checks"
-        for number, png in enumerate(_pictures(notebook), 1):
+        pictures = (
+            output.data["image/png"] for output in _outputs(notebook) if "image/png" in output.get("data", {})
+        )
+        for number, png in enumerate(map(base64.b64decode, pictures), 1):
             (BUILD / "figures" / f"{name}-{number}.png").write_bytes(png)
         rows.append(
             {
@@ -180,7 +179,6 @@ def problems(name):
     )
     found += _readability(name, notebook)
     for cell in code:
-        tags = cell.metadata.get("tags", [])
         found += _true(
             (
                 f"{cell.id} has a trailing semicolon, which nbval ignores badly",
@@ -188,7 +186,8 @@ def problems(name):
             ),
             (
                 f"{cell.id} uses history, timing or an nbval marker",
-                re.search(r"\b(In|Out)\[\d|%%?time|NBVAL_", cell.source) or "nbval" in str(tags),
+                re.search(r"\b(In|Out)\[\d|%%?time|NBVAL_", cell.source)
+                or "nbval" in str(cell.metadata.get("tags", [])),
             ),
         )
     for output in _outputs(notebook):
@@ -298,10 +297,13 @@ def _sections(notebook):
     """Return each section's heading and what its cells print."""
     sections = [["", ""]]
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            sections += [[heading, ""] for heading in re.findall(r"^## (.*)$", cell.source, re.MULTILINE)]
-        else:
-            sections[-1][1] += "".join(output.get("text", "") for output in cell.outputs)
+        sections += [
+            [heading, ""]
+            for heading in re.findall(
+                r"^## (.*)$", (cell.source if cell.cell_type == "markdown" else ""), re.MULTILINE
+            )
+        ]
+        sections[-1][1] += "".join(output.get("text", "") for output in cell.get("outputs", []))
     return sections
 
 
@@ -311,11 +313,3 @@ def _outputs_of(cell, kind):
 
 def _outputs(notebook):
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-
-
-def _pictures(notebook):
-    return [
-        base64.b64decode(output.data["image/png"])
-        for output in _outputs(notebook)
-        if "image/png" in output.get("data", {})
-    ]

@@ -42,17 +42,20 @@ def pack(*, tiny: bool = False) -> Path:
         for name in QUEUE:
             if tiny:
                 less = {"seeds": records.protocol(name)["seeds"][:2], "grid_learning_rate": [1e-3]}
-                sections[name] = sections[name] | TINY | {key: less[key] for key in less if key in sections[name]}
+                sections[name] = (
+                    sections[name] | TINY | {key: less[key] for key in less if key in sections[name]}
+                )
             elif runs := records.runs(name):
-                text = "".join(f"{json.dumps(run)}\n" for run in runs)
-                write_text(top / "results" / f"{name}.jsonl", text)
+                write_text(top / "results" / f"{name}.jsonl", "".join(f"{json.dumps(run)}\n" for run in runs))
         write_json(top / "results" / "protocol.json", sections)
         write_text(top / "COMMIT", provenance.commit())
         for name in ("results/protocol.toml", "pyproject.toml", "LICENSE"):
             shutil.copy(root / name, top / name)
         tokenizer = _model(top / models.ROUNDED.name, tiny)
-        reviews = data.load("imdb", source="embedded" if tiny else "hub,local")
-        np.savez(top / "data" / "imdb" / "tokens.npz", **_tokens(reviews, tokenizer))
+        np.savez(
+            top / "data" / "imdb" / "tokens.npz",
+            **_tokens(data.load("imdb", source="embedded" if tiny else "hub,local"), tokenizer),
+        )
         file.parent.mkdir(exist_ok=True)
         with tarfile.open(file, "w:xz") as tar:
             tar.add(top, top.name)
@@ -64,7 +67,9 @@ def pack(*, tiny: bool = False) -> Path:
 def _model(folder, tiny):
     """Write the embedded model, rounded to float16, and what a record calls it; return its tokenizer."""
     source = models.verified(models.embedded_folder())
-    name = "all-MiniLM-L6-v2 in name only, tiny and random" if tiny else "all-MiniLM-L6-v2, rounded to float16"
+    name = (
+        "all-MiniLM-L6-v2 in name only, tiny and random" if tiny else "all-MiniLM-L6-v2, rounded to float16"
+    )
     model = BertModel(BertConfig(**SHAPES)) if tiny else AutoModel.from_pretrained(source)
     model.half().save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(source)

@@ -55,10 +55,10 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")  # noqa: UP017
 
 
-def must(condition: object, message: str) -> None:
-    """Raise ValueError with a message unless a condition holds."""
+def must(condition: object, message: str, error: type[Exception] = ValueError) -> None:
+    """Raise ValueError, or another error, with a message unless a condition holds."""
     if not condition:
-        raise ValueError(message)
+        raise error(message)
 
 
 def checkout() -> Path:
@@ -69,10 +69,11 @@ def checkout() -> Path:
     FileNotFoundError
         The package is installed: notebooks, figures and results to be written are not there.
     """
-    if not CHECKOUT:
-        raise FileNotFoundError(
-            f"this needs a checkout of the repository, and {ROOT} is none: clone it, and call run.py"
-        )
+    must(
+        CHECKOUT,
+        f"this needs a checkout of the repository, and {ROOT} is none: clone it, and call run.py",
+        FileNotFoundError,
+    )
     return ROOT
 
 
@@ -88,22 +89,22 @@ def _sections(file: Path, changed: int) -> dict:
 
 def sections() -> dict:
     """Return all sections of the protocol as they stand in the file: {name: settings}; archives have JSON."""
-    packed = RESULTS / "protocol.json"
-    file = packed if packed.is_file() else RESULTS / "protocol.toml"
+    file = next(filter(Path.is_file, [RESULTS / "protocol.json"]), RESULTS / "protocol.toml")
     return _sections(file, file.stat().st_mtime_ns)
 
 
 def protocol(experiment: str) -> dict:
     """Return the section of the protocol of an experiment, with what it takes over by `like`."""
-    must(experiment in sections(), f"the protocol has no section {experiment!r}, only {', '.join(sections())}")
+    must(
+        experiment in sections(), f"the protocol has no section {experiment!r}, only {', '.join(sections())}"
+    )
     section = sections()[experiment]
     return protocol(section["like"]) | section if "like" in section else dict(section)
 
 
 def protocol_hash(experiment: str) -> str:
     """Return the SHA-256 of what a section says is measured; its task and what became of it are left out."""
-    section = _measured(protocol(experiment))
-    return hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_measured(protocol(experiment)), sort_keys=True).encode()).hexdigest()
 
 
 def _measured(section: dict) -> dict:
@@ -161,12 +162,15 @@ def write(
     made_by : str, optional
         The code that ran it, where that was not this project's task.
     """
-    also = {"rate": rate, "begun": begun, "made_by": made_by}
     record = {
         "experiment": experiment,
         "arm": arm,
         "seed": seed,
-        **{name: value for name, value in also.items() if value is not None},
+        **{
+            name: value
+            for name, value in {"rate": rate, "begun": begun, "made_by": made_by}.items()
+            if value is not None
+        },
         "settings": protocol(experiment),
         "protocol": protocol_hash(experiment),
         "data": run.data,
@@ -198,10 +202,8 @@ def runs(experiment: str) -> list[dict]:
     ValueError
         A record does not belong to the protocol or to this section, or a run stands twice.
     """
-    folded = RESULTS / f"{experiment}.jsonl"
-    files = [folded] if folded.is_file() else []
     found = {}
-    for file in [*files, *sorted((RESULTS / experiment).glob("*.json"))]:
+    for file in [*RESULTS.glob(f"{experiment}.jsonl"), *sorted((RESULTS / experiment).glob("*.json"))]:
         for record in load(file):
             must(
                 record["experiment"] == experiment,
@@ -225,8 +227,7 @@ def read(experiment: str) -> dict:
             f"{experiment} has a run a rate of its grid: use records.runs({experiment!r})",
         )
         found.setdefault(record["arm"], {})[record["seed"]] = record
-    if not found:
-        raise FileNotFoundError(f"no run of {experiment} is in {RESULTS.name}/: not yet run")
+    must(found, f"no run of {experiment} is in {RESULTS.name}/: not yet run", FileNotFoundError)
     return found
 
 
@@ -245,9 +246,13 @@ def fold(experiment: str) -> Path:
     """
     found = runs(experiment)
     lacking = missing(experiment)
-    must(not lacking, f"{experiment} lacks {len(lacking)} runs, {[*lacking, None][0]} first: run them, then fold")
-    text = "".join(json.dumps(record) + "\n" for record in found)
-    file = write_text(RESULTS / f"{experiment}.jsonl", text)
+    must(
+        not lacking,
+        f"{experiment} lacks {len(lacking)} runs, {[*lacking, None][0]} first: run them, then fold",
+    )
+    file = write_text(
+        RESULTS / f"{experiment}.jsonl", "".join((json.dumps(record) + "\n" for record in found))
+    )
     shutil.rmtree(RESULTS / experiment, ignore_errors=True)
     return file
 
@@ -265,9 +270,11 @@ def declared(experiment: str) -> list[tuple[str, int, float | None]]:
     section = protocol(experiment)
     rates = {arm: [None] for arm in section["arms"]}
     if has_rates(section):
-        grid = section["grid_learning_rate"]
         tried = [(run["arm"], run["rate"]) for run in runs(experiment)]
-        rates = {arm: sorted({*grid, *(rate for one, rate in tried if one == arm)}) for arm in rates}
+        rates = {
+            arm: sorted({*section["grid_learning_rate"], *(rate for one, rate in tried if one == arm)})
+            for arm in rates
+        }
     return [(arm, seed, rate) for seed in section["seeds"] for arm in rates for rate in rates[arm]]
 
 
@@ -365,14 +372,11 @@ def _number(version: str) -> list[int]:
 def compare(stored: dict, new: dict) -> list[str]:
     """Return a line for each number of two records of one run: equal, or how far apart; no times."""
     lines = []
-    for name, before in stored["numbers"].items():
-        after = new["numbers"].get(name)
-        if name in TIMES:
-            continue
+    for name in [name for name in stored["numbers"] if name not in TIMES]:
+        before, after = stored["numbers"][name], new["numbers"].get(name)
         said = "equal" if before == after or _rounded_alike(name, before, after) else "differs"
         scalar = isinstance(before, (int, float)) and isinstance(after, (int, float))
-        shown = f"stored {before:.7g}, new {after:.7g}: " if scalar else ""
-        lines.append(f"{name}: {shown}{said}")
+        lines.append(f"{name}: {f'stored {before:.7g}, new {after:.7g}: ' if scalar else ''}{said}")
     return lines
 
 

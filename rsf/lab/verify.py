@@ -36,6 +36,8 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
 REAL = {"imdb": ("imdb: hub", "imdb: local copy"), "gsm8k": ("gsm8k: hub", "gsm8k: local copy")}
+MINI = "train: imdb: embedded, mini reviews (480 train, 240 test); test: "
+REAL |= {"mini": tuple(MINI + one for one in REAL["imdb"])}
 
 
 def section(experiment: str) -> list[str]:
@@ -102,9 +104,9 @@ def _recompute(record: dict) -> list[str]:
         must(not isinstance(value, float) or math.isfinite(value), f"{name} is {value}, which is no number")
     _source(record, kind, protocol)
     kinds = {"arithmetic": _arithmetic_grid if tuning else _arithmetic, "bench": lambda *_: None}
-    other = _margins if "test_margin" in numbers else _compact
-    make = _arithmetic_grid if tuning else kinds.get(kind, other)
-    return make(record, protocol) or []
+    return (
+        _arithmetic_grid if tuning else kinds.get(kind, (_margins if "test_margin" in numbers else _compact))
+    )(record, protocol) or []
 
 
 def _setting(record: dict) -> None:
@@ -135,10 +137,6 @@ def _source(record: dict, kind: str, section: dict) -> None:
     expected = MODELS.get((kind, section.get("model")), "")
     data = record["data"]
     allowed = REAL.get(kind, ("",))
-    if kind == "mini":
-        allowed = tuple(
-            f"train: imdb: embedded, mini reviews (480 train, 240 test); test: {one}" for one in REAL["imdb"]
-        )
     if kind in ("arithmetic", "sums"):
         expected = "GPT-2, 1 layer of width 64, random weights"
         allowed = (f"{section['numbers']} sums with answers and {section['pool']} without, of 10,000",)
@@ -155,19 +153,18 @@ def _source(record: dict, kind: str, section: dict) -> None:
 def _margins(record: dict, section: dict) -> list[str]:
     """Make the numbers of a record with the margin of each review and every decision again."""
     numbers = record["numbers"]
-    index, margin = np.array(numbers["test_index"]), np.array(numbers["test_margin"])
-    label = np.array(numbers["test_label"])
-    rows = np.sort(np.random.default_rng(0).permutation(25_000)[: section["test"]])  # for every seed
-    must(np.array_equal(index, rows), f"its {len(index)} test rows are not those of the protocol")
+    index, margin, label = (np.array(numbers[f"test_{name}"]) for name in ("index", "margin", "label"))
+    must(
+        np.array_equal(index, np.sort(np.random.default_rng(0).permutation(25_000)[: section["test"]])),
+        f"its {len(index)} test rows are not those of the protocol",
+    )
     must(len(margin) == len(index), f"{len(margin)} margins of {len(index)} test rows")
     # as IMDb is published: negative ones first
     must(np.array_equal(label, index >= 12_500), "its test labels are not those of IMDb's test set")
-    right = int(((margin > 0) == label)[margin != 0].sum())
-    undecided = int((margin == 0).sum())
-    accuracy = numbers["accuracy"]
+    right, undecided = int(((margin > 0) == label)[margin != 0].sum()), int((margin == 0).sum())
     must(
-        right <= round(accuracy * len(index), 9) <= right + undecided,
-        f"accuracy is {accuracy}, and by the margins {right} of {len(index)} are right",
+        right <= round(numbers["accuracy"] * len(index), 9) <= right + undecided,
+        f"accuracy is {numbers['accuracy']}, and by the margins {right} of {len(index)} are right",
     )
     sizes = np.array([len(block) for block in numbers["decision_index"]])
     kept = np.array(numbers["decision_kept"])
@@ -180,14 +177,16 @@ def _margins(record: dict, section: dict) -> list[str]:
         f"forward_passes leave {spent} for scoring, and {least} to {most} were scored",
     )
     _budget(numbers, section)
-    note = f"{undecided} of {len(index)} margins round to 0.0 and leave their reviews open"
-    return [note] if undecided else []
+    return [f"{undecided} of {len(index)} margins round to 0.0 and leave their reviews open"] * (
+        undecided > 0
+    )
 
 
 def _scored(arm: str, candidates: int) -> tuple[int, int]:
     """Return the least and the most that an arm may have scored: plain and twin nothing, random some."""
-    none = {"plain": (0, 0), "twin": (0, 0), "random": (0, candidates)}
-    return none.get(re.split("[ -]", arm)[0], (candidates, candidates))
+    return {"plain": (0, 0), "twin": (0, 0), "random": (0, candidates)}.get(
+        re.split("[ -]", arm)[0], (candidates, candidates)
+    )
 
 
 def _budget(numbers: dict, section: dict) -> None:
@@ -196,9 +195,10 @@ def _budget(numbers: dict, section: dict) -> None:
         return
     budget = TRAIN * section["passes"] * section["train"]
     _equal("budget", numbers["budget"], budget, tolerance=1)
-    block = (FORWARD + TRAIN) * max(section["batch_size"], section.get("block_size", 0))
     must(
-        budget - 1 <= numbers["forward_passes"] <= budget + block,
+        budget - 1
+        <= numbers["forward_passes"]
+        <= budget + ((FORWARD + TRAIN) * max(section["batch_size"], section.get("block_size", 0))),
         f"forward_passes are {numbers['forward_passes']}, and the budget is {budget:g}",
     )
 
@@ -207,8 +207,11 @@ def _compact(record: dict, section: dict) -> None:
     """Make the numbers of a record in the compact form again (see `rsf.lab.compact`)."""
     numbers = record["numbers"]
     if {"scored", "trained", "forward_passes"} <= numbers.keys():
-        spent = FORWARD * numbers["scored"] + TRAIN * numbers["trained"]
-        _equal("forward_passes", numbers["forward_passes"], spent)
+        _equal(
+            "forward_passes",
+            numbers["forward_passes"],
+            (FORWARD * numbers["scored"] + TRAIN * numbers["trained"]),
+        )
     if "budget" in numbers and record["arm"] not in section.get("budget_of", {}):
         _budget(numbers, section)
     accuracy, nll = numbers["accuracy"], numbers.get("nll", math.inf)
@@ -278,11 +281,8 @@ def _rate(record: dict, section: dict) -> None:
     """Hold the rate of a tuning run against its grid: on it, or beyond an edge that was widened."""
     grid, rate = section["grid_learning_rate"], record["rate"]
     _equal("learning_rate", record["numbers"].get("learning_rate", rate), rate)
-    must(
-        rate in grid or not min(grid) <= rate <= max(grid), f"the rate {rate:g} is not on the grid {grid}"
-    )
-    size = section.get("validation")
-    if size:
+    must(rate in grid or not min(grid) <= rate <= max(grid), f"the rate {rate:g} is not on the grid {grid}")
+    if size := section.get("validation"):
         _equal("accuracy", record["numbers"]["accuracy"], round(record["numbers"]["accuracy"] * size) / size)
 
 

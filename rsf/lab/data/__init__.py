@@ -95,9 +95,9 @@ def load(name, *, source=None):
         files = [folder / "train.parquet", folder / "test.parquet"]
         if missing := [file.name for file in files if not file.is_file()]:
             raise SourceUnavailable(f"{folder} lacks {missing[0]}")
-        read = import_module("datasets").Dataset.from_parquet
-        train, test = (read(str(file)) for file in files)
-        return train, test, f"local copy of {title}, SHA-256 {digest(files)[:16]}"
+        return *(
+            import_module("datasets").Dataset.from_parquet(str(file)) for file in files
+        ), f"local copy of {title}, SHA-256 {digest(files)[:16]}"
 
     def embedded(_):
         with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
@@ -121,14 +121,21 @@ def _tokenised(file):
     stored = np.load(file)
     parts = []
     for part in ("train", "test"):
-        ids = np.split(stored[f"{part}_ids"], np.cumsum(stored[f"{part}_lengths"])[:-1])
         columns = {name: stored[f"{part}_{name}"].tolist() for name in ("text", "label")}
-        parts.append(Tokenised(columns, input_ids=ids))
+        parts.append(
+            Tokenised(
+                columns, input_ids=np.split(stored[f"{part}_ids"], np.cumsum(stored[f"{part}_lengths"])[:-1])
+            )
+        )
     return *parts, str(stored["source"])
 
 
 def encoded(
-    part: Sequence, index: Sequence[int], tokenizer: Callable, tokens: int, labels: Sequence[int] | None = None
+    part: Sequence,
+    index: Sequence[int],
+    tokenizer: Callable,
+    tokens: int,
+    labels: Sequence[int] | None = None,
 ) -> list[dict]:
     """Return the reviews at some places of a table as rows of input_ids, cut at `tokens`, label and index.
 
@@ -154,8 +161,9 @@ def drawn(
 
     `validate` says on what: "aside", on what was put aside, or "pool", on others of the pool.
     """
-    ends = [settings["train"], settings["train"] + settings["validation"]]
-    chosen, others, _ = np.split(rng.permutation(pool), ends)
+    chosen, others, _ = np.split(
+        rng.permutation(pool), [settings["train"], settings["train"] + settings["validation"]]
+    )
     found = []
     for index in (chosen, others if settings.get("validate") == "pool" else aside):
         labels = label[index]
@@ -172,8 +180,8 @@ def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
     """
     texts = data.train["text"]
     in_test = set(data.test["text"])
-    candidates = [i for i, text in enumerate(texts) if text not in in_test]
     times = Counter(texts)
+    candidates = [i for i, text in enumerate(texts) if text not in in_test]
     alone = [i for i in candidates if times[texts[i]] == 1]
     aside = np.random.default_rng(ORDER).permutation(alone)[:number]
     return aside, np.setdiff1d(candidates, aside)
@@ -181,12 +189,7 @@ def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 def digest(files):
     """Return the SHA-256 of some files, one after the other: what a record says of local data."""
-    found = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            while block := stream.read(2**20):
-                found.update(block)
-    return found.hexdigest()
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
 def first_available(loaders, what, source=None):
@@ -222,10 +225,10 @@ def from_hub(load_it, repository, revision, kind, impatient):
 
 def local_folder(variable, name):
     """Return the existing folder `name` inside the folder that an environment variable names."""
-    folder = Path(os.environ.get(variable, "")) / name
-    if not os.environ.get(variable) or not folder.is_dir():
+    said = os.environ.get(variable)
+    folder = Path(said or "") / name
+    if not said or not folder.is_dir():
         raise SourceUnavailable(
-            f"set {variable} to a folder that holds {name}/"
-            + (f" ({folder} is not there)" if os.environ.get(variable) else "")
+            f"set {variable} to a folder that holds {name}/{f' ({folder} is not there)' if said else ''}"
         )
     return folder

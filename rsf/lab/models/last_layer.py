@@ -51,10 +51,12 @@ class LastLayer(torch.nn.Module):
         hidden = inputs_embeds.to(self.classifier.weight.dtype)
         first = hidden[:, :1]  # (batch, 1, hidden)
         attended = self.layer.attention.output(self._attend(first, hidden, attention_mask), first)
-        above = self.layer.output(self.layer.intermediate(attended), attended)
-        logits = self.classifier(self.dropout(self.pooler(above)))
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        logits = self.classifier(
+            self.dropout(self.pooler(self.layer.output(self.layer.intermediate(attended), attended)))
+        )
+        return SequenceClassifierOutput(
+            loss=(None if labels is None else F.cross_entropy(logits, labels)), logits=logits
+        )
 
     def _attend(self, first, hidden, mask):
         """Return what the first position attends to, (batch, 1, hidden)."""
@@ -147,8 +149,9 @@ def cached(
             if progress:
                 progress(done)
     lengths = np.load(lengths_file)
-    shape = (int(lengths.sum()), lower.config.hidden_size)
-    return np.memmap(hidden_file, np.float16, "c", shape=shape), lengths  # "c": a tensor may not be read-only
+    return np.memmap(
+        hidden_file, np.float16, "c", shape=((int(lengths.sum()), lower.config.hidden_size))
+    ), lengths  # "c": a tensor may not be read-only
 
 
 def change_by_rounding(model: LastLayer, rows: Sequence[dict], collate: Callable) -> float:

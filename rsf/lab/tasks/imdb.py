@@ -54,9 +54,14 @@ def prepare(settings: dict, seed: int) -> Prepared:
             for part in (train, test)
         )
         return Prepared(model, train, test, models.pad_hidden, tested, reviews.source, checkpoint.source)
-    encode = partial(tokenizer, truncation=True, max_length=settings["tokens"])
     train, test = (
-        part.map(encode, batched=True, input_columns="text", remove_columns="text") for part in (train, test)
+        part.map(
+            partial(tokenizer, truncation=True, max_length=settings["tokens"]),
+            batched=True,
+            input_columns="text",
+            remove_columns="text",
+        )
+        for part in (train, test)
     )
     return Prepared(checkpoint.model, train, test, collate, tested, reviews.source, checkpoint.source)
 
@@ -77,23 +82,25 @@ class Watch:
     def __init__(self, prepared: Prepared, settings: dict):
         self.prepared = prepared
         self.every = settings.get("watch_every")
-        some = np.linspace(0, len(prepared.test) - 1, settings.get("watched", 0))
-        self.some = [prepared.test[int(i)] for i in some]
+        self.some = [
+            prepared.test[int(i)] for i in np.linspace(0, len(prepared.test) - 1, settings.get("watched", 0))
+        ]
         self.decisions = {"index": [], "criterion": [], "kept": []}  # one row a coin
         self.curve = []
         self.stopped = np.zeros(2)
         self.begun = _clock()
 
     def __call__(self, block: list, criterion: np.ndarray, kept: np.ndarray) -> None:
-        self.decisions["index"].append([int(row["index"]) for row in block])
-        self.decisions["criterion"].append(round(float(criterion.mean()), 5))
-        self.decisions["kept"].append(int(kept.all()))
+        row = [int(one["index"]) for one in block], round(float(criterion.mean()), 5), int(kept.all())
+        for column, value in zip(self.decisions.values(), row, strict=True):
+            column.append(value)
         if self.some and len(self.decisions["kept"]) % self.every == 0:
             before = _clock()
-            model = self.prepared.model
-            right = arms.accuracy(arms.logits(model, self.some, self.prepared.collate), self.some)
-            self.curve.append([round((before - self.begun - self.stopped)[0], 1), right])
-            model.train()
+            scores = arms.logits(self.prepared.model, self.some, self.prepared.collate)
+            self.curve.append(
+                [round((before - self.begun - self.stopped)[0], 1), arms.accuracy(scores, self.some)]
+            )
+            self.prepared.model.train()
             self.stopped += _clock() - before
 
     def taken(self) -> np.ndarray:

@@ -36,14 +36,18 @@ def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
     rng = np.random.default_rng(seed)
     checkpoint = models.load("bert", 2, rng, source=settings["model"])
     own = checkpoint.tokenizer, settings["tokens"]
-    label = np.array(reviews.train["label"])
     train, tested = (
         data.encoded(reviews.train, index, *own, labels)
-        for index, labels in data.drawn(label, *data.put_aside(reviews, settings["validation"]), settings, rng)
+        for index, labels in data.drawn(
+            np.array(reviews.train["label"]), *data.put_aside(reviews, settings["validation"]), settings, rng
+        )
     )
     if not validate:
-        every = np.random.default_rng(0).permutation(len(reviews.test))
-        tested = data.encoded(reviews.test, np.sort(every[: settings["test"]]), *own)
+        tested = data.encoded(
+            reviews.test,
+            np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]]),
+            *own,
+        )
     return Prepared(checkpoint.model, train, tested, reviews.source, checkpoint.source)
 
 
@@ -56,9 +60,11 @@ def pad(rows: list[dict], tokens: int = 0) -> dict[str, torch.Tensor]:
     ids = [torch.tensor(row["input_ids"]) for row in rows]
     width = max(tokens, *map(len, ids))
     padded = pad_sequence([*ids, torch.zeros(width, dtype=torch.long)], batch_first=True)[:-1]
-    lengths = torch.tensor([[len(one)] for one in ids])
-    labels = torch.tensor([row["label"] for row in rows])
-    return {"input_ids": padded, "attention_mask": (torch.arange(width) < lengths).long(), "labels": labels}
+    return {
+        "input_ids": padded,
+        "attention_mask": (torch.arange(width) < torch.tensor([[len(one)] for one in ids])).long(),
+        "labels": torch.tensor([row["label"] for row in rows]),
+    }
 
 
 def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> records.Run:
@@ -66,14 +72,12 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     settings = tuning.setting(experiment, arm, rate)
     model, train, tested, *sources = prepare(settings, seed, validate=rate is not None)
     tokens = settings["tokens"] if settings["padding"] == "max_length" else 0
-    labels = np.array([row["label"] for row in tested])
-    this = arms.This(experiment, arm, seed, rate)
     numbers = arms.measured(
-        this,
+        arms.This(experiment, arm, seed, rate),
         model,
         train,
         tested,
-        labels,
+        np.array([row["label"] for row in tested]),
         settings,
         lambda rows: pad(rows, tokens),
         64,
