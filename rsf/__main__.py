@@ -82,7 +82,7 @@ def bench(name):
 
 
 def full(names, pack, tiny, minutes, out, jobs):
-    """Run what the full sections lack for some minutes of a GPU, or pack the archive for one without network."""
+    """Run what the full sections lack for some minutes of a GPU, or pack an archive for one off the network."""
     from rsf.lab import full, packed
 
     for line in [f"made {packed.pack(tiny=tiny)}"] if pack else full.run(names, minutes, out, jobs):
@@ -173,20 +173,15 @@ def audit(file, rule, columns, figure):
         name, *numbers = rule
         if name not in AUDITED:
             raise ValueError(f"--rule must be one of {', '.join(AUDITED)} with its numbers, got {name!r}")
-        rule = _rule(getattr(rsf.rules, name), numbers)
+        options = {"clip": True} if name == "tilted" else {}
+        try:
+            rule = getattr(rsf.rules, name)(*map(float, numbers), **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"--rule {name} {' '.join(numbers)}: {error}") from error
     report = audit(read(file, dict(pair.split("=") for pair in columns)), rule)
     print(report)
     report.figure().savefig(figure)
     print(f"figure: {figure}")
-
-
-def _rule(kind, numbers):
-    """Return the rule that a name and its numbers on the command line say."""
-    options = {"clip": True} if kind.__name__ == "tilted" else {}
-    try:
-        return kind(*map(float, numbers), **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"--rule {kind.__name__} {' '.join(numbers)}: {error}") from error
 
 
 def main(words=None):

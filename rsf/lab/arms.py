@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from rsf.rules import BaseRule, at_rate, clipped, constant, easy, random_like
 from rsf.selection import RSFConfig, RSFTrainer
 from rsf.selection.checkpoints import last_whole
 
+Run = tuple[str, str, int, float | None]  # what a record is told from all others by
 # of the arms that are given by a rejection rate
 FAMILIES = {"at_rate": clipped, "easy": easy, "random": clipped}
 
@@ -136,22 +136,13 @@ def precision(settings: dict) -> str:
     return "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float16"
 
 
-class This(NamedTuple):
-    """A run: what a record is told from all others by."""
-
-    experiment: str
-    arm: str
-    seed: int
-    rate: float | None = None
-
-    def folder(self, settings: dict) -> Path | None:
-        """Return where its checkpoints are, below RSF_CHECKPOINTS: a run goes on only on the same device."""
-        if "RSF_CHECKPOINTS" not in os.environ:
-            return None
-        below = Path(os.environ["RSF_CHECKPOINTS"]) / re.sub(
-            r"\W+", "-", f"{device_name()} {precision(settings)}"
-        )
-        return records.path(self.experiment, self.arm, self.seed, below, rate=self.rate).with_suffix("")
+def checkpoints_of(run: Run, settings: dict) -> Path | None:
+    """Return where the checkpoints of a run are, below RSF_CHECKPOINTS: it goes on only on the same device."""
+    if "RSF_CHECKPOINTS" not in os.environ:
+        return None
+    where = re.sub(r"\W+", "-", f"{device_name()} {precision(settings)}")
+    below = Path(os.environ["RSF_CHECKPOINTS"]) / where
+    return records.path(*run[:3], below, rate=run[3]).with_suffix("")
 
 
 class Journal(TrainerCallback):
@@ -189,7 +180,7 @@ class Journal(TrainerCallback):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(
                 self.folder / f"checkpoint-{state.global_step}.json",
-                (self.counts | {"seconds": self.seconds()}),
+                self.counts | {"seconds": self.seconds()},
             )
             control.should_save = True
             control.should_training_stop |= now >= self.until
@@ -197,7 +188,7 @@ class Journal(TrainerCallback):
 
 
 def measured(
-    this: This,
+    run: Run,
     model: PreTrainedModel,
     train: object,
     tested: Sequence,
@@ -211,7 +202,7 @@ def measured(
 
     Parameters
     ----------
-    this : This
+    run : its section, arm, seed and, for tuning, its rate
     model, train, settings, collate : as for `fine_tune`
     tested : test or, with a rate, validation examples, and `labels` (n,), theirs
     batch_size, length : of the test, see `logits`
@@ -221,12 +212,13 @@ def measured(
     TimeoutError
         RSF_UNTIL came before the end of the training; its state is saved.
     """
-    journal = Journal(this.folder(settings))
-    trainer = fine_tune(model, train, this.arm, this.seed, settings, collate, journal, journal)
+    experiment, arm, seed, rate = run
+    journal = Journal(checkpoints_of(run, settings))
+    trainer = fine_tune(model, train, arm, seed, settings, collate, journal, journal)
     steps, seconds = trainer.state.global_step, journal.seconds()
-    saved = f"{' '.join(map(str, this))} is saved after {steps} steps: it goes on from there"
+    saved = f"{experiment} {arm} {seed} is saved after {steps} steps: it goes on from there"
     records.must(trainer.is_over(steps), saved, TimeoutError)
-    tuning = this.rate is not None
+    tuning = rate is not None
     counts = compact.decisions(journal.counts["candidates"], journal.counts["kept"])
     report = trainer.loader.report
     own = {"precision": precision(settings)} if "precision" in settings else {}
@@ -304,7 +296,7 @@ def logits(
     batch_size: int = 32,
     length: Callable[[object], int] | None = None,
 ) -> np.ndarray:
-    """Return the model's logits in eval mode, (n, labels) float64; by `length` those of like length together."""
+    """Return the model's logits in eval mode, (n, labels) float64; by `length` alike ones share a batch."""
     model.eval()
     device = next(model.parameters()).device
     order = range(len(examples))

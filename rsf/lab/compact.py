@@ -103,8 +103,10 @@ def outcomes(logits: np.ndarray, labels: np.ndarray, *, scalars: bool = False, e
         found["nll_each"] = pack_values(nll)
     if scalars:
         return found
-    confidence = np.exp(log_likelihood.max(1))
-    return found | {"calibration": calibration(confidence, right, logits.shape[1]), "right": pack(right)}
+    return found | {
+        "calibration": calibration(np.exp(log_likelihood.max(1)), right, logits.shape[1]),
+        "right": pack(right),
+    }
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray, classes: int) -> dict:

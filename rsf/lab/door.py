@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from rsf.accounts import write_json
 from rsf.lab import notebooks

@@ -1,13 +1,16 @@
 """What the protocol's full sections lack, for as long as a GPU is lent: side by side, in time, and going on.
 
 python -m rsf full --pack                   an archive in build/, for a machine without network and hub
-python -m rsf full --minutes 9 --out DIR    there, inside it: by any Python with torch, transformers, accelerate
-python -m rsf full imdb-full --out DIR      on Colab: the next seed of a section, all its arms, DIR on Drive
+python -m rsf full --minutes 9 --out DIR    inside it, by any Python with torch, transformers, accelerate
+python -m rsf full imdb-full --out DIR      on Colab: the next seed, all its arms, with DIR on Drive
 
-A run is `python -m rsf experiment` of one arm, seed and rate, or the benchmark, in a process of its own. Shortly
-before the end those that still train save and stop; called again, it goes on inside them, on the same device. A
-section is begun when its tuning is complete; a seed that was begun on another device, or at another precision,
-is left to that. DIR gets each result file, and all of them in results.tar, which `python -m rsf verify` takes.
+A run is `python -m rsf experiment` of one arm, seed and rate, or the benchmark, in a process of its own.
+Shortly before the end those that still train save and stop; called again, it goes on inside them, on the same
+device. A section's tuning is run before it; a seed that was begun on another device, or at another precision,
+is left to that. A section with more failures than successes is left for this call. DIR gets each result
+file, and all of them in results.tar, which `python -m rsf verify` takes.
+
+Read from the environment: RSF_CHECKPOINTS (by default DIR/checkpoints), RSF_SAVE_EVERY (seconds, 600).
 """
 
 import os
@@ -24,19 +27,24 @@ import torch
 
 from rsf.accounts import write_whole
 from rsf.lab import arms, records, tuning, verify
-from rsf.lab.provenance import ROOT
+from rsf.lab.records import ROOT
 
-QUEUE = ["bench-selection"]  # the most valuable first
-QUEUE += [
-    f"imdb-whole-model-{name}{part}" for name in ("half", "quarter", "wrong") for part in ("-tuning", "")
-]
-QUEUE += ["imdb-full-tuning", "imdb-full", "imdb-article-tuning", "imdb-article", "gsm8k-chat"]
+QUEUE = (  # the most valuable first
+    "bench-selection",
+    "imdb-whole-model-half",
+    "imdb-whole-model-quarter",
+    "imdb-whole-model-wrong",
+    "imdb-full",
+    "imdb-article",
+    "gsm8k-chat",
+)
 RESERVE = 45  # seconds for what trains to save itself
 MEMORY = 6 * 2**30  # bytes of the card for one of the runs side by side
 
 
 def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None = None) -> Iterator[str]:
-    """Run what some sections, by default all of `QUEUE`, lack; yield a line for each run that ended.
+    """Run what some sections, by default all of `QUEUE`, lack; yield a line for each run that ended, and what
+    there is of each section.
 
     Parameters
     ----------
@@ -44,6 +52,7 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
     jobs : runs of the embedded model side by side, default what the card's memory and the cores allow
     """
     end = time.time() + 60 * minutes
+    names = with_tuning(names or QUEUE)
     out = Path(out).resolve()
     for folder in ("results", "log"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -59,14 +68,14 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
     running = {}
     score = Counter()  # of a section: runs that ended well less those that failed; of a run: how often begun
     while True:
-        while time.time() < end - RESERVE and (job := _next(names or QUEUE, list(running), score, jobs)):
+        while time.time() < end - RESERVE and (job := _next(names, list(running), score, jobs)):
             score[job] += 1
             with open(out / "log" / f"{name_of(job)}.txt", "w", encoding="utf-8") as log:
-                running[job] = subprocess.Popen(
-                    words_of(job), cwd=ROOT, env=environment, stdout=log, stderr=log
-                )
+                environment["RSF_BESIDE"] = str(beside(job[0], jobs))
+                options = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
+                running[job] = subprocess.Popen(words_of(job), **options)
         if not running:
-            return
+            break
         while time.time() < end and all(process.poll() is None for process in running.values()):
             time.sleep(0.2)
         for job, process in list(running.items()):
@@ -76,29 +85,34 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
                 continue
             del running[job]
             well = process.wait() == 0
-            score[job.experiment] += 1 if well else -1
+            score[job[0]] += 1 if well else -1
             if well:
                 _collect(job, out, Path(environment["RSF_CHECKPOINTS"]))
             log = (out / "log" / f"{name_of(job)}.txt").read_text(encoding="utf-8")
             yield f"{name_of(job)}: {'done' if well else log.strip().rpartition(chr(10))[2]}"
+    yield from map(records.status, names)
 
 
-def name_of(job: arms.This) -> str:
+def with_tuning(names: Sequence[str]) -> list[str]:
+    """Return sections, each behind those that tune it."""
+    found = (one for name in names for one in [*records.protocol(name).get("tuning", []), name])
+    return list(dict.fromkeys(found))
+
+
+def name_of(job: arms.Run) -> str:
     """Return what a run is called in a line and in the name of its log."""
     return "-".join(str(word) for word in job if word is not None)
 
 
-def words_of(job: arms.This) -> list[str]:
+def words_of(job: arms.Run) -> list[str]:
     """Return the command of a run."""
-    words = ["experiment", job.experiment, "--arms", job.arm, "--seeds", str(job.seed)]
-    if job.rate is not None:
-        words += ["--rates", repr(job.rate)]
-    if job.experiment == QUEUE[0]:
-        words = job.experiment.split("-")
-    return [sys.executable, "-m", "rsf", *words]
+    section, arm, seed, rate = job
+    words = ["experiment", section, "--arms", arm, "--seeds", str(seed)]
+    words += [] if rate is None else ["--rates", repr(rate)]
+    return [sys.executable, "-m", "rsf", *(section.split("-") if section == QUEUE[0] else words)]
 
 
-def lacking(section: str) -> list[arms.This]:
+def lacking(section: str) -> list[arms.Run]:
     """Return the runs of a section that may begin here: its tuning is there, no seed was begun elsewhere."""
     settings = records.protocol(section)
     if any(tuning.missing(name) for name in settings.get("tuning", []) if name != section):
@@ -109,7 +123,7 @@ def lacking(section: str) -> list[arms.This]:
     begun = {run["seed"] for run in records.runs(section) if verify.place_of(run) != here}
     if section == QUEUE[0]:  # its arms are for unlike devices
         begun = set() if torch.cuda.is_available() else {0}
-    return [arms.This(section, *run) for run in tuning.missing(section) if run[1] not in begun]
+    return [(section, *run) for run in tuning.missing(section) if run[1] not in begun]
 
 
 def beside(section: str, jobs: int | None = None) -> int:
@@ -126,16 +140,16 @@ def _next(names, running, score, jobs):
     """Return the next run that finds room beside those that run, or None."""
     may = (job for name in names if score[name] >= 0 for job in lacking(name) if not score[job])
     job = next(may, None)
-    room = min(beside(one.experiment, jobs) for one in [job, *running]) if job else 0
+    room = min(beside(one[0], jobs) for one in [job, *running]) if job else 0
     return job if len(running) < room else None
 
 
 def _collect(job, out, checkpoints):
     """Copy a run's file to the others, put all into results.tar, and remove its checkpoints."""
-    file = records.path(*job[:3], rate=job.rate)
-    (out / "results" / job.experiment).mkdir(exist_ok=True)
-    shutil.copy(file, out / "results" / job.experiment)
-    for folder in checkpoints.glob(f"*/{job.experiment}/{file.stem}"):
+    file = records.path(*job[:3], rate=job[3])
+    (out / "results" / job[0]).mkdir(exist_ok=True)
+    shutil.copy(file, out / "results" / job[0])
+    for folder in checkpoints.glob(f"*/{job[0]}/{file.stem}"):
         shutil.rmtree(folder)
 
     def write(part):

@@ -237,7 +237,6 @@ def _readability(name, notebook):
     words = len(re.sub(r"```.*?```", "", _prose(notebook), flags=re.DOTALL).split())
     longest, median = (24, 8) if revised else (20, 6)
     found_longest, found_median = max(lengths, default=0), statistics.median(lengths or [0])
-    set_up = code[0].source.partition("%pip")[2] if code else ""
     found = _true(
         (
             f"its code cells have {found_longest} lines at most and {found_median} in the median, not "
@@ -251,7 +250,7 @@ def _readability(name, notebook):
         (f"{words} words, more than {WORDS}", revised and words > WORDS),
         (  # the first line is pip's own
             "its set-up cell has more than ten lines after the installation",
-            revised and len(_code_lines(set_up)) > 11,
+            revised and len(_code_lines(code[0].source.partition("%pip")[2] if code else "")) > 11,
         ),
     )
     if not revised:

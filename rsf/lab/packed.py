@@ -16,12 +16,19 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from rsf.accounts import write_json, write_text
 from rsf.lab import data, models, provenance, records
-from rsf.lab.full import QUEUE
+from rsf.lab.full import QUEUE, with_tuning
 
 MOST = 60  # MiB of an archive
 TINY = {  # of the settings of a trial, whose records belong to its own protocol alone
-    **{"model": "embedded", "train": 24, "validation": 16, "test": 20, "tokens": 16, "batch_size": 4},
-    **{"passes": 3, "edges": [], "optimizer": "adamw_torch"},
+    "model": "embedded",
+    "train": 24,
+    "validation": 16,
+    "test": 20,
+    "tokens": 16,
+    "batch_size": 4,
+    "passes": 3,
+    "edges": [],
+    "optimizer": "adamw_torch",
 }
 SHAPES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -39,7 +46,7 @@ def pack(*, tiny: bool = False) -> Path:
         shutil.copytree(root / "rsf", top / "rsf", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("data/imdb", "results", "build"):
             (top / name).mkdir(parents=True)
-        for name in QUEUE:
+        for name in with_tuning(QUEUE):
             if tiny:
                 less = {"seeds": records.protocol(name)["seeds"][:2], "grid_learning_rate": [1e-3]}
                 sections[name] = (
@@ -85,12 +92,13 @@ def _tokens(reviews, tokenizer):
     for part, table in (("train", reviews.train), ("test", reviews.test)):
         texts = list(table["text"])
         ids = tokenizer(texts, truncation=True, max_length=512)["input_ids"]
-        digests = b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts)
         columns = {
             "ids": np.concatenate(ids).astype(np.uint16),
             "lengths": np.array([len(one) for one in ids], np.uint16),
             "label": np.array(table["label"], np.int8),
-            "text": np.frombuffer(digests, np.int64),
+            "text": np.frombuffer(
+                b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts), np.int64
+            ),
         }
         found |= {f"{part}_{name}": column for name, column in columns.items()}
     return found

@@ -26,7 +26,7 @@ def machine(device: str) -> dict:
         "processor": processor(),
         "cores": os.cpu_count(),
         "device": device,
-        **{"beside": int(number) for number in [os.environ.get("RSF_BESIDE")] if number},
+        **({"beside": int(os.environ["RSF_BESIDE"])} if "RSF_BESIDE" in os.environ else {}),
     }
 
 

@@ -56,7 +56,7 @@ class Finding(NamedTuple):
     p_value: float = float("nan")
     seeds: int = 0
     collapsed: int = 0
-    devices: dict[str, tuple[int, float]] = {}  # of each: how many pairs ran there, their mean difference
+    devices: tuple[tuple[str, int, float], ...] = ()  # of each: pairs that ran there, their mean difference
 
     def __str__(self) -> str:
         contrast, found = self.contrast, self.difference
@@ -67,7 +67,7 @@ class Finding(NamedTuple):
             text += f" {numbers}{contrast.unit} at {100 * (1 - contrast.level):.4g} %, {self.seeds} seeds"
             text += f", sign-flip p {self.p_value:.4f}"
             text += f", {self.collapsed} runs collapsed" * (contrast.interval == "median")
-            each = [f"{name} {mean:+.{digits}f} of {n}" for name, (n, mean) in self.devices.items()]
+            each = [f"{name} {mean:+.{digits}f}, {n} seeds" for name, n, mean in self.devices]
             text += f" ({'; '.join(each)})" * (len(each) > 1)
         return f"{text}: {self.judgement}" + (f"; scope: {contrast.scope}" if contrast.scope else "")
 
@@ -132,15 +132,9 @@ def judged(contrast: Contrast) -> Finding:
     pairs = {}
     for seed, run in arms[0].items():
         pairs.setdefault(run["machine"].get("device"), []).append(values[0][seed] - values[1][seed])
-    return Finding(
-        contrast,
-        _judgement(contrast, found),
-        found,
-        checks.sign_flip(*values),
-        len(section["seeds"]),
-        fallen,
-        {name: (len(each), float(np.mean(each))) for name, each in pairs.items()},
-    )
+    devices = tuple((name, len(each), float(np.mean(each))) for name, each in pairs.items())
+    judgement, p_value = _judgement(contrast, found), checks.sign_flip(*values)
+    return Finding(contrast, judgement, found, p_value, len(section["seeds"]), fallen, devices)
 
 
 def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:

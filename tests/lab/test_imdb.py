@@ -5,7 +5,7 @@ import pytest
 
 from rsf.__main__ import main
 from rsf.lab import data, records, tuning, verdicts, verify
-from rsf.lab.tasks import imdb, imdb_tuned
+from rsf.lab.tasks import imdb_tuned
 
 SMALL = """
 [imdb-tuned]

@@ -197,7 +197,7 @@ def prepared(settings, seed):
     chosen = [{name: row[name] for name in ("input_ids", "label")} for row in chosen]
     rows = [
         sorted(one, key=lambda row: -len(row["input_ids"]))
-        for one in ((chosen[i : i + size] for i in range(0, len(chosen), size)))
+        for one in (chosen[i : i + size] for i in range(0, len(chosen), size))
     ]
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model, tokenizer, rows, reviews.source, source

@@ -109,9 +109,10 @@ def load(
         )
 
     def embedded(_):
+        if name == "bert" and ROUNDED.is_dir():
+            return build(f"embedded, {(ROUNDED / 'NAME').read_text(encoding='utf-8')}", ROUNDED)
         if name == "bert":
-            what, folder = embedded_model()
-            return build(f"embedded, {what}", folder)
+            return build("embedded, all-MiniLM-L6-v2", verified(embedded_folder()))
         return Checkpoint(*_tiny_chat(rng, config), f"{name}: embedded, a tiny GPT-2 that was never trained")
 
     level = transformers.logging.get_verbosity()
@@ -174,13 +175,6 @@ def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Gen
     model = get_peft_model(model, config)
     draw(model, [name for name, _ in model.named_parameters() if "lora_A" in name], rng, 1 / rank)
     return model
-
-
-def embedded_model() -> tuple[str, Path]:
-    """Return what a record calls the embedded model, and its folder: the package's, or an archive's."""
-    if ROUNDED.is_dir():
-        return (ROUNDED / "NAME").read_text(encoding="utf-8"), ROUNDED
-    return "all-MiniLM-L6-v2", verified(embedded_folder())
 
 
 def embedded_folder() -> Path:

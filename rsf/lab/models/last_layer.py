@@ -68,8 +68,9 @@ class LastLayer(torch.nn.Module):
         scores = own.scaling * asked @ hidden.transpose(1, 2)  # (batch, heads, tokens)
         weights = scores.masked_fill(mask[:, None] == 0, -torch.inf).softmax(-1)
         weights = own.dropout(weights)
-        values = own.value.weight.view(heads, -1, hidden.shape[-1])
-        found = torch.einsum("bhd,hsd->bhs", weights @ hidden, values)
+        found = torch.einsum(
+            "bhd,hsd->bhs", weights @ hidden, own.value.weight.view(heads, -1, hidden.shape[-1])
+        )
         found = found + weights.sum(-1, keepdim=True) * own.value.bias.view(heads, -1)
         return found.reshape(len(first), 1, -1)
 
@@ -107,16 +108,11 @@ def cached(
     texts: Sequence[str],
     tokens: int,
     folder: Path,
-    progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the frozen lower part makes of each text, cut at `tokens`; computed once, then read.
 
     The name of the files is a digest of weights, texts and `tokens`. A computation that was killed goes on
     behind its last whole chunk.
-
-    Parameters
-    ----------
-    progress : callable(texts done), told after each chunk
 
     Returns
     -------
@@ -146,8 +142,6 @@ def cached(
             hidden.flush()
             done = min(begin + CHUNK, len(texts))
             write_text(done_file, str(done))
-            if progress:
-                progress(done)
     lengths = np.load(lengths_file)
     return np.memmap(
         hidden_file, np.float16, "c", shape=((int(lengths.sum()), lower.config.hidden_size))
@@ -156,10 +150,12 @@ def cached(
 
 def change_by_rounding(model: LastLayer, rows: Sequence[dict], collate: Callable) -> float:
     """Return the largest change of a logit when the hidden states of float32 rows are rounded to float16."""
-    rounded = [row | {"hidden": row["hidden"].half()} for row in rows]
     model.eval()
     with torch.inference_mode():
-        exact, near = (model(**collate(some)).logits for some in (rows, rounded))
+        exact, near = (
+            model(**collate(some)).logits
+            for some in (rows, [row | {"hidden": row["hidden"].half()} for row in rows])
+        )
     return float((exact - near).abs().max())
 
 

@@ -83,7 +83,7 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     train, validation = reviews_of(settings, rng)
     examples = tested(settings["tokens"], *settings["test_places"]) if rate is None else validation
     numbers = arms.measured(
-        arms.This(experiment, arm, seed, rate),
+        (experiment, arm, seed, rate),
         model,
         train,
         examples,

@@ -1,5 +1,5 @@
-"""As `imdb`, each arm at a learning rate of its own, in the compact form: imdb-article, imdb-full, and the whole
-MiniLM at other budgets and with wrong labels.
+"""As `imdb`, each arm at a learning rate of its own, in the compact form: imdb-article, imdb-full, and the
+whole MiniLM at other budgets and with wrong labels.
 
 python -m rsf experiment imdb-full-tuning    every arm, seed and rate; an edge widens the grid
 python -m rsf experiment imdb-full           each arm at the learning rate that was best for it
@@ -73,7 +73,7 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     model, train, tested, *sources = prepare(settings, seed, validate=rate is not None)
     tokens = settings["tokens"] if settings["padding"] == "max_length" else 0
     numbers = arms.measured(
-        arms.This(experiment, arm, seed, rate),
+        (experiment, arm, seed, rate),
         model,
         train,
         tested,
