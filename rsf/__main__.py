@@ -82,10 +82,10 @@ def bench(name):
 
 
 def full(names, pack, tiny, minutes, out, jobs):
-    """Run what the full sections lack for some minutes of a GPU, or pack an archive for one off the network."""
-    from rsf.lab import full, packed
+    """Run what the full sections lack while there is time, or pack an archive for a GPU without network."""
+    from rsf.lab import full
 
-    for line in [f"made {packed.pack(tiny=tiny)}"] if pack else full.run(names, minutes, out, jobs):
+    for line in [f"made {full.pack(tiny=tiny)}"] if pack else full.run(names, minutes, out, jobs):
         print(line, flush=True)
 
 

@@ -137,7 +137,7 @@ def precision(settings: dict) -> str:
 
 
 def checkpoints_of(run: Run, settings: dict) -> Path | None:
-    """Return where the checkpoints of a run are, below RSF_CHECKPOINTS: it goes on only on the same device."""
+    """Return where a run's checkpoints are, below RSF_CHECKPOINTS: it goes on only on the same device."""
     if "RSF_CHECKPOINTS" not in os.environ:
         return None
     where = re.sub(r"\W+", "-", f"{device_name()} {precision(settings)}")
@@ -216,8 +216,11 @@ def measured(
     journal = Journal(checkpoints_of(run, settings))
     trainer = fine_tune(model, train, arm, seed, settings, collate, journal, journal)
     steps, seconds = trainer.state.global_step, journal.seconds()
-    saved = f"{experiment} {arm} {seed} is saved after {steps} steps: it goes on from there"
-    records.must(trainer.is_over(steps), saved, TimeoutError)
+    records.must(
+        trainer.is_over(steps),
+        f"{experiment} {arm} {seed} is saved after {steps} steps: it goes on from there",
+        TimeoutError,
+    )
     tuning = rate is not None
     counts = compact.decisions(journal.counts["candidates"], journal.counts["kept"])
     report = trainer.loader.report

@@ -101,12 +101,15 @@ def outcomes(logits: np.ndarray, labels: np.ndarray, *, scalars: bool = False, e
     found = {"accuracy": float(right.mean()), "nll": float(nll.mean())}
     if each:
         found["nll_each"] = pack_values(nll)
-    if scalars:
-        return found
-    return found | {
-        "calibration": calibration(np.exp(log_likelihood.max(1)), right, logits.shape[1]),
-        "right": pack(right),
-    }
+    return (
+        found
+        if scalars
+        else found
+        | {
+            "calibration": calibration(np.exp(log_likelihood.max(1)), right, logits.shape[1]),
+            "right": pack(right),
+        }
+    )
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray, classes: int) -> dict:

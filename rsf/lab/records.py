@@ -304,9 +304,8 @@ def _parts(file: Path) -> dict[str, str]:
         with tarfile.open(file) as tar:
             return {f"{file.name}, {one.name}": tar.extractfile(one).read().decode() for one in tar}
     text = file.read_text(encoding="utf-8")
-    if file.suffix == ".jsonl":
-        return {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
-    return {file.name: text}
+    lines = {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
+    return lines if file.suffix == ".jsonl" else {file.name: text}
 
 
 def load(file: Path | str) -> list[dict]:
@@ -375,9 +374,8 @@ def compare(stored: dict, new: dict) -> list[str]:
     for name in [name for name in stored["numbers"] if name not in TIMES]:
         before, after = stored["numbers"][name], new["numbers"].get(name)
         alike = before == after
-        if name == "test_margin" and np.shape(before) == np.shape(
-            after
-        ):  # the first files have four decimals
+        if name == "test_margin" and np.shape(before) == np.shape(after):
+            # the first files have four decimals
             alike = np.allclose(before, after, rtol=0, atol=5.1e-5)
         said = "equal" if alike else "differs"
         scalar = isinstance(before, (int, float)) and isinstance(after, (int, float))

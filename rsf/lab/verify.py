@@ -95,9 +95,8 @@ def _recompute(record: dict) -> list[str]:
     protocol = records.protocol(record["experiment"])
     kind = record["experiment"].split("-")[0]
     tuning = "stage" in protocol or (kind == "arithmetic" and record["experiment"].endswith("tuning"))
-    needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"}))
-    if protocol.get("progress") == "updates":  # forward passes are only counted
-        needed = needed - {"budget"}
+    counted = {"budget"} if protocol.get("progress") == "updates" else set()  # then passes are only counted
+    needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"})) - counted
     for name in sorted({"grid", "validation"} if tuning else needed):
         must(name in numbers, f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")
     for name, value in numbers.items():
@@ -309,8 +308,7 @@ def _rounds(record: dict, section: dict) -> None:
     if arm == "control":
         spent = SUMS * section["steps"]
     else:
-        own = arm not in ("gold", "control-in-rounds")
-        sampled = FORWARD * 9 * sum(numbers["samples"]) if own else 0
+        sampled = 0 if arm in ("gold", "control-in-rounds") else FORWARD * 9 * sum(numbers["samples"])
         spent = SUMS * (section["base_steps"] + sum(numbers["steps"])) + sampled
     _equal("forward_passes", numbers["forward_passes"], spent)
 

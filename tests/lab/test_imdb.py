@@ -57,10 +57,11 @@ def test_no_text_stands_in_two_of_training_validation_and_test_and_old_sections_
     leak = small._replace(test=small.test.add_item({**small.train[5]}))
     assert 5 not in data.put_aside(leak, 0)[1]
     settings = records.protocol("imdb-tuned")
-    tested = imdb_tuned.prepare(settings, 1, validate=True)
-    again = imdb_tuned.prepare(settings, 2, validate=True)
-    assert tested.tested == again.tested
-    index, other = ([row["index"] for row in one.train] for one in (tested, again))
+    (train, tested), (others, again) = (
+        imdb_tuned.prepare(settings, seed, validate=True)[1:3] for seed in (1, 2)
+    )
+    assert tested == again
+    index, other = ([row["index"] for row in rows] for rows in (train, others))
     assert set(index) <= set(data.put_aside(small, 16)[1]) and index != other
 
 

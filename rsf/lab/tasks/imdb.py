@@ -91,9 +91,9 @@ class Watch:
         self.begun = _clock()
 
     def __call__(self, block: list, criterion: np.ndarray, kept: np.ndarray) -> None:
-        row = [int(one["index"]) for one in block], round(float(criterion.mean()), 5), int(kept.all())
-        for column, value in zip(self.decisions.values(), row, strict=True):
-            column.append(value)
+        self.decisions["index"].append([int(row["index"]) for row in block])
+        self.decisions["criterion"].append(round(float(criterion.mean()), 5))
+        self.decisions["kept"].append(int(kept.all()))
         if self.some and len(self.decisions["kept"]) % self.every == 0:
             before = _clock()
             scores = arms.logits(self.prepared.model, self.some, self.prepared.collate)

@@ -6,8 +6,6 @@ python -m rsf experiment imdb-full           each arm at the learning rate that 
 python -m rsf full imdb-full --out DIR       both, for as long as there is time (see `rsf.lab.full`)
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -17,20 +15,11 @@ from rsf.lab import arms, data, models, records, tuning
 declared = tuning.declared  # an edge widens the grid
 
 
-class Prepared(NamedTuple):
-    """A model, reviews to train on and to test on, and where both are from."""
+def prepare(settings: dict, seed: int, *, validate: bool = False) -> tuple:
+    """Return a model, rows to train on, rows to test on, and where reviews and model are from.
 
-    model: torch.nn.Module
-    train: list[dict]
-    tested: list[dict]
-    data: str
-    checkpoint: str
-
-
-def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
-    """Load what a run needs; the seed draws the head, the training reviews and which labels are wrong.
-
-    With `validate` the reviews to be tested on are those for tuning, with labels as wrong.
+    The seed draws the head, the training reviews and which labels are wrong. With `validate` the reviews to
+    be tested on are those for tuning, with labels as wrong.
     """
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
     rng = np.random.default_rng(seed)
@@ -48,7 +37,7 @@ def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
             np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]]),
             *own,
         )
-    return Prepared(checkpoint.model, train, tested, reviews.source, checkpoint.source)
+    return checkpoint.model, train, tested, reviews.source, checkpoint.source
 
 
 def pad(rows: list[dict], tokens: int = 0) -> dict[str, torch.Tensor]:

@@ -188,8 +188,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     settings = records.protocol(experiment)
     problems = data.load("gsm8k", source="hub,local")  # published numbers come from real data
     checkpoint = models.load("chat", None, np.random.default_rng(seed), source=settings["model"])
-    verified = None
-    if arm in ("blind", "supervised"):
-        verified = records.validate(records.path(experiment, "verified", seed))["numbers"]
+    file = records.path(experiment, "verified", seed)
+    verified = records.validate(file)["numbers"] if arm in ("blind", "supervised") else None
     numbers = measure(arm, checkpoint, problems, answers.verify, settings, seed, verified)
     return records.Run(problems.source, checkpoint.source, arms.device_name(), numbers)
