@@ -43,10 +43,9 @@ def rule_of(arm: str, settings: dict) -> BaseRule:
     """
     article = clipped(settings["k"])
     kind, _, rate = arm.partition("-")
-    if arm in ("plain", "plain-short"):
-        return constant(1)
-    if arm in ("article", "twin"):
-        return article
+    fixed = {"plain": constant(1), "plain-short": constant(1), "article": article, "twin": article}
+    if arm in fixed:
+        return fixed[arm]
     if arm == "random":
         return random_like(article, settings["window"])
     if kind in FAMILIES and rate:

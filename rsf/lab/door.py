@@ -28,13 +28,13 @@ def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int
             shutil.copyfile(source, copy)
             copied[source.name] = digest([copy])
     write_json(record, copied)
-    options = [f"--ServerApp.root_dir={folder}"]
-    if port:
-        options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    if not browser:
-        options.append("--no-browser")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.append("--allow-root")  # Jupyter refuses the root of a container otherwise
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    options = [
+        f"--ServerApp.root_dir={folder}",
+        *([f"--ServerApp.port={port}", "--ServerApp.port_retries=0"] if port else []),
+        *([] if browser else ["--no-browser"]),
+        *(["--allow-root"] if root else []),  # Jupyter refuses the root of a container otherwise
+    ]
     command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     if os.name == "nt":
