@@ -74,7 +74,9 @@ def test_one_call_tunes_a_section_and_runs_it_and_its_tar_holds(archive, whole, 
     said = call(archive, "verify", str(out / "results.tar"))
     assert said.count(" holds") == 4 and f"{HALF}: article - plain, accuracy" in said
     record = json.loads((out / "results" / HALF / "article-300.json").read_text())
-    assert "in name only, tiny" in record["model"] and record["data"].startswith("imdb: local copy, tokenised")
+    assert "in name only, tiny" in record["model"] and record["data"].startswith(
+        "imdb: local copy, tokenised"
+    )
     assert record["machine"]["beside"] == 2 and "datasets" not in record["machine"]
     assert record["numbers"]["precision"] == "float32" and record["commit"] == records.commit()
     assert not list((out / "checkpoints").glob("*/*/*")) and record["begun"]
@@ -103,7 +105,9 @@ def test_a_killed_arm_goes_on_and_ends_as_if_it_had_not_been(archive, whole, tmp
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    for file in out.glob("checkpoints/*/*/*/checkpoint-*.json"):  # whoever goes on from here has trained for so long
+    for file in out.glob(
+        "checkpoints/*/*/*/checkpoint-*.json"
+    ):  # whoever goes on from here has trained for so long
         file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 1000.0}))
     line = call(
         (tmp_path / "tree", own), "full", HALF, "--minutes", "5", "--jobs", "2", "--out", str(out)
@@ -165,9 +169,10 @@ def test_the_benchmark_runs_alone_then_as_many_as_fit_and_the_hubs_models_one_at
     assert full.words_of(running[0])[3:] == [
         *["experiment", f"{HALF}-tuning", "--arms", "plain", "--seeds", "110", "--rates", "2.5e-05"]
     ]
-    score |= dict.fromkeys([name for name in names if "whole-model" in name], -1)  # they fail here
+    score.update({name: -1 for name in names if "whole-model" in name})  # they fail here
     hub = full._next(names, [], score, None)
-    assert hub == ("imdb-full-tuning", "plain", 110, 1e-5) and full._next(names, [hub], score | {hub: 1}, 9) is None
+    score[hub] += 1
+    assert hub == ("imdb-full-tuning", "plain", 110, 1e-5) and full._next(names, [hub], score, 9) is None
 
 
 def run_of(section, arm, seed, device="a card", precision="bfloat16", **more):
@@ -193,7 +198,9 @@ def test_a_seed_begun_elsewhere_is_left_and_one_begun_here_is_ended(card, monkey
 
 
 def test_what_is_not_tuned_names_the_commands_that_tune_it():
-    with pytest.raises(ValueError, match=r"imdb-full-tuning lacks 24 runs.*python -m rsf full imdb-full-tuning"):
+    with pytest.raises(
+        ValueError, match=r"imdb-full-tuning lacks 24 runs.*python -m rsf full imdb-full-tuning"
+    ):
         imdb_tuned.run("imdb-full", "plain", 0)
     assert full.lacking("imdb-full") == [] and len(full.lacking("imdb-full-tuning")) == 24
 
@@ -202,7 +209,8 @@ def test_what_is_not_tuned_names_the_commands_that_tune_it():
 
 
 @pytest.mark.parametrize(
-    ("capability", "wanted"), [((7, 5), "float16"), ((8, 0), "bfloat16"), ((8, 9), "bfloat16"), ((9, 0), "bfloat16")]
+    ("capability", "wanted"),
+    [((7, 5), "float16"), ((8, 0), "bfloat16"), ((8, 9), "bfloat16"), ((9, 0), "bfloat16")],
 )
 def test_the_precision_follows_the_device(capability, wanted, monkeypatch):
     settings = records.protocol("imdb-article")
@@ -220,5 +228,7 @@ def test_the_precision_follows_the_device(capability, wanted, monkeypatch):
 def test_arms_of_a_seed_on_two_devices_or_precisions_are_refused(other):
     runs = [run_of("imdb-full", "plain", 0), run_of("imdb-full", "article", 1, **other)]
     verify.alike(runs)
-    with pytest.raises(ValueError, match=r"imdb-full article 0 ran on .*, another arm of its seed on a card, bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"imdb-full article 0 ran on .*, another arm of its seed on a card, bfloat16"
+    ):
         verify.alike([*runs, run_of("imdb-full", "article", 0, **other)])
