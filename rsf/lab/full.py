@@ -102,7 +102,7 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
             elif process.poll() is None:
                 continue
             del running[job]
-            well = process.wait() == 0
+            well = process.wait() == 0 and records.path(*job[:3], rate=job[3]).is_file()
             score[job[0]] += 1 if well else -1
             if well:
                 _collect(job, out, Path(environment["RSF_CHECKPOINTS"]))

@@ -227,7 +227,7 @@ def test_the_precision_follows_the_device(capability, wanted, monkeypatch):
 @pytest.mark.parametrize("other", [{"device": "another card"}, {"precision": "float16"}])
 def test_arms_of_a_seed_on_two_devices_or_precisions_are_refused(other):
     runs = [run_of("imdb-full", "plain", 0), run_of("imdb-full", "article", 1, **other)]
-    verify.alike(runs)
+    verify.alike([*runs, run_of("bench-selection", "cpu", 0, **other), run_of("bench-selection", "gpu", 0)])
     with pytest.raises(
         ValueError, match=r"imdb-full article 0 ran on .*, another arm of its seed on a card, bfloat16"
     ):
