@@ -62,15 +62,13 @@ def section(experiment: str) -> list[str]:
 
 
 def alike(runs: Iterable[dict]) -> None:
-    """Raise ValueError unless all arms of a seed, but for a benchmark's, ran on one device, at one precision."""
+    """Raise ValueError unless all arms of a seed (not of a benchmark) ran on one device, at one precision."""
     where = {}
     for run in (run for run in runs if not run["experiment"].startswith("bench-")):
         here = place_of(run)
         before = where.setdefault((run["experiment"], run["seed"]), here)
-        must(
-            before == here,
-            f"{run['experiment']} {run['arm']} {run['seed']} ran on {here}, another arm of its seed on {before}",
-        )
+        which = f"{run['experiment']} {run['arm']} {run['seed']}"
+        must(before == here, f"{which} ran on {here}, another arm of its seed on {before}")
 
 
 def place_of(run: dict) -> str:
