@@ -55,6 +55,7 @@ TINY = {  # of the settings of a trial, whose records belong to its own protocol
     "batch_size": 4,
     "passes": 3,
     "edges": [],
+    "contrasts": [],  # of one seed nothing is said
     "optimizer": "adamw_torch",
 }
 SHAPES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
