@@ -112,10 +112,15 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
     yield from map(records.status, names)
 
 
+def tuned_in(section: str) -> list[str]:
+    """Return the sections that tune a section, none of a grid, which may have taken over another's."""
+    settings = records.protocol(section)
+    return [] if records.has_rates(settings) else settings.get("tuning", [])
+
+
 def with_tuning(names: Sequence[str]) -> list[str]:
     """Return sections, each behind those that tune it."""
-    found = (one for name in names for one in [*records.protocol(name).get("tuning", []), name])
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(one for name in names for one in [*tuned_in(name), name]))
 
 
 def name_of(job: arms.Run) -> str:
@@ -134,8 +139,7 @@ def words_of(job: arms.Run) -> list[str]:
 def lacking(section: str) -> list[arms.Run]:
     """Return the runs of a section that may begin here: its tuning is there, no seed was begun elsewhere."""
     settings = records.protocol(section)
-    untuned = any(tuning.missing(name) for name in settings.get("tuning", []) if name != section)
-    if untuned or (section == QUEUE[0] and not torch.cuda.is_available()):
+    if any(map(tuning.missing, tuned_in(section))) or (section == QUEUE[0] and not torch.cuda.is_available()):
         return []
     own = [arms.precision(settings)] if "precision" in settings else []
     here = ", ".join([arms.device_name(), *own])
