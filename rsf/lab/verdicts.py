@@ -85,10 +85,8 @@ def contrasts(experiment: str) -> list[Contrast]:
 def _declared(experiment: str) -> list[dict]:
     """Return the contrasts of a section as far as they are its own: none of tuning or superseded ones."""
     section = records.protocol(experiment)
-    if (records.has_rates(section) or records.superseded(experiment)) or not {
-        "smallest_gain",
-        "margin",
-    } & section.keys():
+    asks = {"smallest_gain", "margin"} & section.keys()
+    if not asks or records.has_rates(section) or records.superseded(experiment):
         return []
     arms = section["arms"]
     if "contrasts" in section:
