@@ -189,15 +189,15 @@ def _scored(arm: str, candidates: int) -> tuple[int, int]:
 
 
 def _budget(numbers: dict, section: dict) -> None:
-    """Raise ValueError unless the budget is the protocol's, and was spent but for a block."""
+    """Raise ValueError unless the budget is the protocol's and was spent but for a block (or a rule starved)."""
     if "passes" not in section or section.get("progress") == "updates":
         return
     budget = TRAIN * section["passes"] * section["train"]
     _equal("budget", numbers["budget"], budget, tolerance=1)
+    block = (FORWARD + TRAIN) * max(section["batch_size"], section.get("block_size", 0))
+    least = 0 if "stopped" in numbers else budget - 1
     must(
-        budget - 1
-        <= numbers["forward_passes"]
-        <= budget + ((FORWARD + TRAIN) * max(section["batch_size"], section.get("block_size", 0))),
+        least <= numbers["forward_passes"] <= budget + block,
         f"forward_passes are {numbers['forward_passes']}, and the budget is {budget:g}",
     )
 
