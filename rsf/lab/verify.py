@@ -189,7 +189,7 @@ def _scored(arm: str, candidates: int) -> tuple[int, int]:
 
 
 def _budget(numbers: dict, section: dict) -> None:
-    """Raise ValueError unless the budget is the protocol's and was spent but for a block (or a rule starved)."""
+    """Raise ValueError unless the budget is the protocol's and spent but for a block or a starved rule."""
     if "passes" not in section or section.get("progress") == "updates":
         return
     budget = TRAIN * section["passes"] * section["train"]
