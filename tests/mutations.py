@@ -31,6 +31,20 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
+        *("outcomes without a law pass", "checks/conformance.py"),
+        "cells = [*law, *(outcome for outcome in seen if outcome not in law)]",
+        "cells = [*law]",
+        "house/test_conformance.py",
+        "one_outcome_that_the_law_does_not_have",
+    ),
+    Mutation(
+        *("components judged one by one", "checks/conformance.py"),
+        "p_value = 2 * value.size * stats",
+        "p_value = 2 * stats",
+        "house/test_conformance.py",
+        "of_an_array_the_component",
+    ),
+    Mutation(
         "bound unchecked",
         "acceptance.py",
         "    if (log_a > ROUNDING).any():",

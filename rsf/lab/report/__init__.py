@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rsf.lab import records
+from rsf.lab.report.conformance import power_table
 from rsf.lab.report.corpus import corpus_table, transfer_table
 from rsf.lab.report.findings import findings
 from rsf.lab.report.generation import arithmetic_table, generation_figure, generation_table, judges_table
@@ -31,6 +32,7 @@ TABLES = {
         judges_table,
         selection_table,
         generation_table,
+        power_table,
     ),
     "rsf/lab/data/embedded/README.md": (corpus_table, transfer_table),
 }
