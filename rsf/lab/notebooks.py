@@ -132,10 +132,8 @@ def run(wanted=()):
         passed, failed = (len(re.findall(word, printed, re.MULTILINE)) for word in (HELD, FAILED))
         if failed and verdict == "passed":
             verdict = f"FAILED: {failed} checks"
-        pictures = (
-            output.data["image/png"] for output in _outputs(notebook) if "image/png" in output.get("data", {})
-        )
-        for number, png in enumerate(map(base64.b64decode, pictures), 1):
+        pngs = (one.data["image/png"] for one in _outputs(notebook) if "image/png" in one.get("data", {}))
+        for number, png in enumerate(map(base64.b64decode, pngs), 1):
             (BUILD / "figures" / f"{name}-{number}.png").write_bytes(png)
         rows.append(
             {
@@ -257,9 +255,7 @@ def _readability(name, notebook):
         return found
     for cell in code:
         found += [f"{cell.id} has a line of {len(line)} columns" for line in _wide(cell.source)]
-        alts = [
-            output.metadata.get("image/png", {}).get("alt", "") for output in _outputs_of(cell, "image/png")
-        ]
+        alts = [one.metadata.get("image/png", {}).get("alt", "") for one in _outputs_of(cell, "image/png")]
         nameless = f"{cell.id} has a figure without alternative text: the cell needs a line `:alt:`"
         found += [nameless for alt in alts if len(alt) < 40]
     for solution in solutions(notebook):

@@ -134,15 +134,12 @@ def _equal(name: str, stored: float, made: float, tolerance: float = 1e-9) -> No
 def _source(record: dict, kind: str, section: dict) -> None:
     """Raise ValueError unless model and data are those of the section."""
     expected = MODELS.get((kind, section.get("model")), "")
-    data = record["data"]
+    model, data = record["model"], record["data"]
     allowed = REAL.get(kind, ("",))
     if kind in ("arithmetic", "sums"):
         expected = "GPT-2, 1 layer of width 64, random weights"
         allowed = (f"{section['numbers']} sums with answers and {section['pool']} without, of 10,000",)
-    must(
-        record["model"].startswith(expected),
-        f"its model is {record['model']!r}, and the protocol asks for {expected!r}",
-    )
+    must(model.startswith(expected), f"its model is {model!r}, and the protocol asks for {expected!r}")
     must(
         data.startswith(allowed),
         f"its data are {data!r}, and the protocol asks for {' or '.join(map(repr, allowed))}",
@@ -246,10 +243,7 @@ def _right(numbers: dict, section: dict) -> None:
         bins = {name: np.array(values) for name, values in numbers["calibration"].items()}
         _equal("the calibration's count", int(bins["count"].sum()), len(right))
         _equal("the calibration's right", int(bins["right"].sum()), int(right.sum()))
-        must(
-            (bins["right"] <= bins["count"]).all(),
-            "the calibration has more right answers in a bin than answers",
-        )
+        must((bins["right"] <= bins["count"]).all(), "a bin of it has more right answers than answers")
 
 
 def _decisions(numbers: dict, section: dict, arm: str) -> None:
