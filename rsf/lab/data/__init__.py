@@ -119,14 +119,14 @@ def load(name, *, source=None):
 def _tokenised(file):
     """Return the training and the test part of a file that `rsf.lab.full` packed, and where it is from."""
     stored = np.load(file)
-    parts = []
-    for part in ("train", "test"):
-        columns = {name: stored[f"{part}_{name}"].tolist() for name in ("text", "label")}
-        parts.append(
-            Tokenised(
-                columns, input_ids=np.split(stored[f"{part}_ids"], np.cumsum(stored[f"{part}_lengths"])[:-1])
-            )
+    parts = (
+        Tokenised(
+            text=stored[f"{part}_text"].tolist(),
+            label=stored[f"{part}_label"].tolist(),
+            input_ids=np.split(stored[f"{part}_ids"], np.cumsum(stored[f"{part}_lengths"])[:-1]),
         )
+        for part in ("train", "test")
+    )
     return *parts, str(stored["source"])
 
 

@@ -161,12 +161,9 @@ def change_by_rounding(model: LastLayer, rows: Sequence[dict], collate: Callable
 
 def _digest(lower, texts, tokens):
     """Return a name for what a cache holds."""
-    digest = hashlib.sha256(f"{tokens} {len(lower.encoder.layer)}".encode())
-    for value in lower.state_dict().values():
-        digest.update(value.numpy())
-    for text in texts:
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()[:16]
+    parts = [f"{tokens} {len(lower.encoder.layer)}".encode()]
+    parts += [value.numpy().tobytes() for value in lower.state_dict().values()]
+    return hashlib.sha256(b"".join([*parts, *(text.encode() + b"\0" for text in texts)])).hexdigest()[:16]
 
 
 def _room_for(file, lengths, width):
