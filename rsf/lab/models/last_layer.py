@@ -108,11 +108,16 @@ def cached(
     texts: Sequence[str],
     tokens: int,
     folder: Path,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the frozen lower part makes of each text, cut at `tokens`; computed once, then read.
 
     The name of the files is a digest of weights, texts and `tokens`. A computation that was killed goes on
     behind its last whole chunk.
+
+    Parameters
+    ----------
+    progress : callable(texts done), told after each chunk
 
     Returns
     -------
@@ -142,6 +147,8 @@ def cached(
             hidden.flush()
             done = min(begin + CHUNK, len(texts))
             write_text(done_file, str(done))
+            if progress:
+                progress(done)
     lengths = np.load(lengths_file)
     return np.memmap(
         hidden_file, np.float16, "c", shape=((int(lengths.sum()), lower.config.hidden_size))
