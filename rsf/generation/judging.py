@@ -21,8 +21,8 @@ import numpy as np
 from datasets import Dataset
 from numpy.random import SeedSequence
 
-from rsf.acceptance import accept
-from rsf.generation.arguments import as_dataset, check_call, refuse_if
+from rsf.acceptance import accept, refuse_if
+from rsf.generation.arguments import as_dataset, check_call
 from rsf.generation.drafts import Table, drafted, key_of
 from rsf.rules import BaseRule
 

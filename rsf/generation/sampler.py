@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from rsf.generation.arguments import refuse_if
+from rsf.acceptance import refuse_if
 from rsf.generation.encoding import prompt_ids
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,6 +65,7 @@ def stories(_):
     return model, AutoTokenizer.from_pretrained(path)
 
 
+STATUS = Path("/proc/self/status")  # getrusage counts what the parent had before exec
 CASES = (
     ("tiny GPT-2", tiny, None),
     ("stories260K", stories, None),
@@ -205,15 +207,15 @@ def write_and_weigh(number):
     _, texts = ids_and_texts(tokenizer, number, settings["lengths"], rng)
     with tempfile.TemporaryDirectory() as folder:
         ours(model, tokenizer, texts, settings, max_new_tokens=settings["memory_new_tokens"], folder=folder)
-    with open(
-        "/proc/self/status", encoding="utf-8"
-    ) as status:  # getrusage counts what the parent had before exec
-        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    status = STATUS.read_text(encoding="utf-8").splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     sys.stdout.write(f"\n{json.dumps(round(peak / 1024, 1))}\n")
 
 
 def run():
     """Run section bench-generation of the protocol: return the arm and its run."""
+    if not STATUS.exists():
+        raise NotImplementedError(f"the benchmark reads its peak of memory in {STATUS}: run it on Linux")
     settings = records.protocol("bench-generation")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

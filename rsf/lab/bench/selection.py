@@ -8,6 +8,7 @@ results/bench-selection/
 """
 
 import multiprocessing
+import sys
 import tempfile
 import time
 
@@ -232,13 +233,18 @@ def peak(arm, settings, seed, answer):
 
 
 def _most_memory():
-    """Return the peak memory so far in MiB: the GPU's where there is one, else the process's (not on
-    Windows)."""
+    """Return the peak memory so far in MiB: the GPU's where there is one, else the process's."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:
+        import resource
+    except ImportError as error:
+        raise NotImplementedError(
+            "the benchmark reads its peak of memory by the module resource, which Windows has not: run it on "
+            "Linux or macOS, or where there is a GPU"
+        ) from error
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
 def run(arm=None):
@@ -250,14 +256,17 @@ def run(arm=None):
     seed = settings["seeds"][0]
     if arm == "cpu":
         torch.set_num_threads(1)
+    _most_memory()  # what it refuses, it refuses here: the processes below are waited for
     numbers = {"passes": {name: [] for name in ARMS}, "memory": {}}
     spawn = multiprocessing.get_context("spawn")
     for name in tqdm(settings["memory"], desc="memory"):
         answer = spawn.Queue()
         process = spawn.Process(target=peak, args=(name, settings, seed, answer))
         process.start()
-        numbers["memory"][name] = answer.get()
         process.join()
+        if process.exitcode:
+            raise RuntimeError(f"the process that measures {name}'s memory ended with {process.exitcode}")
+        numbers["memory"][name] = answer.get()
     model, tokenizer, slices, reviews, checkpoint = prepared(settings, seed)
     for number, rows in enumerate(tqdm(slices, desc="slices")):
         for name in ARMS:
