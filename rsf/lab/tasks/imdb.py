@@ -4,9 +4,8 @@ python -m rsf experiment imdb-small    every arm and seed of that section; goes 
 """
 
 import time
-from collections.abc import Callable
+from collections import namedtuple
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,19 +13,8 @@ import torch
 from rsf.lab import arms, compact, data, models, records
 
 
-class Prepared(NamedTuple):
-    """A model and its reviews, ready to be trained on.
-
-    `collate` pads to the longest or as the section says, or as it is told.
-    """
-
-    model: torch.nn.Module
-    train: object
-    test: object
-    collate: Callable
-    test_index: np.ndarray
-    data: str
-    checkpoint: str
+# a model and its reviews, ready to be trained on; collate pads to the longest or as the section says, or as told
+Prepared = namedtuple("Prepared", "model train test collate test_index data checkpoint")
 
 
 def prepare(settings: dict, seed: int) -> Prepared:
