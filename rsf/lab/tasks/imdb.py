@@ -12,8 +12,7 @@ import torch
 
 from rsf.lab import arms, compact, data, models, records
 
-
-# a model and its reviews, ready to be trained on; collate pads to the longest or as the section says, or as told
+# a model and its reviews, ready to be trained on; collate pads to the longest, or as section or caller say
 Prepared = namedtuple("Prepared", "model train test collate test_index data checkpoint")
 
 
