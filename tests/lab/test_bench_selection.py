@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, PrinterCallback
 
@@ -100,7 +99,6 @@ def test_every_arm_makes_one_pass_and_counts_the_tokens_that_it_trained_on():
         {"input_ids": rng.integers(1, 12, rng.integers(2, 9)).tolist(), "label": int(rng.integers(2))}
         for _ in range(40)
     ]
-    rows = Dataset.from_list(rows)
     settings = {
         "tokens": 8,
         "batch_size": 4,

@@ -45,7 +45,7 @@ def fabricated(word, lacking=()):
         numbers = {"accuracy": right.mean(), "right": compact.pack(right), "nll": each.mean()}
         if of_nll:
             numbers["nll_each"] = compact.pack_values(each + 0.01 * ease)
-        return {"experiment": name, "arm": arm, "seed": seed, "numbers": numbers}
+        return {"experiment": name, "arm": arm, "seed": seed, "machine": {}, "numbers": numbers}
 
     return runs
 

@@ -58,14 +58,14 @@ def fabricated(word, lacking=()):
     def tuned(name, arm, seed):
         validation = [0.6 if arm == "control-in-rounds" else 0.5]
         numbers = {"grid": [[0.006, 3.0]], "validation": validation, "kept": [[]]}
-        return {"experiment": name, "arm": arm, "seed": seed, "numbers": numbers}
+        return {"experiment": name, "arm": arm, "seed": seed, "machine": {}, "numbers": numbers}
 
     def record(name, section, arm, seed):
         rng = np.random.default_rng([seed, len(arm)])
         share = 0.5 + GAIN[word] * (arm == "rejection") + rng.normal(0, SPREAD[word])
         right = np.arange(section["test"]) < share * section["test"]
         numbers = {"accuracy": right.mean(), "right": compact.pack(right)}
-        return {"experiment": name, "arm": arm, "seed": seed, "numbers": numbers}
+        return {"experiment": name, "arm": arm, "seed": seed, "machine": {}, "numbers": numbers}
 
     return runs
 

@@ -337,6 +337,21 @@ def test_a_number_that_is_not_what_the_others_make_is_refused(run, changes, mess
         verify.recompute(stored(*run, **changes))
 
 
+def test_a_run_whose_rule_starved_may_end_before_its_budget_is_spent():
+    record = stored("imdb-whole-model-1", "article", 300)
+    numbers = record["numbers"]
+    trained = numbers["trained"] - 3200
+    less = {"trained": trained, "forward_passes": numbers["scored"] + 3 * trained}
+    numbers |= less
+    with pytest.raises(ValueError, match="and the budget is 68631"):
+        verify.recompute(record)
+    numbers["stopped"] = "min(1, loss / 0.5) kept none of 200 candidates in a whole pass"
+    assert verify.recompute(record) == []
+    numbers |= {"scored": numbers["scored"] + 30_000, "forward_passes": less["forward_passes"] + 30_000}
+    with pytest.raises(ValueError):
+        verify.recompute(record)
+
+
 @pytest.mark.parametrize("experiment", ["imdb-small", "imdb-whole-model", "arithmetic-50", "bench-selection"])
 def test_no_numbers_another_model_and_other_data_are_refused(experiment):
     record = copy.deepcopy(records.runs(experiment)[0])

@@ -266,7 +266,7 @@ def test_the_comparison_is_by_question_for_one_seed_and_by_seed_for_more():
     one = compare(
         {"verified": {0: record([1, 1, 0, 1])}, "blind": {0: record([0, 1, 0, 0]), 1: record([1, 1, 1, 1])}}
     )
-    assert one[0] == "verified     0.7500 [-0.0456, 1.5456],           7 forward passes"
+    assert one[0] == "verified     0.7500 [-0.0456, 1.5456],           7 passes"
     assert (
         "verified minus it 0.5000 [-0.4187, 1.4187]" in one[1]
     )  # by hand: mean 1/2, sd 0.57735 / 2, t(3) = 3.1824
