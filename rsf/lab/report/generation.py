@@ -22,16 +22,14 @@ def benched() -> tuple[Cases, dict]:
 
 
 def generation_figure(file: Path) -> None:
-    """Draw samples a second in each way of writing, and our share of the floor."""
+    """Draw samples a second in each way of writing."""
     cases, _ = benched()
     times = span((rows["loop"]["ratio"] for rows in cases.values()), 0)
     title = f"Sampled and judged in batches: {times} times as fast as one call of generate a prompt"
-    with plots.figure(title, columns=2, width=10, height=4) as (left, right):
-        _speeds(left, cases)
-        _shares(right, cases)
-        for axis in (left, right):
-            axis.set_ylim(len(cases) - 0.5, -0.5)
-        save(left, file)
+    with plots.figure(title, width=7, height=4) as axis:
+        _speeds(axis, cases)
+        axis.set_ylim(len(cases) - 0.5, -0.5)
+        save(axis, file)
 
 
 def _speeds(axis: Axes, cases: Cases) -> None:
@@ -51,27 +49,6 @@ def _speeds(axis: Axes, cases: Cases) -> None:
     axis.set_yticks(range(len(cases)), [case.replace(", ", ",\n") for case in cases])
     axis.set(xscale="log", xlim=(3, 6000), xlabel="samples a second")
     axis.set_title("64 tokens at the most, prompts of 4 to 64")
-
-
-def _shares(axis: Axes, cases: Cases) -> None:
-    """Draw our share of the floor's samples a second, with a draw of each token and without."""
-    for place, rows in enumerate(cases.values()):
-        for shift, way, label, colour in (
-            (-0.12, "floor", "tokens drawn", plots.KEPT),
-            (0.12, "floor, greedy", "no draw (greedy)", "#56A5D8"),
-        ):
-            row = rows[way]
-            height = place + shift
-            axis.plot([row["least"], row["most"]], [height] * 2, color=colour, linewidth=1)
-            axis.plot(row["ratio"], height, "o", color=colour)
-            if place == 0:
-                where = {"xytext": (-6, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-                axis.annotate(label, (row["least"], height), color=colour, **where)
-    axis.axvline(1, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(cases)), [""] * len(cases))
-    repeats = records.protocol("bench-generation")["repeats"]
-    title = f"median, range of {repeats} interleaved pairs"
-    axis.set(xlim=(0, 1.25), xlabel="samples a second / those of the floor", title=title)
 
 
 def generation_table() -> str:
