@@ -3,6 +3,7 @@
 import json
 import tomllib
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_gsm8k_of_the_hub_is_its_main_part_at_a_pinned_revision(monkeypatch):
     }
     called = []
     monkeypatch.setattr(
-        data.datasets, "load_dataset", lambda *place, revision: called.append((*place, revision)) or both
+        datasets, "load_dataset", lambda *place, revision: called.append((*place, revision)) or both
     )
     assert data.load("gsm8k", source="hub").source == "gsm8k: hub, openai/gsm8k at e53f0488 (1 train, 1 test)"
     assert called == [("openai/gsm8k", "main", "e53f048856ff4f594e959d75785d2c2d37b678ee")]

@@ -6,7 +6,6 @@ As `imdb_last_layer`, but without dropout, whose masks hang on the processor, an
 runs one seed of it live.
 """
 
-import time
 from functools import lru_cache
 
 import numpy as np
@@ -40,17 +39,13 @@ def world(tokens: int) -> tuple[data.Data, models.Checkpoint, list[dict], list[d
 def run(experiment: str, arm: str, seed: int) -> records.Run:
     """Run one arm with one seed."""
     torch.set_num_threads(1)
-    settings = records.protocol(experiment)
+    settings = records.protocol(experiment) | {"measure": "accuracy"}
     reviews, checkpoint, pool, test = world(settings["tokens"])
     rng = np.random.default_rng(seed)
     model = last_layer.LastLayer(checkpoint.model)
     models.draw(model, HEAD, rng, checkpoint.model.config.initializer_range)
     train = [pool[i] for i in rng.permutation(len(pool))[: settings["train"]]]
-    coins = arms.Coins()
-    begun = time.perf_counter()
-    trainer = arms.fine_tune(model, train, arm, seed, settings, models.pad_hidden, coins)
-    seconds = round(time.perf_counter() - begun, 1)
-    scores = arms.logits(model, test, models.pad_hidden)
     labels = np.array([row["label"] for row in test])
-    numbers = arms.reached(trainer, coins, scores, labels, tuning=False, each=False) | {"seconds": seconds}
+    of = (experiment, arm, seed, None)
+    numbers = arms.measured(of, model, train, test, labels, settings, models.pad_hidden, batch_size=32)
     return records.Run(reviews.source, checkpoint.source, arms.device_name(), numbers)
