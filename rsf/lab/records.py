@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 import rsf
+from rsf.acceptance import refuse_if
 from rsf.accounts import write_text
 from rsf.checks import Verdict
 from rsf.lab.provenance import CHECKOUT, ROOT, commit, machine
@@ -59,8 +60,7 @@ def now() -> str:
 
 def must(condition: object, message: str, error: type[Exception] = ValueError) -> None:
     """Raise ValueError, or another error, with a message unless a condition holds."""
-    if not condition:
-        raise error(message)
+    refuse_if(not condition, message, error)
 
 
 def checkout() -> Path:

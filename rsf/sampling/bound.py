@@ -9,8 +9,8 @@ unseen: it must be stated.
 
 import numpy as np
 
-from rsf.acceptance import EnvelopeError
-from rsf.sampling.densities import demand, digits, evaluate, part, quantile, refuse
+from rsf.acceptance import EnvelopeError, refuse_if
+from rsf.sampling.densities import digits, evaluate, part, quantile, refuse
 
 NO_NUMBER = " is NaN at x = {x}: it must be a number, or the support narrower"
 NARROW = 1e-12  # relative differences up to this are rounding
@@ -91,8 +91,8 @@ def log_k_bound(
     top = np.max(log_p[used])
     grid = grid[used]
     value = log_ratio(grid)
-    demand(
-        np.max(value) > -np.inf,
+    refuse_if(
+        not (np.max(value) > -np.inf),
         f"the target is 0 at all {len(grid):,} points tried on {support}: "
         "state extrema, or a narrower support",
     )
@@ -105,8 +105,8 @@ def log_k_bound(
         *(log_ratio(np.array([x]))[0] for x in turning_points(log_ratio, grid, value, tolerance)),
         -np.inf,
     )
-    demand(
-        highest < value[log_p[used] > top - 700.0].max() + 700.0,
+    refuse_if(
+        not (highest < value[log_p[used] > top - 700.0].max() + 700.0),
         f"p / q seems unbounded: it reaches e**{highest:.6g} where p is nearly 0",
         EnvelopeError,
     )
@@ -115,8 +115,8 @@ def log_k_bound(
 
 def ends(support) -> tuple[float, float]:
     """Return the ends of a support as floats."""
-    demand(
-        np.shape(support) == (2,) and support[0] < support[1],
+    refuse_if(
+        not (np.shape(support) == (2,) and support[0] < support[1]),
         f"support must be (low, high) with low < high, got {support}",
     )
     return float(support[0]), float(support[1])
@@ -126,7 +126,7 @@ def probes(low: float, high: float, extrema, laws: list) -> np.ndarray:
     """Return points of the support, sorted: linear, geometric around ends and extrema, quantiles of laws."""
     extrema = np.asarray(extrema, dtype=np.float64).ravel()
     inside = (extrema >= low) & (extrema <= high)
-    demand(inside.all(), f"extrema must lie in the support [{low}, {high}], got {extrema}")
+    refuse_if(not inside.all(), f"extrema must lie in the support [{low}, {high}], got {extrema}")
     finite = [end for end in (low, high) if np.isfinite(end)]
     linear = np.linspace(low, high, 4097) if len(finite) == 2 else []
     centres = [*extrema, *finite] or [0.0]
@@ -176,8 +176,8 @@ def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float,
         if len(x) > 3 and value[-1] >= np.max(log_value[there]) - NARROW:
             # by how much it grows while the distance to the end halves: less and less if it is bounded
             slope = np.diff(value) / -np.diff(np.log(distance))
-            demand(
-                not ((slope > 1e-9).all() and slope[-1] > slope.max() / 2),
+            refuse_if(
+                (slope > 1e-9).all() and slope[-1] > slope.max() / 2,
                 f"{what} seems unbounded: it still grows at the last points tried, towards x = {x[-1]:.6g}",
                 EnvelopeError,
             )
@@ -195,8 +195,8 @@ def turns(grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> list[tu
 def turning_points(f, grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
     """Return where f has local extrema between points of the grid, zooming in until floats are neighbours."""
     found = turns(grid, value, tolerance)
-    demand(
-        len(found) <= 2000,
+    refuse_if(
+        len(found) > 2000,
         f"{len(found):,} local extrema were found: is the function noisy, or periodic? "
         "It must be piecewise monotone",
     )

@@ -8,14 +8,14 @@ PyTorch returns tensors, which may carry gradients and have fewer digits than fl
 
 import numpy as np
 
-from rsf.acceptance import ROUNDING
+from rsf.acceptance import ROUNDING, refuse_if
 
 
 def part(law: object, name: str):
     """Return the law's method of this name, or the law itself if it is a function."""
     found = getattr(law, name, law)
-    demand(
-        callable(found),
+    refuse_if(
+        not callable(found),
         f"{type(law).__name__} has no {name} and is no function: pass a function of an array of points, such "
         f"as lambda x: {'np.exp(law.logpdf(x))' if name == 'pdf' else 'law.log_prob(torch.as_tensor(x))'}",
         TypeError,
@@ -42,8 +42,8 @@ def mass_outside(law: object, low: float, high: float) -> float:
     rounding = 4 * np.spacing(max(abs(end) for end in (low, high, 0.0) if np.isfinite(end)))
     ends = (low - 1, high) if is_discrete(law) else (low - rounding, high + rounding)
     missed = law.cdf(ends[0]) + above(ends[1])
-    demand(
-        np.ndim(missed) == 0,
+    refuse_if(
+        np.ndim(missed) != 0,
         f"{type(law).__name__} stands for laws of shape {np.shape(missed)}: pass one law at a time",
     )
     return float(missed) if missed > 1e-15 else 0.0
@@ -52,8 +52,8 @@ def mass_outside(law: object, low: float, high: float) -> float:
 def draw(law: object, n: int, rng: np.random.Generator) -> np.ndarray:
     """Return n draws, (n, ...)."""
     x = np.atleast_1d(law.rvs(size=n, random_state=rng) if hasattr(law, "rvs") else law.sample(n, rng=rng))
-    demand(
-        len(x) == n,
+    refuse_if(
+        len(x) != n,
         f"{type(law).__name__} drew an array of shape {x.shape} where {n} candidates were asked for: "
         "they must lie along the first axis",
     )
@@ -73,8 +73,8 @@ def evaluate(function, x: np.ndarray, name: str) -> np.ndarray:
             f"{name} cannot be evaluated at an array of {len(x)} points: {error} "
             "(np.vectorize lets a function of one number take an array)"
         ) from error
-    demand(
-        value.shape == x.shape[:1] and value.dtype.kind in "biuf",
+    refuse_if(
+        not (value.shape == x.shape[:1] and value.dtype.kind in "biuf"),
         f"{name} must be vectorised: for points of shape {x.shape} it must have shape ({len(x)},) "
         f"and hold real numbers, got {value.shape} of {value.dtype}",
     )
@@ -89,12 +89,6 @@ def rounding_of(value: np.ndarray) -> np.ndarray:
 def digits(value: np.ndarray) -> float:
     """Return a few of the last digits of an array's numbers, as a share of them: 1e-6 for float32."""
     return 8 * float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
-
-
-def demand(holds: bool, text: str, error: type[Exception] = ValueError) -> None:
-    """Raise an error unless something holds."""
-    if not holds:
-        raise error(text)
 
 
 def refuse(bad: np.ndarray, x: np.ndarray, text: str, error: type[Exception] = ValueError, **at) -> None:

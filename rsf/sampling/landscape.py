@@ -14,7 +14,7 @@ from timeit import repeat
 
 import numpy as np
 
-from rsf.acceptance import ROUNDING, EnvelopeError
+from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
 from rsf.sampling.bound import (
     NARROW,
     ends,
@@ -26,7 +26,7 @@ from rsf.sampling.bound import (
     turning_points,
     turns,
 )
-from rsf.sampling.densities import demand, digits, evaluate, part, quantile, refuse
+from rsf.sampling.densities import digits, evaluate, part, quantile, refuse
 
 
 class Landscape:
@@ -56,8 +56,8 @@ class Landscape:
         if not self._is_function:
             x = np.tile(quantile(law)(np.arange(1, 16) / 16), 10)  # so many that a call itself costs little
             seconds = min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3)) / len(x)
-            demand(
-                max(12 * strips, 10_000) * seconds <= patience,
+            refuse_if(
+                not (max(12 * strips, 10_000) * seconds <= patience),
                 f"the density is slow: a set-up with {strips:,} strips would take about "
                 f"{12 * strips * seconds:.0f} s; give fewer strips, a faster density, "
                 f"or a patience above {patience:g} s",
@@ -68,8 +68,8 @@ class Landscape:
     @np.errstate(all="ignore")
     def _pdf(self, x: np.ndarray) -> np.ndarray:
         """Return the density at x (n,), in units of its largest value once that is known."""
-        demand(
-            self.evaluations + len(x) <= self._most,
+        refuse_if(
+            not (self.evaluations + len(x) <= self._most),
             f"the density is slow: {self.evaluations:,} evaluations do not suffice, and more would take "
             "twice as long as there is patience; give fewer strips, a faster density, or more patience",
         )
@@ -99,8 +99,8 @@ class Landscape:
         log_value = np.log(value)
         used = numbers(grid, log_value, (self.low, self.high), "the density")
         grid, value = grid[used], value[used]
-        demand(
-            value.max() > 0,
+        refuse_if(
+            not (value.max() > 0),
             f"the density is 0 at all {len(grid):,} points tried on [{self.low}, {self.high}]: "
             "state extrema, or a narrower support",
         )
@@ -134,8 +134,10 @@ class Landscape:
         Cauchy's: the density times distance**2 must not rise at each of the last points.
         """
         inner = [*self.knots, *(end for end in (self.low, self.high) if np.isfinite(end))]
-        demand(
-            inner, "no mode was found: the density does not fall at both ends; state extrema", EnvelopeError
+        refuse_if(
+            not inner,
+            "no mode was found: the density does not fall at both ends; state extrema",
+            EnvelopeError,
         )
         anchor = side * max(side * place for place in inner)
         beyond = np.flatnonzero(self.grid * side > anchor * side)[:: int(side)]
@@ -149,8 +151,8 @@ class Landscape:
             power = np.diff(np.log(height[ends])) / np.diff(np.log(distance[ends]))
             mass = np.log(height[far]) + 2 * np.log(distance[far])
             rises = self._is_function and mass[-1] > mass[0] + 0.01 and (np.diff(mass) > 0).all()
-            demand(
-                power < -1.02 and not rises,
+            refuse_if(
+                not (power < -1.02 and not rises),
                 f"the tail towards x = {x[far[-1]]:.6g} is heavier than a Cauchy's (the density there is "
                 f"{height[far[-1]] * self._scale:.3g}): no hat like 1 / x**2 covers it; "
                 "if it ends somewhere, or its formula overflows, state the support",
@@ -183,7 +185,7 @@ class Landscape:
             area *= number / (strips - spare / 2)
             known, height = merged(known, height, edges, self._pdf)
         # a best below that: pieces of equal area gain a strip all at the same time, and the number jumps
-        demand(best, f"{strips} strips do not suffice for {len(bounds) - 2} extrema: give more strips")
+        refuse_if(not best, f"{strips} strips do not suffice for {len(bounds) - 2} extrema: give more strips")
         return *found, known, height
 
     def _tail(

@@ -13,9 +13,8 @@ from numbers import Real
 import numpy as np
 from scipy import stats
 
-from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, log_acceptance, rounded_up
+from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, log_acceptance, refuse_if, rounded_up
 from rsf.sampling.densities import (
-    demand,
     draw,
     evaluate,
     is_discrete,
@@ -63,7 +62,7 @@ class Draws:
         needed to hold the estimate: if the second candidate is the first one kept, the unbiased estimate
         is 0.
         """
-        demand(0 < level < 1, f"level must lie between 0 and 1, got {level}")
+        refuse_if(not (0 < level < 1), f"level must lie between 0 and 1, got {level}")
         tail = (1 - level) / 2
         rejected = self.proposed - self.accepted
         low = stats.beta.ppf(tail, self.accepted, rejected + 1) if self.accepted else 0.0
@@ -134,13 +133,13 @@ def rejection_sample(
     size = _whole("size (how many to keep; reshape .samples afterwards)", size, 0)
     max_proposals = _whole("max_proposals", max_proposals, 1)
     log_k = np.asarray(log_k, dtype=np.float64)
-    demand(
-        log_k.size == 1 and np.isfinite(log_k).all(),
+    refuse_if(
+        not (log_k.size == 1 and np.isfinite(log_k).all()),
         f"log_k must be one finite number, got {log_k}: k itself must be a positive number",
     )
     log_k = log_k.item()
-    demand(
-        isinstance(rng, np.random.Generator | np.random.RandomState),
+    refuse_if(
+        not isinstance(rng, np.random.Generator | np.random.RandomState),
         f"rng must be a numpy.random.Generator, such as default_rng(0), got {rng!r}",
         TypeError,
     )
@@ -184,8 +183,8 @@ def rejection_sample(
 
 def _whole(name: str, number: object, least: int) -> int:
     """Return a number as an int; refuse what is none, or below the least one allowed."""
-    demand(
-        isinstance(number, Real) and float(number).is_integer() and number >= least,
+    refuse_if(
+        not (isinstance(number, Real) and float(number).is_integer() and number >= least),
         f"{name} must be a whole number of at least {least}, got {number!r}",
     )
     return int(number)
@@ -193,21 +192,21 @@ def _whole(name: str, number: object, least: int) -> int:
 
 def _log_densities(target: object, proposal: object, clip: bool) -> list:
     """Return the two log densities; refuse laws that cannot be drawn from, or not one from the other."""
-    demand(
-        hasattr(proposal, "rvs") or hasattr(proposal, "sample"),
+    refuse_if(
+        not (hasattr(proposal, "rvs") or hasattr(proposal, "sample")),
         f"{type(proposal).__name__} cannot be drawn from: it needs rvs(size=, random_state=)",
         TypeError,
     )
     kinds = ["logpmf" if is_discrete(law) else "logpdf" for law in (target, proposal)]
     parts = [part(law, kind) for law, kind in zip((target, proposal), kinds, strict=True)]
-    demand(
-        kinds[0] == kinds[1] or parts[0] is target,
+    refuse_if(
+        not (kinds[0] == kinds[1] or parts[0] is target),
         f"the target has a {kinds[0]}, the proposal a {kinds[1]}: both must be discrete, or neither",
     )
     low, high = proposal.support() if callable(getattr(proposal, "support", None)) else (-np.inf, np.inf)
     missed = 0.0 if clip or np.ndim(low) else mass_outside(target, low, high)
-    demand(
-        missed == 0,
+    refuse_if(
+        missed != 0,
         f"the target has mass {missed:.6g} outside the proposal's support [{low}, {high}]: "
         "no k can reach it; widen the proposal",
     )

@@ -14,8 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
-from rsf.acceptance import ROUNDING, EnvelopeError
-from rsf.sampling.densities import demand, refuse
+from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
+from rsf.sampling.densities import refuse
 from rsf.sampling.landscape import Landscape
 
 # draws at once, so that the buffers stay in the cache; those after which all above the squeeze are decided
@@ -78,8 +78,8 @@ class StripEnvelope(Landscape):
         strips: int = 4096,
         patience: float = 10.0,
     ) -> None:
-        demand(
-            strips in {2**n for n in range(6, 17)},
+        refuse_if(
+            strips not in {2**n for n in range(6, 17)},
             f"strips must be a power of two from 64 to {2**16:,}, got {strips}",
         )
         self.proposed = self.accepted = 0
@@ -112,8 +112,8 @@ class StripEnvelope(Landscape):
 
         `random_state` is for those who call it as scipy's: a Generator or a seed.
         """
-        demand(
-            (rng is None) != (random_state is None),
+        refuse_if(
+            (rng is None) == (random_state is None),
             "pass a numpy Generator: rvs(size, rng), or rvs(size=..., random_state=...)",
             TypeError,
         )
@@ -250,8 +250,8 @@ class StripEnvelope(Landscape):
             float(area.sum() / (strips * step.max()))
             for area in (np.minimum(self._bottom, self._top) * self._width, step)
         )
-        demand(
-            self.acceptance_bounds[1] >= 0.1,
+        refuse_if(
+            not (self.acceptance_bounds[1] >= 0.1),
             f"{strips} strips keep at most {self.acceptance_bounds[1]:.3g} of the candidates: give more",
             EnvelopeError,
         )
