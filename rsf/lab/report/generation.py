@@ -26,7 +26,7 @@ def generation_figure(file: Path) -> None:
     cases, _ = benched()
     times = span((rows["loop"]["ratio"] for rows in cases.values()), 0)
     title = f"Sampled and judged in batches: {times} times as fast as one call of generate a prompt"
-    with plots.figure(title, width=7, height=4) as axis:
+    with plots.figure(title, width=9, height=4) as axis:
         _speeds(axis, cases)
         axis.set_ylim(len(cases) - 0.5, -0.5)
         save(axis, file)
