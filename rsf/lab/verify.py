@@ -303,6 +303,7 @@ def _rounds(record: dict, section: dict) -> None:
         spent = SUMS * section["steps"]
     else:
         sampled = 0 if arm in ("gold", "control-in-rounds") else FORWARD * 9 * sum(numbers["samples"])
+        sampled *= 2 if section.get("kl", {}).get(arm) else 1  # the base reads the samples, too
         spent = SUMS * (section["base_steps"] + sum(numbers["steps"])) + sampled
     _equal("forward_passes", numbers["forward_passes"], spent)
 

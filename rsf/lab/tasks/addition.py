@@ -116,6 +116,28 @@ def given(model, words):
 own = partial(model_sampler, max_new_tokens=3, batch_size=256)
 
 
+def arguments(folder, rng, steps, learning_rate, weight_decay):
+    """Return the arguments of a Trainer: a new optimiser, a warm-up, and a rate that decays to 0."""
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        lr_scheduler_type="linear",
+        warmup_steps=min(20, steps // 4),
+        per_device_train_batch_size=BATCH,
+        dataloader_drop_last=True,
+        optim="adamw_torch_fused",
+        adam_beta2=0.98,
+        seed=int(rng.integers(2**31)),
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
 def learn(
     model,
     prompts,
@@ -137,24 +159,7 @@ def learn(
     Each round begins with a new optimiser, and its rate decays to 0.
     """
     with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
-            output_dir=folder,
-            max_steps=steps,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            lr_scheduler_type="linear",
-            warmup_steps=min(20, steps // 4),
-            per_device_train_batch_size=BATCH,
-            dataloader_drop_last=True,
-            optim="adamw_torch_fused",
-            adam_beta2=0.98,
-            seed=int(rng.integers(2**31)),
-            use_cpu=True,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        )
+        args = arguments(folder, rng, steps, learning_rate, weight_decay)
         options |= {
             "rounds": rounds,
             "samples_per_prompt": samples,

@@ -11,6 +11,7 @@ Every arm but the control goes on from one base, in rounds that each have a new 
     blind                as many samples as rejection kept in that round, chosen without looking
     best-of-4            four samples of each sum of a fresh quarter of the pool, the best kept
     gold                 the right answers to the pool, and the sums with answers
+    policy-gradient      as `rsf.lab.tasks.policy` says, with and without KL
 
 python -m rsf experiment sums-200          every arm and seed of that section, a result file each
 """
@@ -27,7 +28,7 @@ from datasets import Dataset
 from rsf import rules
 from rsf.accounts import TRAIN
 from rsf.lab import compact, records, validated
-from rsf.lab.tasks import addition
+from rsf.lab.tasks import addition, policy
 
 OWN = ("rejection", "blind", "best-of-4")  # the arms that sample
 
@@ -36,9 +37,8 @@ def chooses(number: int, rng: np.random.Generator) -> Callable:
     """Return a reward that is 1 for `number` of the completions that it is asked about, chosen blindly."""
 
     def reward(prompts, completions, **_):
-        chosen = np.zeros(len(completions))
-        chosen[rng.permutation(len(completions))[:number]] = 1
-        return chosen.tolist()
+        places = np.argsort(rng.permutation(len(completions)))  # of each in a random order
+        return (places < number).astype(float).tolist()
 
     return reward
 
@@ -60,6 +60,8 @@ def train(
     step = TRAIN * addition.BATCH * addition.TOKENS
     if arm == "control":
         return addition.start(settings, seed, settings["steps"], *setting), [], step * settings["steps"]
+    if arm in settings.get("kl", {}):
+        return policy.train(experiment, arm, seed, setting)
     model = copy.deepcopy(addition.base(experiment, seed)[0])
     sums = addition.world(settings, seed)
     own = sums["supervised"].tolist()
@@ -124,7 +126,7 @@ def grid(experiment: str, arm: str) -> list:
     steps = []
     for value, axis, (below, above) in zip(winner, axes, settings["beyond"], strict=True):
         outside = {min(axis): below, max(axis): above}
-        steps.append([value, outside[value]] if value in outside else [value])
+        steps.append(dict.fromkeys([value, outside.get(value, value)]))
     return [setting for setting in itertools.product(*steps) if setting != winner]
 
 
