@@ -7,6 +7,7 @@ import numpy as np
 
 LEVEL = 0.95  # of the intervals
 SOME = "a fixed number each"
+FOREIGN = {"reference", "dataset", "data set", "ground truth", "ground_truth", "gold"}  # origins
 SPAN, AMONG = "[{:.4f}, {:.4f}]", "{:z.4f} among the kept, {:z.4f} among all"
 
 
@@ -49,6 +50,9 @@ class AuditReport:
     overruled : share of those with A = 1 that are not kept (duplicates, a cap, another rule)
     duplicates, log_probability : (among the kept, among all)
     rounds : {round: (samples, rate, mean reward)}
+    source : of what the reward is the sum, where the table has no column for it
+    derived : from which rule it was derived what was kept, where the table has no column for it
+    origins : {whose completions they are: (samples, kept)}
     """
 
     names: list[str] = field(repr=False)
@@ -73,6 +77,9 @@ class AuditReport:
     duplicates: tuple[float, float] | None = None
     log_probability: tuple[float, float] | None = None
     rounds: dict[float, tuple[int, float, float]] = field(default_factory=dict)
+    source: str = ""
+    derived: str = ""
+    origins: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def control(self) -> str:
@@ -99,10 +106,19 @@ class AuditReport:
         """Return the page: a line for each finding that applies."""
         kept, asked, prompts = self.taken.sum(), self.asked.sum(), len(self.names)
         spread = [f"{rate:.4f}" for rate in np.quantile(self.taken / self.asked, (0, 0.25, 0.5, 0.75, 1))]
-        cut = self.clipping
+        cut, foreign = self.clipping, sorted(origin for origin in self.origins if origin.lower() in FOREIGN)
         page = [
             f"samples | {kept:,} kept of {asked:,}, of {prompts:,} prompts, {self.way}; "
             f"{self.skipped:,} without a reward left out",
+            self.source and f"reward | {self.source}",
+            self.derived and f"kept | in no column: derived from the rule {self.derived}",
+            *(
+                f"origin {origin} | {taken:,} kept of {samples:,}"
+                for origin, (samples, taken) in sorted(self.origins.items())
+            ),
+            foreign
+            and f" | a {foreign[0]} is the data set's and no sample of the model: what is kept follows the law "
+            "of all candidates, not the model's",
             f"acceptance rate | {self.acceptance_rate:.4f}; "
             f"{LEVEL:.0%} interval for these prompts {SPAN.format(*self.interval)}",
             f" | for other prompts like them {SPAN.format(*self.interval_prompts)}",
