@@ -175,9 +175,10 @@ def audit(file, rule, columns, figure):
         parts = re.fullmatch(r"(\w+)(?:\s*\(([^()]*)\)|\s([^()]*))?", text) or ["", text, "", ""]
         name, numbers = parts[1], re.split(r"[,\s]+", (parts[2] or parts[3] or "").strip())
         if name not in AUDITED:
-            past = ": it decides from a past that no log holds" if hasattr(rsf.rules, name) else ""
+            past = name in ("percentile", "at_rate", "random_like")
             raise ValueError(
-                f"--rule must be one of {', '.join(AUDITED)} with its numbers, as in above(0.5), got {name!r}{past}"
+                f"--rule must be one of {', '.join(AUDITED)} with its numbers, as in above(0.5), got {name!r}"
+                + ", which decides from a past that no log holds" * past
             )
         options = {"clip": True} if name == "tilted" else {}
         try:

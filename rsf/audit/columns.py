@@ -21,14 +21,12 @@ TEXTS = ("prompt", "completion", "origin")
 KNOWN = {name: name for name in (*NEEDED, *TEXTS, "log_probability", "log_acceptance", "round")}
 OF_TRL = {"step", "prompt", "completion", "advantage"}  # and a number for each reward function
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+LIST = list | tuple | np.ndarray
 MISSING = ("", "none", "null", "nan", "nat", "<na>")
 
 
 class _Table(dict):
-    """Columns by an audit's names; `names`: of all that there are; `reward`: its names, if no column is it."""
-
-    names: Iterable = ()
-    reward: str = ""
+    """Columns by an audit's names, with the `names` of all that there are, and what the `reward` sums."""
 
 
 def read_columns(table: Any, spare: Iterable = ()) -> tuple[dict[str, np.ndarray], dict, str]:
@@ -43,8 +41,9 @@ def read_columns(table: Any, spare: Iterable = ()) -> tuple[dict[str, np.ndarray
     for name in columns.keys() - {*TEXTS, "kept"}:
         columns[name] = _numbers(name, columns[name])
     if "kept" in columns:
-        undecided = np.isnan(columns["reward"]) | np.isnan(columns.get("log_acceptance", 0.0))
-        columns["kept"] = _truth(columns["kept"], undecided)
+        columns["kept"] = _truth(
+            columns["kept"], np.isnan(columns["reward"]) | np.isnan(columns.get("log_acceptance", 0.0))
+        )
     for name in columns.keys() & {*TEXTS}:
         columns[name], texts[name] = _codes(name, columns[name])
     return columns, texts, table.reward
@@ -61,12 +60,15 @@ def _selected(table: Any) -> _Table:
 
 def _rows(table: Any, names: Iterable, own: Mapping = KNOWN) -> Iterator:
     """Return the rows of a table of columns, of any kind; pandas writes one in JSON as {row: value}."""
-    columns = {}
-    for name in _wanted(names, own):
-        values = table[name].values() if isinstance(table[name], Mapping) else table[name][:]
-        columns[name] = values.to_pylist() if hasattr(values, "to_pylist") else list(values)
-    lengths = {name: len(column) for name, column in columns.items()}
-    refuse_if(len({*lengths.values()}) > 1, f"the columns must have one length, got {lengths}")
+    columns = {
+        name: values.to_pylist() if hasattr(values, "to_pylist") else list(values)
+        for name in _wanted(names, own)
+        for values in [table[name].values() if isinstance(table[name], Mapping) else table[name][:]]
+    }
+    refuse_if(
+        len({*(lengths := {name: len(column) for name, column in columns.items()}).values()}) > 1,
+        f"the columns must have one length, got {lengths}",
+    )
     return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
@@ -83,13 +85,17 @@ def _by_row(rows: Iterable, names: list, own: Mapping = KNOWN) -> _Table:
     start = list(islice(rows, 1))
     first = start[0] if start and isinstance(start[0], Mapping) else {}
     if first.keys() >= OF_TRL and asked == "reward" not in first:
-        scores = [name for name, value in first.items() if isinstance(value, float | None)]
-        scores = "+".join(name for name in scores if name not in {"advantage", *own.values()})
-        own = {**own, "reward": scores, "round": "step"}
+        scores = {name for name, value in first.items() if isinstance(value, float | None)} - {*own.values()}
+        own = {**own, "reward": "+".join(sorted(scores - OF_TRL, key=[*first].index)), "round": "step"}
     columns = {part: [] for name in own.values() for part in (name, *name.split("+"))}
-    twice = [part for part in columns if names.count(part) > 1]
-    refuse_if(twice, f"several columns are named {', '.join(map(repr, twice))}: rename all but one")
-    every, once = set(names), {}  # once: one object for equal texts
+    refuse_if(
+        twice := [part for part in columns if names.count(part) > 1],
+        f"several columns are named {', '.join(map(repr, twice))}: rename all but one",
+    )
+    every = {f"{name}.{key}" for name, one in first.items() if isinstance(one, Mapping) for key in one} | {
+        *names
+    }
+    once = {}  # one object for equal texts
     for number, row in enumerate(chain(start, rows)):
         if not isinstance(row, Mapping) or None in row:  # None: a line of CSV with too many cells, or too few
             raise ValueError(
@@ -97,20 +103,15 @@ def _by_row(rows: Iterable, names: list, own: Mapping = KNOWN) -> _Table:
             )
         every |= row.keys()
         for part, column in columns.items():
-            value = row.get(part, np.nan)
-            if value is np.nan and "." in part:
-                value = _within(row, part)
-                every |= _below(row, part) if value is np.nan else {part}
+            value = _within(row, part) if "." in part else row.get(part, np.nan)
+            every.update([part] * ("." in part and value is not np.nan))
             column.append(once.setdefault(value, value) if isinstance(value, str) else value)
-    table = _Table()
+    table = _Table({name: columns[theirs] for name, theirs in own.items() if theirs in every})
     table.names = every
     table.reward = "" if asked in every else own["reward"].replace("+", " + ")
     for name, theirs in own.items():
-        parts = theirs.split("+")
-        if theirs in every:
-            table[name] = columns[theirs]
-        elif every.issuperset(parts):
-            numbers = np.array([_numbers(part, columns[part]) for part in parts])
+        if name not in table and every.issuperset(theirs.split("+")):
+            numbers = np.array([_numbers(part, columns[part]) for part in theirs.split("+")])
             table[name] = np.nansum(numbers, axis=0) + np.where(np.isnan(numbers).all(axis=0), np.nan, 0)
     return table
 
@@ -125,7 +126,7 @@ def _within(value: Any, name: str) -> Any:
     """
     if isinstance(value, Mapping) and name in value:
         return value[name]
-    if isinstance(value, list | tuple | np.ndarray) and name and not name.strip("-0123456789:"):
+    if isinstance(value, LIST) and name and not name.strip("-0123456789:"):
         ends = [int(end) if end else None for end in name.split(":")]
         return value[slice(*ends)] if ends[1:] else [*value[ends[0] :][:1], np.nan][0]
     heads = [*accumulate(name.split("."), "{}.{}".format)][:-1]
@@ -133,19 +134,12 @@ def _within(value: Any, name: str) -> Any:
     return next((one for one in inner if one is not np.nan), np.nan)
 
 
-def _below(row: Mapping, name: str) -> set:
-    """Return the names that stand where a name with dots leads to nothing."""
-    inner = {head: _within(row, head) for head in accumulate(name.split("."), "{}.{}".format)}
-    return {f"{head}.{key}" for head, one in inner.items() if isinstance(one, Mapping) for key in one}
-
-
 def _demand(needed: Iterable, table: _Table, spare: Iterable = (), own: Mapping = KNOWN) -> None:
     """Refuse a table that lacks one of the needed columns, unless it is spare."""
-    missing = [name for name in needed if name not in table]
     refuse_if(
-        {*missing} - {*spare},
-        f"the table lacks the columns {missing}; it has {sorted(map(str, table.names))}: rename yours, or name "
-        "them as in read(file, {'reward': 'score'})"
+        {*(missing := [name for name in needed if name not in table])} - {*spare},
+        f"the table lacks the columns {missing}; it has {sorted(map(str, table.names))}: rename yours, or "
+        "name them as in read(file, {'reward': 'score'})"
         + "".join(f"; nothing is called {own[name]}" for name in missing if own[name] != name)
         + "; where the tool wrote no kept, give the rule that decided" * ("kept" in missing),
     )
@@ -179,18 +173,19 @@ def _truth(column: list, undecided: np.ndarray) -> np.ndarray:
 def _codes(name: str, column: list) -> tuple[np.ndarray, list[str]]:
     """Return a number for each text (n,), and the texts by number; messages are as Python writes them."""
     for row, value in enumerate(column if name == "prompt" else ()):
-        if (value == "" and any(column)) if isinstance(value, str) else str(value).lower() in MISSING:
-            raise ValueError(f"row {row} has no prompt: give it one, or leave the row out")
-    lists = [isinstance(value, list | tuple | np.ndarray) for value in column]
-    plain = [isinstance(value, str) for value in column]
+        bare = (value == "" and any(column)) if isinstance(value, str) else str(value).lower() in MISSING
+        refuse_if(bare, f"row {row} has no prompt: give it one, or leave the row out")
+    kinds = [
+        (isinstance(value, str), row) for row, value in enumerate(column) if isinstance(value, str | LIST)
+    ]
     refuse_if(
-        any(lists) and any(plain),
-        f"the column {name} mixes conversations, as in row {[*lists, True].index(True)}, and plain texts, as in "
-        f"row {[*plain, True].index(True)}: write all rows in one form, or audit the two apart",
+        len(last := dict(kinds)) > 1,
+        f"the column {name} mixes plain texts, as in row {last.get(True)}, and conversations, as in row "
+        f"{last.get(False)}: write all rows in one form, or audit the two apart",
     )
     numbers = {}
-    texts = (value if isinstance(value, str) else str(value) for value in column)
-    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64), list(numbers)
+    codes = [numbers.setdefault(one if isinstance(one, str) else str(one), len(numbers)) for one in column]
+    return np.array(codes, dtype=np.int64), list(numbers)
 
 
 def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
@@ -212,12 +207,17 @@ def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
         The file or a row of it cannot be read, or it lacks a column.
     """
     path, names = Path(file), dict(names or {})
-    unknown = sorted(names.keys() - {*KNOWN, "reference"})
-    refuse_if(unknown, f"an audit knows no columns {unknown}, only {', '.join(KNOWN)}, reference")
+    refuse_if(
+        unknown := sorted(names.keys() - {*KNOWN, "reference"}),
+        f"an audit knows no columns {unknown}, only {', '.join(KNOWN)}, reference",
+    )
     if path.is_dir():
-        files = sorted(path.iterdir(), key=lambda one: (len(one.name), one.name))
-        tables = [read(one, names) for one in files if one.suffix.lower() in READERS]
-        table = _by_row(chain.from_iterable(_rows(one, one) for one in tables), [])
+        files = [one for one in path.iterdir() if one.suffix.lower() in READERS]
+        tables = [read(one, names) for one in sorted(files, key=lambda one: (len(one.name), one.name))]
+        table = _by_row(
+            chain.from_iterable(_rows(one, one) for one in tables),
+            [*{name for one in tables for name in one.names}],
+        )
         table.reward = "; ".join({one.reward: None for one in tables if one.reward})
         return table
     kind, own = path.suffix.lower(), KNOWN | names
@@ -251,20 +251,19 @@ def _json(text: TextIO, own: Mapping) -> tuple[Iterable, list]:
     if not more and isinstance(table, dict) and not _wanted(table, own):
         lists = [value for value in table.values() if isinstance(value, list)]
         rows = lists[0] if len(lists) == 1 else rows  # {"data": rows}
-    names = list(table) if _of_columns(table, own) else []
-    rows = (_rows(one, one, own) if _of_columns(one, own) else [one] for one in rows)
-    return chain.from_iterable(rows), names
+    rows = chain.from_iterable(_rows(one, one, own) if _of_columns(one, own) else [one] for one in rows)
+    return rows, list(table) if _of_columns(table, own) else []
 
 
 def _of_columns(document: Any, own: Mapping) -> bool:
     """Whether a JSON value is a table of columns: lists, or pandas' {row: value}, but no conversations."""
     known = [document[name] for name in _wanted(document, own)] if isinstance(document, dict) else []
-    chats = [
-        one
-        for one in known
-        if isinstance(one, list) and any("role" in part for part in one[:1] if isinstance(part, dict))
-    ]
-    return bool(known) and not chats and all(isinstance(one, list | dict) for one in known)
+    chats = [part for one in known if isinstance(one, list) for part in one[:1] if isinstance(part, dict)]
+    return (
+        bool(known)
+        and all(isinstance(one, list | dict) for one in known)
+        and not any("role" in one for one in chats)
+    )
 
 
 def _documents(text: str) -> Iterator:
@@ -282,8 +281,7 @@ def _documents(text: str) -> Iterator:
 
 def _mapping(pairs: list) -> dict:
     """Return a JSON object as a dict; a name that stands twice is an error."""
-    row = dict(pairs)
-    refuse_if(len(row) < len(pairs), f"one of the names {[*row]} stands twice")
+    refuse_if(len(row := dict(pairs)) < len(pairs), f"one of the names {[*row]} stands twice")
     return row
 
 
@@ -302,9 +300,8 @@ def _parquet(text: TextIO, own: Mapping) -> tuple[Iterable, list]:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(text.buffer)
-    names = file.schema_arrow.names
-    batches = file.iter_batches(columns=_wanted(names, own))
-    return (row for batch in batches for row in batch.to_pylist()), names
+    names, blocks = file.schema_arrow.names, file.iter_batches
+    return (row for block in blocks(columns=_wanted(names, own)) for row in block.to_pylist()), names
 
 
 READERS = {

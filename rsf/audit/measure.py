@@ -3,8 +3,8 @@
     kept prompts follow rho(x) Z(x) / E[Z],    KL(kept | sampled) <= log(1 / acceptance rate)
 
 A row is a sample: prompt, reward, kept, and optionally completion, log_probability, log_acceptance (log A as
-decided), round and origin. The bound is an equality for a verifier. NumPy only; `python -m rsf audit FILE` reads a
-file and prints the page.
+decided), round and origin. The bound is an equality for a verifier. NumPy only; `python -m rsf audit FILE`
+reads a file and prints the page.
 """
 
 from statistics import NormalDist
@@ -27,7 +27,7 @@ def audit(table: Any, rule: Any = None, *, until_accepted: bool | None = None) -
     ----------
     table : mapping of columns (n,), list of mappings, Dataset, data frame, or what `read` gives
         prompt, reward (None or NaN: no decision was made) and kept; optionally the other columns. `origin`
-        says whose a completion is: "sample" is the model's own, "reference" the data set's.
+        says whose a completion is: "sample" is the model's own, "reference" the data set's (nine are shown).
     rule : rsf.rules rule, optional
         The rule that decided: its A (unless there is a column log_acceptance), and what its ceiling cut off.
         Where no column tells what was kept, it is derived from a rule that tosses no coin: A is 0 or 1, or
@@ -58,8 +58,7 @@ def audit(table: Any, rule: Any = None, *, until_accepted: bool | None = None) -
     derived = "" if "kept" in columns else str(rule)
     used, prompt = np.unique(columns["prompt"], return_inverse=True)
     names = [texts["prompt"][number] for number in used]
-    if derived:
-        columns["kept"] = _derived(rule, columns["reward"], prompt, names)
+    columns |= {"kept": _derived(rule, columns["reward"], prompt, names)} if derived else {}
     reward, kept = columns["reward"], columns["kept"]
     n, k = np.bincount(prompt), np.bincount(prompt, kept).astype(np.int64)  # (prompts,)
     some = k > 0
@@ -87,11 +86,10 @@ def audit(table: Any, rule: Any = None, *, until_accepted: bool | None = None) -
         effective=float(rho[some].sum() ** 2 / np.sum(rho[some] ** 2 / k[some])) if rate else 0.0,
         histogram=(edges, np.histogram(reward, edges)[0], np.histogram(reward[kept], edges)[0]),
         clipping=_clipping(rule, reward),
-        source=source,
-        derived=derived,
+        instead={"reward": source, "kept": derived and f"in no column: derived from the rule {derived}"},
         origins={
             origin: (int(np.sum(columns["origin"] == number)), int(np.sum(kept[columns["origin"] == number])))
-            for number, origin in enumerate(texts.get("origin", ()))
+            for number, origin in enumerate(texts.get("origin", ())[:9])
         },
         **({} if way.startswith("best") else _known(columns, rule, fixed)),
         **_optional(columns, prompt),
@@ -102,19 +100,17 @@ def _derived(rule: Any, reward: np.ndarray, prompt: np.ndarray, names: list[str]
     """Return what a rule that tosses no coin has kept: of samples with A = 1 each, or the best of each n."""
     if not getattr(rule, "joint", False):
         a = np.asarray(rule(reward))
-        coins = np.flatnonzero((a > 0) & (a < 1))
         refuse_if(
-            len(coins),
-            f"what {rule} kept cannot be derived: it tosses coins, as for a reward of {reward[coins][:1]} with "
-            f"A = {a[coins][:1]}; name the tool's own column kept, or a rule with A = 0 or 1 such as above(0.5)",
+            len(coins := np.flatnonzero((a > 0) & (a < 1))),
+            f"what {rule} kept cannot be derived: it tosses coins, as for reward {reward[coins[:1]]}, where A = "
+            f"{a[coins[:1]]}; name the tool's column, as in kept=chosen, or a rule such as above(1)",
         )
         return a == 1
     n = np.bincount(prompt)
-    wrong = [f"{names[i]!r:.60} has {n[i]}" for i in np.flatnonzero(n % rule.n)]
     refuse_if(
-        wrong,
-        f"{rule} needs {rule.n} samples with a reward of each prompt, or a multiple, but {'; '.join(wrong[:3])}: "
-        "give the number that the tool drew, and every row",
+        wrong := [f"{names[i]!r:.60} has {n[i]}" for i in np.flatnonzero(n % rule.n)],
+        f"{rule} needs {rule.n} samples with a reward of each prompt, or a multiple, but "
+        f"{'; '.join(wrong[:3])}: give the number that the tool drew, and every row",
     )
     groups = np.argsort(prompt, kind="stable").reshape(-1, rule.n)
     return np.isin(np.arange(len(prompt)), groups[np.arange(len(groups)), reward[groups].argmax(axis=1)])

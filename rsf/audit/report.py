@@ -7,7 +7,6 @@ import numpy as np
 
 LEVEL = 0.95  # of the intervals
 SOME = "a fixed number each"
-FOREIGN = {"reference", "dataset", "data set", "ground truth", "ground_truth", "gold"}  # origins
 SPAN, AMONG = "[{:.4f}, {:.4f}]", "{:z.4f} among the kept, {:z.4f} among all"
 
 
@@ -50,8 +49,7 @@ class AuditReport:
     overruled : share of those with A = 1 that are not kept (duplicates, a cap, another rule)
     duplicates, log_probability : (among the kept, among all)
     rounds : {round: (samples, rate, mean reward)}
-    source : of what the reward is the sum, where the table has no column for it
-    derived : from which rule it was derived what was kept, where the table has no column for it
+    instead : what the reward is, and kept, where the table has no column of that name, else ""
     origins : {whose completions they are: (samples, kept)}
     """
 
@@ -77,8 +75,7 @@ class AuditReport:
     duplicates: tuple[float, float] | None = None
     log_probability: tuple[float, float] | None = None
     rounds: dict[float, tuple[int, float, float]] = field(default_factory=dict)
-    source: str = ""
-    derived: str = ""
+    instead: dict[str, str] = field(default_factory=dict)
     origins: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -105,24 +102,26 @@ class AuditReport:
     def __str__(self) -> str:
         """Return the page: a line for each finding that applies."""
         kept, asked, prompts = self.taken.sum(), self.asked.sum(), len(self.names)
-        spread = [f"{rate:.4f}" for rate in np.quantile(self.taken / self.asked, (0, 0.25, 0.5, 0.75, 1))]
-        cut, foreign = self.clipping, sorted(origin for origin in self.origins if origin.lower() in FOREIGN)
+        cut = self.clipping
         page = [
             f"samples | {kept:,} kept of {asked:,}, of {prompts:,} prompts, {self.way}; "
             f"{self.skipped:,} without a reward left out",
-            self.source and f"reward | {self.source}",
-            self.derived and f"kept | in no column: derived from the rule {self.derived}",
+            *(what and f"{name} | {what}" for name, what in self.instead.items()),
             *(
                 f"origin {origin} | {taken:,} kept of {samples:,}"
                 for origin, (samples, taken) in sorted(self.origins.items())
             ),
-            foreign
-            and f" | a {foreign[0]} is the data set's and no sample of the model: what is kept follows the law "
-            "of all candidates, not the model's",
+            *(
+                f" | a {origin} is the data set's: what is kept is not sampled from the model alone"
+                for origin in ("reference", "dataset", "ground truth", "ground_truth")
+                if self.origins.get(origin, (0, 0))[1]
+            ),
             f"acceptance rate | {self.acceptance_rate:.4f}; "
             f"{LEVEL:.0%} interval for these prompts {SPAN.format(*self.interval)}",
             f" | for other prompts like them {SPAN.format(*self.interval_prompts)}",
-            f"rate of a prompt | {' / '.join(spread)} (least, quartiles, most)",
+            "rate of a prompt | "
+            + " / ".join(map("{:.4f}".format, np.quantile(self.taken / self.asked, (0, 0.25, 0.5, 0.75, 1))))
+            + " (least, quartiles, most)",
             f"prompts vanished | {len(self.vanished):,} of {prompts:,}; "
             f"by chance, at one rate for all, {self.vanished_by_chance:,.1f}",
             f"law of the prompts | moved by KL {self.prompt_kl:.4f} nats; by chance {self.kl_by_chance:.4f}",

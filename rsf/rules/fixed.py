@@ -24,19 +24,20 @@ class BaseRule:
     """
 
     needs_criterion: bool = True  # where it does not look at the criterion, that need not be computed
+    no_surrogate = "no surrogate"  # what it has instead of one, for the error
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:
         """Return the acceptance probabilities A, same shape as the criterion."""
         return np.exp(self.log_probability(criterion))
 
+    @np.errstate(divide="ignore")  # log 0 = -inf: never kept
     def log_probability(self, criterion: ArrayLike) -> np.ndarray:
         """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
-        with np.errstate(divide="ignore"):  # log 0 = -inf: never kept
-            return np.log(self(criterion))
+        return np.log(self(criterion))
 
     def surrogate(self, criterion: ArrayLike) -> np.ndarray:
         """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
-        raise ValueError(f"the rule {self} has no surrogate")
+        raise ValueError(f"{self} has {self.no_surrogate}")
 
     def observe(self, criterion: ArrayLike) -> None:
         """Take note of a block of criterion values after it was decided. A fixed rule remembers nothing."""
@@ -64,18 +65,18 @@ class Rule(BaseRule):
     phi: Callable[[np.ndarray], np.ndarray] | None = field(repr=False, default=None)
     needs_criterion: bool = True
 
+    @np.errstate(divide="ignore", over="ignore")  # log 0 = -inf: never kept
     def log_probability(self, criterion: ArrayLike) -> np.ndarray:
         """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
-        with np.errstate(divide="ignore", over="ignore"):  # log 0 = -inf: never kept
-            return self.log_a(checked(criterion))
+        return self.log_a(checked(criterion))
 
+    @np.errstate(divide="ignore")
     def surrogate(self, criterion: ArrayLike) -> np.ndarray:
         """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
         refuse_if(
             self.phi is None, f"the rule {self} was made without a surrogate: give Rule a phi with phi' = A"
         )
-        with np.errstate(divide="ignore"):
-            return self.phi(checked(criterion))
+        return self.phi(checked(criterion))
 
     def __str__(self) -> str:
         return self.text
@@ -128,8 +129,8 @@ def tilted(beta: float, ceiling: float, clip: bool = False) -> Rule:
         refuse_where(
             (r > ceiling) & (not clip),
             r,
-            f"reward {{:g}} at index {{}} exceeds the ceiling {ceiling:g}: raise the ceiling, or clip=True if it "
-            "is an estimate",
+            f"reward {{:g}} at index {{}} exceeds the ceiling {ceiling:g}: raise the ceiling, or clip=True "
+            "if it is an estimate",
         )
         return r - ceiling
 
@@ -178,6 +179,7 @@ class best_of(BaseRule):
     [[False, True, False]]
     """
 
+    no_surrogate = "no pointwise surrogate: whether a sample is kept depends on the others of its prompt"
     joint = True  # decides over several samples at once: not for a RejectionLoader, not with until_accepted
 
     def __init__(self, n: int) -> None:
@@ -200,12 +202,6 @@ class best_of(BaseRule):
         raise ValueError(
             f"{self} decides over all samples of a prompt together, not by one coin each: "
             "use decide(criterion, rng)"
-        )
-
-    def surrogate(self, criterion: ArrayLike) -> np.ndarray:
-        """Refuse: there is none."""
-        raise ValueError(
-            f"{self} has no pointwise surrogate: whether a sample is kept depends on the others of its prompt"
         )
 
     def _best(self, criterion: ArrayLike) -> np.ndarray:
@@ -244,8 +240,7 @@ def inverse_weights(log_probability: ArrayLike, kept: ArrayLike) -> np.ndarray:
     >>> inverse_weights(np.log([0.5, 0.25]), [True, False]).tolist()
     [2.0, 0.0]
     """
-    log_a = np.asarray(log_probability, dtype=np.float64)
-    kept = np.asarray(kept, dtype=bool)
+    log_a, kept = np.asarray(log_probability, dtype=np.float64), np.asarray(kept, dtype=bool)
     refuse_if(
         log_a.shape != kept.shape,
         f"need a decision for each candidate, got log probabilities {log_a.shape} and decisions {kept.shape}",
@@ -280,7 +275,7 @@ def checked(criterion: ArrayLike) -> np.ndarray:
 
 
 def refuse_where(wrong: np.ndarray, values: np.ndarray, message: str) -> None:
-    """Raise a ValueError where something is wrong; its message is given the first such value and its index."""
+    """Raise a ValueError where something is wrong; its message gets the first such value and its index."""
     for place in map(tuple, np.argwhere(wrong)[:1].tolist()):
         raise ValueError(message.format(values[place], place))
 
