@@ -9,7 +9,7 @@ reward is the sum of all columns of floats; with weights, or floats of `log_extr
     python -m rsf audit out/completions --rule "above(1)"
 
 ms-swift 4.5.2, rlhf_trainers/grpo_trainer.py, `--log_completions true`: a line holds the columns of a step.
-(`swift sample`, pipelines/sampling/vanilla_sampler.py, writes only what it kept, the data set's answers, which
+(`swift sample`, pipelines/sampling/vanilla_sampler.py, writes only what it kept, reference answers, which
 are candidates there, among it: nothing to audit.)
 
     python -m rsf audit out/completions.jsonl --columns reward=MathAccuracy+Format round=step

@@ -102,8 +102,8 @@ def _derived(rule: Any, reward: np.ndarray, prompt: np.ndarray, names: list[str]
         a = np.asarray(rule(reward))
         refuse_if(
             len(coins := np.flatnonzero((a > 0) & (a < 1))),
-            f"what {rule} kept cannot be derived: it tosses coins, as for reward {reward[coins[:1]]}, where A = "
-            f"{a[coins[:1]]}; name the tool's column, as in kept=chosen, or a rule such as above(1)",
+            f"what {rule} kept cannot be derived: it tosses coins, with A = {a[coins[:1]]} for reward "
+            f"{reward[coins[:1]]}; name the tool's column, as in kept=chosen, or a rule such as above(1)",
         )
         return a == 1
     n = np.bincount(prompt)
