@@ -122,8 +122,7 @@ def _optional(columns: dict, prompt: np.ndarray) -> dict:
     completion = columns.get("completion", prompt)
     pairs = prompt * (completion.max() + 1) + completion
     repeats = tuple(1 - len(np.unique(some)) / max(len(some), 1) for some in (pairs[kept], pairs))
-    log_q = columns.get("log_probability", nothing)
-    rounds = columns.get("round", nothing)
+    log_q, rounds = (columns.get(name, nothing) for name in ("log_probability", "round"))
     return {
         "duplicates": repeats if "completion" in columns else None,
         "log_probability": (float(np.nanmean(log_q[kept])), float(np.nanmean(log_q)))

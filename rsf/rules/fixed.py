@@ -122,8 +122,7 @@ def tilted(beta: float, ceiling: float, clip: bool = False) -> Rule:
     >>> tilted(1.0, 2.0)([2.0, 1.0]).round(4).tolist()
     [1.0, 0.3679]
     """
-    beta = _positive("beta", beta)
-    ceiling = float(checked(ceiling))
+    beta, ceiling = _positive("beta", beta), float(checked(ceiling))
 
     def within(r: np.ndarray) -> np.ndarray:
         refuse_where(
