@@ -21,7 +21,7 @@ TEXTS = ("prompt", "completion", "origin")
 KNOWN = {name: name for name in (*NEEDED, *TEXTS, "log_probability", "log_acceptance", "round")}
 OF_TRL = {"step", "prompt", "completion", "advantage"}  # and a number for each reward function
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-LIST = list | tuple | np.ndarray
+KINDS = (str, list, tuple, np.ndarray)  # a plain text, or a conversation
 MISSING = ("", "none", "null", "nan", "nat", "<na>")
 
 
@@ -88,23 +88,24 @@ def _by_row(rows: Iterable, names: list, own: Mapping = KNOWN) -> _Table:
         scores = {name for name, value in first.items() if isinstance(value, float | None)} - {*own.values()}
         own = {**own, "reward": "+".join(sorted(scores - OF_TRL, key=[*first].index)), "round": "step"}
     columns = {part: [] for name in own.values() for part in (name, *name.split("+"))}
+    dotted, once = [part for part in columns if "." in part], {}  # once: one object for equal texts
     refuse_if(
         twice := [part for part in columns if names.count(part) > 1],
         f"several columns are named {', '.join(map(repr, twice))}: rename all but one",
     )
-    every = {f"{name}.{key}" for name, one in first.items() if isinstance(one, Mapping) for key in one} | {
-        *names
+    every = {
+        *names,
+        *(f"{name}.{key}" for name, one in first.items() if isinstance(one, Mapping) for key in one),
     }
-    once = {}  # one object for equal texts
     for number, row in enumerate(chain(start, rows)):
         if not isinstance(row, Mapping) or None in row:  # None: a line of CSV with too many cells, or too few
             raise ValueError(
                 f"row {number} must map names to values, with a cell of CSV for each name, got {row!r:.200}"
             )
-        every |= row.keys()
+        inner = {part: value for part in dotted if (value := _within(row, part)) is not np.nan}
+        every.update(row, inner)
         for part, column in columns.items():
-            value = _within(row, part) if "." in part else row.get(part, np.nan)
-            every.update([part] * ("." in part and value is not np.nan))
+            value = row.get(part, inner.get(part, np.nan))
             column.append(once.setdefault(value, value) if isinstance(value, str) else value)
     table = _Table({name: columns[theirs] for name, theirs in own.items() if theirs in every})
     table.names = every
@@ -126,7 +127,11 @@ def _within(value: Any, name: str) -> Any:
     """
     if isinstance(value, Mapping) and name in value:
         return value[name]
-    if isinstance(value, LIST) and name and not name.strip("-0123456789:"):
+    if (
+        isinstance(value, KINDS[1:])
+        and name
+        and all(end.removeprefix("-").isdigit() or not end for end in name.split(":"))
+    ):
         ends = [int(end) if end else None for end in name.split(":")]
         return value[slice(*ends)] if ends[1:] else [*value[ends[0] :][:1], np.nan][0]
     heads = [*accumulate(name.split("."), "{}.{}".format)][:-1]
@@ -137,7 +142,7 @@ def _within(value: Any, name: str) -> Any:
 def _demand(needed: Iterable, table: _Table, spare: Iterable = (), own: Mapping = KNOWN) -> None:
     """Refuse a table that lacks one of the needed columns, unless it is spare."""
     refuse_if(
-        {*(missing := [name for name in needed if name not in table])} - {*spare},
+        {*(missing := [name for name in dict.fromkeys(needed) if name not in table])} - {*spare},
         f"the table lacks the columns {missing}; it has {sorted(map(str, table.names))}: rename yours, or "
         "name them as in read(file, {'reward': 'score'})"
         + "".join(f"; nothing is called {own[name]}" for name in missing if own[name] != name)
@@ -175,11 +180,9 @@ def _codes(name: str, column: list) -> tuple[np.ndarray, list[str]]:
     for row, value in enumerate(column if name == "prompt" else ()):
         bare = (value == "" and any(column)) if isinstance(value, str) else str(value).lower() in MISSING
         refuse_if(bare, f"row {row} has no prompt: give it one, or leave the row out")
-    kinds = [
-        (isinstance(value, str), row) for row, value in enumerate(column) if isinstance(value, str | LIST)
-    ]
+    last = {isinstance(one, str): row for row, one in enumerate(column) if isinstance(one, KINDS)}
     refuse_if(
-        len(last := dict(kinds)) > 1,
+        len(last) > 1,
         f"the column {name} mixes plain texts, as in row {last.get(True)}, and conversations, as in row "
         f"{last.get(False)}: write all rows in one form, or audit the two apart",
     )
@@ -251,8 +254,8 @@ def _json(text: TextIO, own: Mapping) -> tuple[Iterable, list]:
     if not more and isinstance(table, dict) and not _wanted(table, own):
         lists = [value for value in table.values() if isinstance(value, list)]
         rows = lists[0] if len(lists) == 1 else rows  # {"data": rows}
-    rows = chain.from_iterable(_rows(one, one, own) if _of_columns(one, own) else [one] for one in rows)
-    return rows, list(table) if _of_columns(table, own) else []
+    tables = (_rows(one, one, own) if _of_columns(one, own) else [one] for one in rows)
+    return (chain.from_iterable(tables), list(table)) if _of_columns(table, own) else (rows, [])
 
 
 def _of_columns(document: Any, own: Mapping) -> bool:
