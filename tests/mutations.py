@@ -452,7 +452,7 @@ MUTATIONS = [
         *(
             "half a file of drafts",
             "accounts.py",
-            "os.replace(part, file)",
+            "return part.replace(file)",
             "file.write_text(part.read_text()[:9])",
         ),
         *("generation/test_judging.py", "killed_and_resumed"),
