@@ -250,8 +250,8 @@ MUTATIONS = [
         *(
             "rejected work is trained on",
             "selection/loader.py",
-            "in np.flatnonzero(kept).tolist()]",
-            "in range(n)]",
+            "for i in np.flatnonzero(kept).tolist()",
+            "for i in range(n)",
         ),
         *("selection/test_training.py", "follow_the_coins"),
     ),
