@@ -250,8 +250,8 @@ MUTATIONS = [
         *(
             "rejected work is trained on",
             "selection/loader.py",
-            "in np.flatnonzero(kept).tolist()]",
-            "in range(n)]",
+            "for i in np.flatnonzero(kept).tolist()",
+            "for i in range(n)",
         ),
         *("selection/test_training.py", "follow_the_coins"),
     ),
@@ -452,7 +452,7 @@ MUTATIONS = [
         *(
             "half a file of drafts",
             "accounts.py",
-            "os.replace(part, file)",
+            "return part.replace(file)",
             "file.write_text(part.read_text()[:9])",
         ),
         *("generation/test_judging.py", "killed_and_resumed"),

@@ -147,7 +147,7 @@ class at_rate(_FromThePast):
         super().__init__(window)
         refuse_if(not 0 <= rate < 1, f"the rejection rate must lie in [0, 1), got {rate}")
         refuse_if(
-            not (callable(family) and hasattr(family(_float_at(LARGEST)), "log_probability")),
+            not callable(family) or not hasattr(family(_float_at(LARGEST)), "log_probability"),
             f"family must make a rule from k, like clipped (not clipped(0.5)), got {family}",
         )
         self.family = family

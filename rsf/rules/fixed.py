@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rsf.acceptance import log_acceptance, refuse_if
+from rsf.acceptance import log_acceptance, refuse_if, refuse_where
 
 
 class BaseRule:
@@ -74,7 +74,8 @@ class Rule(BaseRule):
     def surrogate(self, criterion: ArrayLike) -> np.ndarray:
         """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
         refuse_if(
-            self.phi is None, f"the rule {self} was made without a surrogate: give Rule a phi with phi' = A"
+            self.phi is None,
+            f"the rule {self} was made without a surrogate: give Rule a phi with phi' = A",
         )
         return self.phi(checked(criterion))
 
@@ -127,9 +128,9 @@ def tilted(beta: float, ceiling: float, clip: bool = False) -> Rule:
     def within(r: np.ndarray) -> np.ndarray:
         refuse_where(
             (r > ceiling) & (not clip),
-            r,
-            f"reward {{:g}} at index {{}} exceeds the ceiling {ceiling:g}: raise the ceiling, or clip=True "
-            "if it is an estimate",
+            f"reward {{r:g}} at index {{place}} exceeds the ceiling {ceiling:g}: raise the ceiling, "
+            "or clip=True if it is an estimate",
+            r=r,
         )
         return r - ceiling
 
@@ -207,7 +208,7 @@ class best_of(BaseRule):
         """Return where the best samples are, booleans (..., n)."""
         r = checked(criterion)
         refuse_if(
-            r.shape[-1:] != (self.n,),
+            r.ndim == 0 or r.shape[-1] != self.n,
             f"{self} needs a last axis of {self.n} samples of one prompt, got shape {r.shape}",
         )
         return r == r.max(axis=-1, keepdims=True)
@@ -246,8 +247,8 @@ def inverse_weights(log_probability: ArrayLike, kept: ArrayLike) -> np.ndarray:
     )
     refuse_where(
         ~np.isfinite(log_a),
-        log_a,
-        "the candidate at index {1} has log A = {0}: no weight brings back what is never kept",
+        "the candidate at index {place} has log A = {log_a}: no weight brings back what is never kept",
+        log_a=log_a,
     )
     return np.where(kept, np.exp(-log_a), 0.0)
 
@@ -261,7 +262,7 @@ def effective_sample_size(weights: ArrayLike) -> float:
     3.0
     """
     w = checked(weights)
-    refuse_where(w < 0, w, "weights must not be negative, got {:g} at index {}")
+    refuse_where(w < 0, "weights must not be negative, got {w:g} at index {place}", w=w)
     w = w / max(w.max(initial=0.0), np.finfo(np.float64).tiny)  # squares of 1e200 would overflow
     return float(w.sum() ** 2 / (w**2).sum()) if w.any() else 0.0
 
@@ -269,14 +270,8 @@ def effective_sample_size(weights: ArrayLike) -> float:
 def checked(criterion: ArrayLike) -> np.ndarray:
     """Return criterion values as float64, refusing NaN and infinities by index."""
     values = np.asarray(criterion, dtype=np.float64)
-    refuse_where(~np.isfinite(values), values, "the criterion is {} at index {}: it must be finite")
+    refuse_where(~np.isfinite(values), "the criterion is {r} at index {place}: it must be finite", r=values)
     return values
-
-
-def refuse_where(wrong: np.ndarray, values: np.ndarray, message: str) -> None:
-    """Raise a ValueError where something is wrong; its message gets the first such value and its index."""
-    for place in map(tuple, np.argwhere(wrong)[:1].tolist()):
-        raise ValueError(message.format(values[place], place))
 
 
 def _positive(name: str, value: float) -> float:
@@ -290,8 +285,8 @@ def _positive(name: str, value: float) -> float:
 def _non_negative(r: np.ndarray) -> np.ndarray:
     refuse_where(
         r < 0,
-        r,
-        "this rule is for losses, which are not negative; got {:g} at index {} "
+        "this rule is for losses, which are not negative; got {r:g} at index {place} "
         "(rewards: use `tilted` or `above`)",
+        r=r,
     )
     return r
