@@ -65,8 +65,9 @@ def _rows(table: Any, names: Iterable, own: Mapping = KNOWN) -> Iterator:
         for name in _wanted(names, own)
         for values in [table[name].values() if isinstance(table[name], Mapping) else table[name][:]]
     }
+    lengths = {name: len(column) for name, column in columns.items()}
     refuse_if(
-        len({*(lengths := {name: len(column) for name, column in columns.items()}).values()}) > 1,
+        len(set(lengths.values())) > 1,
         f"the columns must have one length, got {lengths}",
     )
     return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
@@ -81,16 +82,19 @@ def _wanted(names: Iterable, own: Mapping) -> list:
 
 def _by_row(rows: Iterable, names: list, own: Mapping = KNOWN) -> _Table:
     """Return the columns that a table, or any of its rows, has; own: {an audit's name: the table's}."""
-    rows, asked = iter(rows), own["reward"]
+    rows = iter(rows)
+    asked = own["reward"]
     start = list(islice(rows, 1))
     first = start[0] if start and isinstance(start[0], Mapping) else {}
     if first.keys() >= OF_TRL and asked == "reward" not in first:
         scores = {name for name, value in first.items() if isinstance(value, float | None)} - {*own.values()}
         own = {**own, "reward": "+".join(sorted(scores - OF_TRL, key=[*first].index)), "round": "step"}
     columns = {part: [] for name in own.values() for part in (name, *name.split("+"))}
-    dotted, once = [part for part in columns if "." in part], {}  # once: one object for equal texts
+    dotted = [part for part in columns if "." in part]
+    once = {}  # one object for equal texts
+    twice = [part for part in columns if names.count(part) > 1]
     refuse_if(
-        twice := [part for part in columns if names.count(part) > 1],
+        twice,
         f"several columns are named {', '.join(map(repr, twice))}: rename all but one",
     )
     every = {
@@ -133,7 +137,9 @@ def _within(value: Any, name: str) -> Any:
         and all(end.removeprefix("-").isdigit() or not end for end in name.split(":"))
     ):
         ends = [int(end) if end else None for end in name.split(":")]
-        return value[slice(*ends)] if ends[1:] else [*value[ends[0] :][:1], np.nan][0]
+        if len(ends) > 1:
+            return value[slice(*ends)]
+        return next(iter(value[ends[0] :]), np.nan)
     heads = [*accumulate(name.split("."), "{}.{}".format)][:-1]
     inner = (_within(_within(value, head), name[len(head) + 1 :]) for head in heads)
     return next((one for one in inner if one is not np.nan), np.nan)
@@ -141,8 +147,9 @@ def _within(value: Any, name: str) -> Any:
 
 def _demand(needed: Iterable, table: _Table, spare: Iterable = (), own: Mapping = KNOWN) -> None:
     """Refuse a table that lacks one of the needed columns, unless it is spare."""
+    missing = [name for name in dict.fromkeys(needed) if name not in table]
     refuse_if(
-        {*(missing := [name for name in dict.fromkeys(needed) if name not in table])} - {*spare},
+        set(missing) - set(spare),
         f"the table lacks the columns {missing}; it has {sorted(map(str, table.names))}: rename yours, or "
         "name them as in read(file, {'reward': 'score'})"
         + "".join(f"; nothing is called {own[name]}" for name in missing if own[name] != name)
@@ -210,8 +217,9 @@ def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
         The file or a row of it cannot be read, or it lacks a column.
     """
     path, names = Path(file), dict(names or {})
+    unknown = sorted(names.keys() - {*KNOWN, "reference"})
     refuse_if(
-        unknown := sorted(names.keys() - {*KNOWN, "reference"}),
+        unknown,
         f"an audit knows no columns {unknown}, only {', '.join(KNOWN)}, reference",
     )
     if path.is_dir():
@@ -284,7 +292,8 @@ def _documents(text: str) -> Iterator:
 
 def _mapping(pairs: list) -> dict:
     """Return a JSON object as a dict; a name that stands twice is an error."""
-    refuse_if(len(row := dict(pairs)) < len(pairs), f"one of the names {[*row]} stands twice")
+    row = dict(pairs)
+    refuse_if(len(row) < len(pairs), f"one of the names {[*row]} stands twice")
     return row
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rsf.acceptance import refuse_if
+from rsf.acceptance import refuse_if, refuse_where
 from rsf.audit.columns import read_columns
 from rsf.audit.report import LEVEL, SOME, AuditReport, Clipping
 
@@ -100,15 +100,18 @@ def _derived(rule: Any, reward: np.ndarray, prompt: np.ndarray, names: list[str]
     """Return what a rule that tosses no coin has kept: of samples with A = 1 each, or the best of each n."""
     if not getattr(rule, "joint", False):
         a = np.asarray(rule(reward))
-        refuse_if(
-            len(coins := np.flatnonzero((a > 0) & (a < 1))),
-            f"what {rule} kept cannot be derived: it tosses coins, with A = {a[coins[:1]]} for reward "
-            f"{reward[coins[:1]]}; name the tool's column, as in kept=chosen, or a rule such as above(1)",
+        refuse_where(
+            (a > 0) & (a < 1),
+            f"what {rule} kept cannot be derived: it tosses coins, A = {{a:.4g}} for reward {{reward:g}}: "
+            "name the tool's column, as in kept=chosen, or a rule such as above(1)",
+            a=a,
+            reward=reward,
         )
         return a == 1
     n = np.bincount(prompt)
+    wrong = [f"{names[i]!r:.60} has {n[i]}" for i in np.flatnonzero(n % rule.n)]
     refuse_if(
-        wrong := [f"{names[i]!r:.60} has {n[i]}" for i in np.flatnonzero(n % rule.n)],
+        wrong,
         f"{rule} needs {rule.n} samples with a reward of each prompt, or a multiple, but "
         f"{'; '.join(wrong[:3])}: give the number that the tool drew, and every row",
     )
@@ -122,7 +125,8 @@ def _optional(columns: dict, prompt: np.ndarray) -> dict:
     completion = columns.get("completion", prompt)
     pairs = prompt * (completion.max() + 1) + completion
     repeats = tuple(1 - len(np.unique(some)) / max(len(some), 1) for some in (pairs[kept], pairs))
-    log_q, rounds = (columns.get(name, nothing) for name in ("log_probability", "round"))
+    log_q = columns.get("log_probability", nothing)
+    rounds = columns.get("round", nothing)
     return {
         "duplicates": repeats if "completion" in columns else None,
         "log_probability": (float(np.nanmean(log_q[kept])), float(np.nanmean(log_q)))
@@ -212,10 +216,11 @@ def _known(columns: dict, rule: Any, fixed: bool) -> dict:
     log_a = (
         columns["log_acceptance"] if "log_acceptance" in columns else np.asarray(rule.log_probability(reward))
     )
-    for wrong in reward[kept & (log_a == -np.inf)][:1]:
-        raise ValueError(
-            f"a sample of reward {wrong:g} was kept although its A is 0: another rule has decided"
-        )
+    refuse_where(
+        kept & (log_a == -np.inf),
+        "a sample of reward {reward:g} was kept although its A is 0: another rule has decided",
+        reward=reward,
+    )
     a, w = np.exp(log_a), np.exp(-log_a[kept])
     return {
         "kl": float(np.sum(a[a > 0] * log_a[a > 0]) / a.sum() - np.log(a.mean()))

@@ -123,7 +123,8 @@ def tilted(beta: float, ceiling: float, clip: bool = False) -> Rule:
     >>> tilted(1.0, 2.0)([2.0, 1.0]).round(4).tolist()
     [1.0, 0.3679]
     """
-    beta, ceiling = _positive("beta", beta), float(checked(ceiling))
+    beta = _positive("beta", beta)
+    ceiling = float(checked(ceiling))
 
     def within(r: np.ndarray) -> np.ndarray:
         refuse_where(
@@ -240,7 +241,8 @@ def inverse_weights(log_probability: ArrayLike, kept: ArrayLike) -> np.ndarray:
     >>> inverse_weights(np.log([0.5, 0.25]), [True, False]).tolist()
     [2.0, 0.0]
     """
-    log_a, kept = np.asarray(log_probability, dtype=np.float64), np.asarray(kept, dtype=bool)
+    log_a = np.asarray(log_probability, dtype=np.float64)
+    kept = np.asarray(kept, dtype=bool)
     refuse_if(
         log_a.shape != kept.shape,
         f"need a decision for each candidate, got log probabilities {log_a.shape} and decisions {kept.shape}",
