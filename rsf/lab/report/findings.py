@@ -13,7 +13,6 @@ def findings() -> str:
     mean = {arm: sum(values.values()) / len(values) for arm, values in nll.items()}
     judges = (("arithmetic-200-judges", "noisy"), ("arithmetic-200", "rejection"))
     noisy, perfect = (verdicts.of_arm(*one) for one in judges)
-    cost = verdicts.difference(noisy, perfect)
     fastest = [bench.fastest(rows, 10**6)["ratio"] for rows in bench.benched().values()]
     lines = (
         "Keeping batches by their loss, as published (a whole MiniLM on all of IMDb, at the compute of three "
@@ -21,7 +20,7 @@ def findings() -> str:
         f"plain fine-tuning, and better probabilities (negative log-likelihood {mean['article']:.3f} against "
         f"{mean['plain']:.3f}).",
         f"Learning from own verified answers (a tiny transformer on sums, {len(noisy)} seeds): a judge that "
-        f"turns every tenth verdict round costs **{limits(cost)} points**.",
+        f"turns every tenth verdict round costs **{limits(verdicts.difference(noisy, perfect))} points**.",
         f"Drawing exactly from a density alone: a hat of strips is **{span(fastest, 1)} times** as fast as "
         "scipy's fastest.",
     )

@@ -12,7 +12,6 @@ from rsf.lab.report.parts import limits, save, table
 
 SHORT = ("imdb-short", "imdb-short-again")
 RATES = ("keep 0.25", "keep 0.5", "keep 0.75")
-SHARES = (0.3, 1)
 NAMES = {  # of the ratios, as README has them
     "scoring over training": "scoring one candidate, over training on one (float32)",
     "the same, scoring in bfloat16": 'the same, with `scoring_dtype="bfloat16"`',
@@ -79,7 +78,7 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
         "keep all over plain": (cost["keep all"], cost["plain"]),
         "memory over plain": (np.array([largest]), np.array([memory["plain"]])),
     }
-    for share in SHARES:
+    for share in (0.3, 1):
         what = f"candidates a second over the listing, {share:g}"
         pairs[what] = cost[f"listing, {share:g}"], cost[f"batches, {share:g}"]
     rows = {}
@@ -87,8 +86,9 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
         each = one / other
         at_least = what in section["least"]
         bound = section["least" if at_least else "bounds"][what]
-        value = float(one.sum() / other.sum())
-        rows[what] = Ratio(value, float(each.min()), float(each.max()), bound, at_least)
+        rows[what] = Ratio(
+            float(one.sum() / other.sum()), float(each.min()), float(each.max()), bound, at_least
+        )
     return rows
 
 

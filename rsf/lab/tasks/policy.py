@@ -83,11 +83,10 @@ def train(experiment: str, arm: str, seed: int, setting: tuple) -> tuple:
     model = copy.deepcopy(base)
     kl = settings["kl"][arm]
     drawn = settings["prompts"] * settings["samples"]
-    read = drawn * (2 if kl else 1)  # the base reads the samples, too
-    a_step = addition.TOKENS * (FORWARD * read + TRAIN * (settings["batch"] + drawn))
-    others = addition.TOKENS * TRAIN * addition.BATCH  # what a step of the other arms takes
-    steps = (settings["steps"] - settings["base_steps"]) // settings["rounds"] * others // a_step
-    spent = settings["base_steps"] * others
+    readers = 2 if kl else 1  # of the samples: with KL the base, too
+    a_step = addition.TOKENS * (FORWARD * readers * drawn + TRAIN * (settings["batch"] + drawn))
+    steps = (settings["steps"] - settings["base_steps"]) // settings["rounds"] * addition.STEP // a_step
+    spent = settings["base_steps"] * addition.STEP
     reports = []
     for number in range(settings["rounds"]):
         rng = np.random.default_rng([seed, 4, number])
