@@ -72,11 +72,8 @@ def alike(runs: Iterable[dict]) -> None:
     for run in (run for run in runs if not run["experiment"].startswith("bench-")):
         here = place_of(run)
         before = where.setdefault((run["experiment"], run["seed"]), here)
-        must(
-            before == here,
-            f"{run['experiment']} {run['arm']} {run['seed']} ran on {here}, another arm of its seed on "
-            f"{before}",
-        )
+        which = f"{run['experiment']} {run['arm']} {run['seed']}"
+        must(before == here, f"{which} ran on {here}, another arm of its seed on {before}")
 
 
 def place_of(run: dict) -> str:
@@ -110,10 +107,9 @@ def _recompute(record: dict) -> list[str]:
     for name, value in numbers.items():
         must(not isinstance(value, float) or math.isfinite(value), f"{name} is {value}, which is no number")
     _source(record, kind, protocol)
-    kinds = {"arithmetic": _arithmetic_grid if tuning else _arithmetic, "bench": lambda *_: None}
-    return (
-        _arithmetic_grid if tuning else kinds.get(kind, (_margins if "test_margin" in numbers else _compact))
-    )(record, protocol) or []
+    kinds = {"arithmetic": _arithmetic, "bench": lambda *_: None}
+    make_again = kinds.get(kind, _margins if "test_margin" in numbers else _compact)
+    return (_arithmetic_grid if tuning else make_again)(record, protocol) or []
 
 
 def _setting(record: dict, best: Callable = validated.best) -> None:
@@ -210,11 +206,8 @@ def _compact(record: dict, section: dict) -> None:
     """Make the numbers of a record in the compact form again (see `rsf.lab.compact`)."""
     numbers = record["numbers"]
     if {"scored", "trained", "forward_passes"} <= numbers.keys():
-        _equal(
-            "forward_passes",
-            numbers["forward_passes"],
-            (FORWARD * numbers["scored"] + TRAIN * numbers["trained"]),
-        )
+        spent = FORWARD * numbers["scored"] + TRAIN * numbers["trained"]
+        _equal("forward_passes", numbers["forward_passes"], spent)
     if "budget" in numbers and record["arm"] not in section.get("budget_of", {}):
         _budget(numbers, section)
     accuracy, nll = numbers["accuracy"], numbers.get("nll", math.inf)
@@ -289,7 +282,7 @@ def _rate(record: dict, section: dict) -> None:
 def _arithmetic_grid(record: dict, section: dict) -> None:
     """Hold the numbers of a tuning run of the sums against grid and validation sums."""
     numbers = record["numbers"]
-    values = numbers["validation"]
+    values, size = numbers["validation"], section["validation"]
     grid = numbers["grid"]  # of a later stage those that the runs before it left
     if section.get("stage", "all") == "all":
         grid = [[a, b] for a in section["grid_learning_rate"] for b in section["grid_weight_decay"]]
@@ -298,9 +291,7 @@ def _arithmetic_grid(record: dict, section: dict) -> None:
         f"its grid of {len(numbers['grid'])} settings is not the protocol's {len(grid)}",
     )
     for value in values:
-        _equal(
-            "validation", value, min(1, max(0, round(value * section["validation"]) / section["validation"]))
-        )
+        _equal("validation", value, min(1, max(0, round(value * size) / size)))
 
 
 def _rounds(record: dict, section: dict) -> None:

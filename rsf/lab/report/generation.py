@@ -62,8 +62,17 @@ def generation_table() -> str:
     few, many = numbers["peak_mib"].items()
     shortest, longest = settings["lengths"]
     differ = numbers["differ"]["float64"]
-    head = ["model, completions", "ours, samples/s", "times one prompt a call", "times 4 samples a call"]
-    return table([*head, "share of the floor", "of the floor without a draw"], rows) + (
+    return table(
+        [
+            "model, completions",
+            "ours, samples/s",
+            "times one prompt a call",
+            "times 4 samples a call",
+            "share of the floor",
+            "of the floor without a draw",
+        ],
+        rows,
+    ) + (
         f"\n\nOne thread, {settings['prompts']:,} prompts of {shortest} to {longest} tokens, up to "
         f"{settings['new_tokens']} new ones, batches of {settings['batch_size']}, median of "
         f"{settings['repeats']} interleaved pairs. The floor decodes as many tokens in full batches of one "

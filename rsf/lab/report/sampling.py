@@ -84,8 +84,16 @@ def sampling_table() -> str:
     ready = span((1000 * hat(found, 0)["setup_seconds"] for found in runs.values()), 0)
     memory = records.read("bench-sampling")["cpu"][0]["numbers"]["extra_mib"]
     repeats = records.protocol("bench-sampling")["repeats"]
-    head = ["density", "strip hat, 10⁶ draws, M/s", "scipy's fastest from a density alone, M/s"]
-    return table([*head, "times faster at 10⁶, 10⁷", "wrong or refused"], rows) + (
+    return table(
+        [
+            "density",
+            "strip hat, 10⁶ draws, M/s",
+            "scipy's fastest from a density alone, M/s",
+            "times faster at 10⁶, 10⁷",
+            "wrong or refused",
+        ],
+        rows,
+    ) + (
         f"\n\nOne thread, the median of {repeats} interleaved pairs. For 1,000 draws scipy's fastest takes "
         f"{small} of the strip hat's time. Setting up the hat takes {ready} ms; drawing 10⁷ needs "
         f"{memory:.1f} MiB beyond the output."

@@ -131,8 +131,15 @@ def _accuracies() -> str:
         said = f"by {100 * contrast.margin:g} points: {finding.judgement.word}"
         size = f"{len(section['seeds'])}, {section['test']:,}"
         rows.append((f"[`{experiment}`](results/{experiment})", size, interval, said))
-    what = "accuracy of the fast form minus the listing's, after the same number of forward passes"
-    return table([what, "seeds, test reviews", "points", "no lower"], rows)
+    return table(
+        [
+            "accuracy of the fast form minus the listing's, after the same number of forward passes",
+            "seeds, test reviews",
+            "points",
+            "no lower",
+        ],
+        rows,
+    )
 
 
 def selection_figure(file: Path) -> None:

@@ -159,15 +159,21 @@ def learn(
     Each round begins with a new optimiser, and its rate decays to 0.
     """
     with tempfile.TemporaryDirectory() as folder:
-        args = arguments(folder, rng, steps, learning_rate, weight_decay)
-        options |= {
-            "rounds": rounds,
-            "samples_per_prompt": samples,
-            "supervised": supervised,
-            "restart": False,
-            "sampler": sampler,
-        }
-        return rsf_rounds(model, tokenizer(), prompts, reward, rule, args, rng, **options)
+        return rsf_rounds(
+            model,
+            tokenizer(),
+            prompts,
+            reward,
+            rule,
+            arguments(folder, rng, steps, learning_rate, weight_decay),
+            rng,
+            rounds=rounds,
+            samples_per_prompt=samples,
+            supervised=supervised,
+            restart=False,
+            sampler=sampler,
+            **options,
+        )
 
 
 @torch.inference_mode()
