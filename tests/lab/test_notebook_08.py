@@ -80,7 +80,7 @@ def test_the_cells_are_true_of_complete_runs_whatever_they_say(word, monkeypatch
     assert f"in general (limited, ample, whole): {word}" in printed
     advice = printed.splitlines()[-5:]
     assert all(line.endswith(".") for line in advice)
-    harm = {"reproduced": "do not keep", "refuted": "no such harm", "undecided": "cannot say"}[word]
+    harm = {"reproduced": "do not reject", "refuted": "no such harm", "undecided": "cannot say"}[word]
     assert harm in advice[-1]
     left = names["possible"](names["contrasts"]["imdb-last-limited"])
     assert ("0.5 points or more" in left) == (word != "refuted")
