@@ -8,7 +8,8 @@ until it pleased.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import numpy as np
 
@@ -50,12 +51,13 @@ def section(experiment: str) -> list[str]:
         tuning found.
     """
     notes = []
+    best = cache(validated.best)  # the tuning runs of an arm are read once, not once a run
     alike(records.runs(experiment))
     for record in records.runs(experiment):
         place = f"{experiment} {' '.join(map(str, records.key(record)[: 2 + ('rate' in record)]))}"
         try:
             notes += [f"{place}: {note}" for note in recompute(record)]
-            _setting(record)
+            _setting(record, best)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
     return notes
@@ -108,7 +110,7 @@ def _recompute(record: dict) -> list[str]:
     )(record, protocol) or []
 
 
-def _setting(record: dict) -> None:
+def _setting(record: dict, best: Callable = validated.best) -> None:
     """Raise ValueError unless a run took the rate, or setting, that did best in tuning."""
     taken = record["numbers"].get("learning_rate", record["numbers"].get("setting"))
     if "rate" in record or taken is None:
@@ -119,8 +121,8 @@ def _setting(record: dict) -> None:
         if "budget" in setting:
             _equal("budget", record["numbers"]["budget"], setting["budget"])
         return
-    best, _ = validated.best(record["experiment"], record["arm"])
-    must(not best or taken in best, f"it took {taken}, and tuning found {' or '.join(map(str, best))}")
+    found, _ = best(record["experiment"], record["arm"])
+    must(not found or taken in found, f"it took {taken}, and tuning found {' or '.join(map(str, found))}")
 
 
 def _equal(name: str, stored: float, made: float, tolerance: float = 1e-9) -> None:
@@ -203,11 +205,8 @@ def _compact(record: dict, section: dict) -> None:
     """Make the numbers of a record in the compact form again (see `rsf.lab.compact`)."""
     numbers = record["numbers"]
     if {"scored", "trained", "forward_passes"} <= numbers.keys():
-        _equal(
-            "forward_passes",
-            numbers["forward_passes"],
-            (FORWARD * numbers["scored"] + TRAIN * numbers["trained"]),
-        )
+        spent = FORWARD * numbers["scored"] + TRAIN * numbers["trained"]
+        _equal("forward_passes", numbers["forward_passes"], spent)
     if "budget" in numbers and record["arm"] not in section.get("budget_of", {}):
         _budget(numbers, section)
     accuracy, nll = numbers["accuracy"], numbers.get("nll", math.inf)
