@@ -9,7 +9,7 @@ until it pleased.
 import math
 import re
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def section(experiment: str) -> list[str]:
         tuning found.
     """
     notes = []
-    best = lru_cache(validated.best)  # the tuning runs of an arm are read once, not once a run
+    best = cache(validated.best)  # the tuning runs of an arm are read once, not once a run
     alike(records.runs(experiment))
     for record in records.runs(experiment):
         place = f"{experiment} {' '.join(map(str, records.key(record)[: 2 + ('rate' in record)]))}"

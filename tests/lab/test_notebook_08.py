@@ -87,6 +87,22 @@ def test_the_cells_are_true_of_complete_runs_whatever_they_say(word, monkeypatch
     assert ("none, or the opposite" in left) == (word == "refuted") or word == "undecided"
 
 
+def test_what_the_prose_tells_of_the_verdicts_is_what_the_stored_runs_say():
+    said = {name: finding.judgement.word for name, finding in sweep.findings().items()}
+    assert [said[f"imdb-last-{name}"] for name in ("limited", "ample", "whole")] == ["refuted"] * 3
+    assert said["imdb-last-wrong"] == "reproduced"
+    limited, ample, whole, updates = (
+        sweep.findings()[f"imdb-last-{name}"].difference for name in ("limited", "ample", "whole", "updates")
+    )
+    assert limited.high < 0 and updates.high < 0  # costs; is behind as well
+    for one in (ample, whole):
+        assert one.low > -0.5 and one.high < 0.5  # no difference of half a point, in either direction
+    arms = [verdicts.of_arm("imdb-last-wrong", arm) for arm in ("at_rate-0.5", "easy-0.3", "random-0.5")]
+    for other in arms[:2]:  # the blind rule loses as much
+        found = verdicts.difference(other, arms[2])
+        assert found.low < 0 < found.high
+
+
 def test_one_missing_run_leaves_a_section_unseen(monkeypatch):
     lacking = ("imdb-last-limited", "imdb-last-few-nll", "floor-imdb")
     monkeypatch.setattr(records, "runs", fabricated("reproduced", lacking))

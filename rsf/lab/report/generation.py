@@ -97,4 +97,4 @@ def sums_table() -> str:
         shown = [f"{np.median(of_arm):.1f}" if of_arm else "" for of_arm in found]
         shown.append(limits(finding.difference) if finding.difference else "")
         rows.append((name, *shown, finding.judgement.word))
-    return table(["section", *arms, "rejection minus control, points", "verdict"], rows)
+    return table(["section", *arms, "rejection minus the better control, points", "verdict"], rows)
