@@ -7,10 +7,14 @@ Neumann 1951). Decisions are made in NumPy float64 on the CPU, whatever computed
 gives the same coins everywhere.
 """
 
+import logging
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 ROUNDING = 1e-9  # log A may exceed 0 by this much: noise of float64, a relative error of 1e-9 in A
+
+logger = logging.getLogger("rsf")
 
 
 class EnvelopeError(ValueError):
@@ -35,6 +39,12 @@ def refuse_if(wrong: object, message: str, error: type[Exception] = ValueError) 
     """
     if wrong:
         raise error(message)
+
+
+def warn_if(doubtful: object, message: str) -> None:
+    """Log a warning with this message if something is doubtful, but may be meant."""
+    if doubtful:
+        logger.warning(message)
 
 
 def refuse_where(wrong: np.ndarray, message: str, **values: np.ndarray) -> None:

@@ -364,8 +364,8 @@ MUTATIONS = [
         *(
             "a rule that is gone leaves its id, and its memory, to the next",
             "selection/trainer.py",
-            "present = (self.rule, copy",
-            "present = (None, copy",
+            "(self.rule, copy",
+            "(None, copy",
         ),
         *("selection/test_like_the_trainer.py", "rules_that_come_and_go"),
     ),

@@ -4,17 +4,15 @@ starves.
     spent = scored + 3 x trained     (forward passes of one example; a backward is two)
 """
 
-import logging
 import math
 import time
 
 from transformers import TrainerCallback
 
-from rsf.acceptance import AcceptanceStarved, refuse_if
+from rsf.acceptance import AcceptanceStarved, logger, refuse_if, warn_if
 from rsf.accounts import FORWARD, TRAIN
 from rsf.selection.loader import RejectionLoader
 
-logger = logging.getLogger(__name__)
 ENOUGH = 8  # after so many steps without a single label a warning is due
 
 
@@ -74,14 +72,6 @@ def _in_a_pass(args, examples, size):
     return examples if args.world_size == 1 else math.ceil(examples / whole) * whole
 
 
-def is_true(record: logging.LogRecord) -> bool:
-    """Return whether a line of the Trainer's log is true: a pass in which scoring spent the rest had samples.
-
-    Of data that are empty the loader itself speaks.
-    """
-    return "not to be a single sample" not in str(record.msg)
-
-
 class AtTheBudget(TrainerCallback):
     """Ends training where the plan ends, as the Trainer at its last step; shows the rate beside the bar."""
 
@@ -104,42 +94,39 @@ class AtTheBudget(TrainerCallback):
         self.show(state)
         over = trainer.is_over(state.global_step)
         if over or state.global_step >= ENOUGH:
-            if trainer._unlabelled:
-                logger.warning(
-                    f"not one of the first {trainer._unlabelled} examples has a label: their loss is 0, and "
-                    "nothing can be learned from them (does the collator make the labels?)"
-                )
-            if trainer._weightless:
-                logger.warning(
-                    f"{trainer.rule} gives each of the first {trainer._weightless} examples the weight 0: "
-                    "nothing can be learned from them (loosen the rule)"
-                )
+            warn_if(
+                trainer._unlabelled,
+                f"not one of the first {trainer._unlabelled} examples has a label: their loss is 0, and "
+                "nothing can be learned from them (does the collator make the labels?)",
+            )
+            warn_if(
+                trainer._weightless,
+                f"{trainer.rule} gives each of the first {trainer._weightless} examples the weight 0: "
+                "nothing can be learned from them (loosen the rule)",
+            )
             trainer._unlabelled = trainer._weightless = None
         if over and not self.ended:  # the Trainer itself stops a pass that was starved
             self.ended = control.should_training_stop = True
-            evaluated = [row["step"] for row in state.log_history if "eval_runtime" in row]
             if state.global_step < state.max_steps:  # else the Trainer has seen to it
                 control.should_save |= args.save_strategy == "steps"
-                if args.eval_delay <= state.global_step not in evaluated:
-                    control.should_evaluate |= args.eval_strategy == "steps"
+                evaluated = [row["step"] for row in state.log_history if "eval_runtime" in row]
+                due = args.eval_delay <= state.global_step not in evaluated
+                control.should_evaluate |= due and args.eval_strategy == "steps"
 
     on_epoch_end = on_step_end  # where scoring spends the rest, or a rule starves
 
     def show(self, state):
         """Write the rate of acceptance, and the speed, beside the bars that the Trainer draws."""
         total = self.trainer.loader.total
-        seconds = max(time.monotonic() - self.begun, 1e-9)
-        shown = {
-            "kept": f"{total.acceptance_rate:.1%}",
-            "candidates/s": f"{(total.candidates - self.before) / seconds:.1f}",
-        }
+        speed = (total.candidates - self.before) / max(time.monotonic() - self.begun, 1e-9)
+        shown = {"kept": f"{total.acceptance_rate:.1%}", "candidates/s": f"{speed:.1f}"}
         for callback in self.trainer.callback_handler.callbacks:
             if bar := getattr(callback, "training_bar", None):
                 bar.set_postfix(shown, refresh=False)
             table = getattr(callback, "training_tracker", None)
             if table and table.value == table.last_value:  # in a notebook, just drawn
-                epoch = f"Epoch {state.epoch:.2f}/{state.num_train_epochs}"
-                table.comment = ", ".join([epoch, *map("=".join, shown.items())])
+                rates = ", ".join(map("=".join, shown.items()))
+                table.comment = f"Epoch {state.epoch:.2f}/{state.num_train_epochs}, {rates}"
                 table.update_bar(table.value)
 
 

@@ -1,18 +1,15 @@
 """What `RSFTrainer` can be told beyond TrainingArguments: scalars only, so that they become JSON with the
 others."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from rsf.acceptance import refuse_if
+from rsf.acceptance import refuse_if, warn_if
 from rsf.rules import BaseRule
 from rsf.selection.losses import CRITERIA, refuse_virtual_tokens
-
-logger = logging.getLogger(__name__)
 
 
 def _option(default, text):
@@ -79,13 +76,12 @@ class RSFConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choices = {
-            "unit": ("example", "batch"),
-            "weighting": ("none", "acceptance", "inverse"),
-            "progress": ("compute", "updates"),
-            "scoring_dtype": ("", "bfloat16", "float16"),
-        }
-        for name, allowed in choices.items():
+        for name, allowed in (
+            ("unit", ("example", "batch")),
+            ("weighting", ("none", "acceptance", "inverse")),
+            ("progress", ("compute", "updates")),
+            ("scoring_dtype", ("", "bfloat16", "float16")),
+        ):
             value = getattr(self, name)
             refuse_if(value not in allowed, f"{name} must be one of {allowed}, got {value!r}")
         for name in ("block_size", "scoring_batch_size", "compute_budget"):
@@ -155,14 +151,13 @@ def refuse(trainer, own_loss: bool) -> None:
     judged = trainer.criterion in CRITERIA.values() and trainer.rule.needs_criterion
     if judged or args.weighting != "none":
         refuse_virtual_tokens(trainer.model)
-    if judged and own_loss:
-        logger.warning(
-            "candidates are judged by what the model itself reports, not by a loss of your own: "
-            "to judge by that, pass criterion=callable(model, inputs, outputs)"
-        )
-    if trainer.lr_scheduler is not None and args.progress == "compute":
-        logger.warning(
-            f"your own {type(trainer.lr_scheduler).__name__} follows updates, while the run ends with its "
-            "budget of forward passes, after fewer of them if candidates are scored: "
-            'take progress="updates"'
-        )
+    warn_if(
+        judged and own_loss,
+        "candidates are judged by what the model itself reports, not by a loss of your own: "
+        "to judge by that, pass criterion=callable(model, inputs, outputs)",
+    )
+    warn_if(
+        trainer.lr_scheduler is not None and args.progress == "compute",
+        f"your own {type(trainer.lr_scheduler).__name__} follows updates, while the run ends with its "
+        'budget of forward passes, after fewer of them if candidates are scored: take progress="updates"',
+    )

@@ -6,17 +6,15 @@ With unit="batch" (the published listing) one coin decides for a whole block, by
 These are two algorithms: the first descends the mean of Phi(loss), the other that of Phi(mean loss).
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from rsf.acceptance import AcceptanceStarved, accept, refuse_if
+from rsf.acceptance import AcceptanceStarved, accept, refuse_if, warn_if
 from rsf.accounts import FORWARD, TRAIN
 from rsf.rules import Rule
 
-logger = logging.getLogger(__name__)
 IDLE = 512  # so many candidates with A = 1 in a row are worth a warning
 
 # What a process tells the others whenever there is nothing left that it can do alone:
@@ -346,12 +344,12 @@ class RejectionLoader:
         """Warn, once in a row, where IDLE candidates were scored in vain: all had A = 1."""
         before = self._idle
         self._idle = before + scored if scored and (log_a == 0).all() else 0
-        if self._idle >= IDLE > before:
-            logger.warning(
-                f"{self.rule} rejects nothing: the last {self._idle} candidates all had A = 1, scoring them "
-                f"is in vain (the smallest criterion in the last block is {criterion.min():.4g}: "
-                "is k below every loss?)"
-            )
+        warn_if(
+            self._idle >= IDLE > before,
+            f"{self.rule} rejects nothing: the last {self._idle} candidates all had A = 1, scoring them "
+            f"is in vain (the smallest criterion in the last block is {criterion.min(initial=np.inf):.4g}: "
+            "is k below every loss?)",
+        )
 
     def _check(self, criterion: np.ndarray, block: list) -> None:
         """Raise ValueError if there is not one finite criterion for each example."""

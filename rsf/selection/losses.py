@@ -24,6 +24,7 @@ TOKENS = (
     "ForConditionalGeneration",
     "EncoderDecoderModel",
 )
+HEADS = (*TOKENS, "ForQuestionAnswering", "ForCTC")
 SPAN = {"start_positions": "start_logits", "end_positions": "end_logits"}  # of question answering
 
 
@@ -172,8 +173,7 @@ def _head(model):
     """Return the last part of the class name of a model, below the wrappers of torch.compile and PEFT."""
     model = getattr(model, "_orig_mod", model)
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    heads = (*TOKENS, "ForQuestionAnswering", "ForCTC")
-    head = next((head for head in heads if type(model).__name__.endswith(head)), "classification")
+    head = next((head for head in HEADS if type(model).__name__.endswith(head)), "classification")
     # one for conditional generation that takes images has no encoder for text, and writes on
     writes_on = head == "ForConditionalGeneration" and not _configured(model, "is_encoder_decoder")
     return "ForCausalLM" if writes_on else head

@@ -20,7 +20,7 @@ from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 from rsf.acceptance import refuse_if
 from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints, losses
-from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, is_true
+from rsf.selection.budget import AtTheBudget, Plan, UntilStarved
 from rsf.selection.config import RSFConfig, refuse, swapped
 from rsf.selection.loader import RejectionLoader
 from rsf.selection.scoring import copies, is_random, joined, score
@@ -143,8 +143,10 @@ class RSFTrainer(Trainer):
     ):
         """Train, with the plan worked out anew: a search changes the settings, and memory the batch size."""
         self._train_batch_size = batch_size
-        present = (self.rule, copy.deepcopy(self.rule.state_dict()))  # a rule is kept, or another gets its id
-        _, first = self._first_states.setdefault(id(self.rule), present)
+        _, first = self._first_states.setdefault(
+            id(self.rule),
+            (self.rule, copy.deepcopy(self.rule.state_dict())),  # a rule is kept, or another gets its id
+        )
         self.rule.load_state_dict(copy.deepcopy(first))
         self.stopped = None
         now = self.plan
@@ -229,8 +231,9 @@ class RSFTrainer(Trainer):
         if self._looks > LOOKS / 2 or (self._looks and loss.max() > 1.05 * loss.min()):
             self._look_again(inputs)
         if self.args.weighting == "acceptance":
-            criterion = torch.as_tensor(self.criterion(self.model, inputs, outputs))
-            criterion = criterion.detach().cpu().double().numpy()
+            criterion = (
+                torch.as_tensor(self.criterion(self.model, inputs, outputs)).detach().cpu().double().numpy()
+            )
             criterion = criterion.mean(keepdims=True) if self.args.unit == "batch" else criterion
             self._weight = self.rule(criterion)
             self.rule.observe(criterion)
@@ -280,8 +283,11 @@ class RSFTrainer(Trainer):
         each."""
         if self._random is None:
             draws = self.args.random_collator
-            scores = self.rule.needs_criterion and self.args.weighting != "acceptance"
-            self._random = scores and (is_random(self.data_collator, block) if draws is None else draws)
+            self._random = (
+                self.rule.needs_criterion
+                and self.args.weighting != "acceptance"
+                and (is_random(self.data_collator, block) if draws is None else draws)
+            )
         return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 
     def _collate(self, rows):
@@ -326,10 +332,10 @@ class RSFTrainer(Trainer):
             ),
         )
 
+    @torch.no_grad()
     def _look_again(self, inputs):
         """Hold the losses of examples against the model's own, which the Trainer scales while it trains."""
-        with torch.no_grad():
-            outputs = self.model.eval()(**inputs)
+        outputs = self.model.eval()(**inputs)
         self.model.train()
         loss = losses.per_example_loss(self.model, inputs, outputs)
         self._looks = 0 if losses.check_against_own(self.model, inputs, outputs, loss) else self._looks - 1
@@ -339,3 +345,11 @@ class RSFTrainer(Trainer):
         checkpoints.save(checkpoints.state_of(self), output_dir, self.args.process_index)
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
+
+
+def is_true(record: logging.LogRecord) -> bool:
+    """Return whether a line of the Trainer's log is true: a pass in which scoring spent the rest had samples.
+
+    Of data that are empty the loader itself speaks.
+    """
+    return "not to be a single sample" not in str(record.msg)
