@@ -54,8 +54,10 @@ class Plan:
 
     def is_spent(self, loader: RejectionLoader) -> bool:
         """Return whether all is spent, if all processes are as busy as this one; never within a step."""
-        spent = loader.total.forward_passes + FORWARD * loader.pending * self.args.world_size
-        return spent >= self.budget and loader.report.batches % self.args.gradient_accumulation_steps == 0
+        return (
+            loader.total.forward_passes + FORWARD * loader.pending * self.args.world_size >= self.budget
+            and loader.report.batches % self.args.gradient_accumulation_steps == 0
+        )
 
 
 def _in_a_pass(args, examples, size):
@@ -110,8 +112,9 @@ class AtTheBudget(TrainerCallback):
             if state.global_step < state.max_steps:  # else the Trainer has seen to it
                 control.should_save |= args.save_strategy == "steps"
                 evaluated = [row["step"] for row in state.log_history if "eval_runtime" in row]
-                due = args.eval_delay <= state.global_step not in evaluated
-                control.should_evaluate |= due and args.eval_strategy == "steps"
+                control.should_evaluate |= (
+                    args.eval_strategy == "steps" and args.eval_delay <= state.global_step not in evaluated
+                )
 
     on_epoch_end = on_step_end  # where scoring spends the rest, or a rule starves
 
@@ -125,8 +128,9 @@ class AtTheBudget(TrainerCallback):
                 bar.set_postfix(shown, refresh=False)
             table = getattr(callback, "training_tracker", None)
             if table and table.value == table.last_value:  # in a notebook, just drawn
-                rates = ", ".join(map("=".join, shown.items()))
-                table.comment = f"Epoch {state.epoch:.2f}/{state.num_train_epochs}, {rates}"
+                table.comment = ", ".join(
+                    [f"Epoch {state.epoch:.2f}/{state.num_train_epochs}", *map("=".join, shown.items())]
+                )
                 table.update_bar(table.value)
 
 
@@ -160,3 +164,4 @@ class UntilStarved:
         except AcceptanceStarved as reason:
             self.trainer.stopped = str(reason)
             logger.warning("training stopped: %s", reason)
+        self.trainer.control.should_epoch_stop = True  # or the Trainer asks on, up to max_steps times

@@ -89,7 +89,6 @@ def file_of(rank: int) -> str:
 def save(state: dict, folder: str | Path, rank: int) -> None:
     """Write a rank's state, whole or not at all; warn where it could not be read again."""
     file = Path(folder) / file_of(rank)
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_whole(file, lambda part: torch.save(state, part))
         load(folder, rank)

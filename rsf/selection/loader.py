@@ -324,7 +324,14 @@ class RejectionLoader:
         self.rule.observe(criterion)
         if self.on_decision is not None:
             self.on_decision(block, criterion, kept)
-        self._warn_in_vain(criterion, log_a, scored)
+        before = self._idle
+        self._idle = before + scored if scored and (log_a == 0).all() else 0
+        warn_if(
+            self._idle >= IDLE > before,  # once in a row
+            f"{self.rule} rejects nothing: the last {self._idle} candidates all had A = 1, scoring them "
+            f"is in vain (the smallest criterion in the last block is {criterion.min(initial=np.inf):.4g}: "
+            "is k below every loss?)",
+        )
 
         kept = np.broadcast_to(kept, n)  # one coin may decide for all
         weights = np.exp(np.where(kept, -log_a, -np.inf))  # (n,): 1 / A, 0 where rejected
@@ -339,17 +346,6 @@ class RejectionLoader:
         self.report.slack = min(self.report.slack, slack)
         self.report.weights += float(weights.sum())
         self.report.squares += float((weights**2).sum())
-
-    def _warn_in_vain(self, criterion: np.ndarray, log_a: np.ndarray, scored: int) -> None:
-        """Warn, once in a row, where IDLE candidates were scored in vain: all had A = 1."""
-        before = self._idle
-        self._idle = before + scored if scored and (log_a == 0).all() else 0
-        warn_if(
-            self._idle >= IDLE > before,
-            f"{self.rule} rejects nothing: the last {self._idle} candidates all had A = 1, scoring them "
-            f"is in vain (the smallest criterion in the last block is {criterion.min(initial=np.inf):.4g}: "
-            "is k below every loss?)",
-        )
 
     def _check(self, criterion: np.ndarray, block: list) -> None:
         """Raise ValueError if there is not one finite criterion for each example."""

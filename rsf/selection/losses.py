@@ -75,10 +75,11 @@ def per_example_error(model: torch.nn.Module, inputs: Mapping[str, Tensor], outp
         kind in ("CTC", "regression"),
         f'the criterion "error" means nothing for {kind}: use "loss", or a callable(model, inputs, outputs)',
     )
-    if kind == "multi_label_classification":
-        wrong = (logits > 0) != (labels > 0.5)
-    else:
-        wrong = (logits.argmax(-1) != labels) & (labels != IGNORED)
+    wrong = (
+        (logits > 0) != (labels > 0.5)
+        if kind == "multi_label_classification"
+        else (logits.argmax(-1) != labels) & (labels != IGNORED)
+    )
     return wrong.reshape(len(labels), -1).any(1).float()
 
 
@@ -210,8 +211,11 @@ def _read(model, inputs, outputs):
         several = labels.is_floating_point() and labels.shape == logits.shape
         kind = "multi_label_classification" if several else "single_label_classification"
         kind = "regression" if logits.shape[-1] == 1 else kind
-    single = kind == "single_label_classification"
-    fits = labels.shape == logits.shape[:1] if single else labels.numel() == logits.numel()
+    fits = (
+        labels.shape == logits.shape[:1]
+        if kind == "single_label_classification"
+        else labels.numel() == logits.numel()
+    )
     refuse_if(
         logits.ndim != 2 or not fits,
         "expected logits (batch, labels) and labels (batch,), or (batch, labels) of floats, "

@@ -11,7 +11,7 @@ is one of the updates, as the Trainer's.
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -126,9 +126,11 @@ class RSFTrainer(Trainer):
             "there are no candidates that could be met again in the same order: train_dataset must have "
             f"a length, not 0, and an index, got {type(data).__name__}",
         )
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, self.args.world_size)
-        self._checkpoint = resume_from_checkpoint or None
+        self._checkpoint = (
+            checkpoints.last_whole(self.args.output_dir, self.args.world_size)
+            if resume_from_checkpoint is True
+            else resume_from_checkpoint or None
+        )
         self._state = self._checkpoint and checkpoints.load(self._checkpoint, self.args.process_index)
         logging.getLogger("transformers.trainer").addFilter(is_true)
         try:
@@ -195,12 +197,6 @@ class RSFTrainer(Trainer):
             all_ranks=self._all_ranks if self.args.world_size > 1 else None,
         )
         return UntilStarved(self, loader)
-
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, *device: torch.device) -> tuple:
-        """Collect the batches of a step; after a pass the Trainer need not ask on, up to max_steps times."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, *device)
-        self.control.should_epoch_stop |= not batches
-        return batches, items
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict, num_items_in_batch: torch.Tensor | int | None = None
@@ -342,8 +338,8 @@ class RSFTrainer(Trainer):
 
     def _save_rng_state(self, output_dir):
         """Save the loader's state with the generators', on all ranks, before what ends a checkpoint."""
+        super()._save_rng_state(output_dir)  # which makes the folder
         checkpoints.save(checkpoints.state_of(self), output_dir, self.args.process_index)
-        super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
 
