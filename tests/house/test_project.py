@@ -125,3 +125,22 @@ def test_no_two_mini_reviews_share_a_run_of_seven_words():
 def test_tfidf_with_logistic_regression_stays_below_90_percent_on_mini_reviews():
     share = re.search(r"\| all \| 480 \| 240 \| (\d+) \|", report.corpus_table())
     assert 50 < int(share[1]) < 90
+
+
+def test_the_citation_names_the_project_s_version_address_and_licence():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    cited = {name: value.strip('"') for name, value in re.findall(r"^([a-z-]+): *(.*)$", text, re.MULTILINE)}
+    assert cited["version"] == project["version"] and cited["license"] == project["license"]
+    assert cited["repository-code"] == project["urls"]["Repository"]
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+
+
+def test_what_contributing_tells_to_run_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    commands = re.findall(r"python3 run\.py (\w+)", text)
+    assert {"test", "notebooks", "figures", "experiment", "verify"} == set(commands)
+    for path in re.findall(r"`((?:results|notebooks|tests)/[\w./]*)`", text):
+        assert (ROOT / path).exists(), path
+    workflow = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
+    assert "run: .ci/run\n" in workflow
