@@ -24,7 +24,6 @@ TOKENS = (
     "ForConditionalGeneration",
     "EncoderDecoderModel",
 )
-BY_ELEMENT = {"regression": F.mse_loss, "multi_label_classification": F.binary_cross_entropy_with_logits}
 SPAN = {"start_positions": "start_logits", "end_positions": "end_logits"}  # of question answering
 
 
@@ -52,10 +51,10 @@ def per_example_loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], outpu
     kind, logits, labels = _read(model, inputs, outputs)
     if kind == "CTC":
         return _ctc(model, inputs, logits, labels)
-    if kind in BY_ELEMENT:
-        return BY_ELEMENT[kind](logits, labels.reshape(logits.shape).to(logits.dtype), reduction="none").mean(
-            1
-        )
+    if kind == "regression":
+        return F.mse_loss(logits, labels.reshape(logits.shape).to(logits.dtype), reduction="none").mean(1)
+    if kind == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(1)
     if kind == "single_label_classification":
         return _cross_entropy(logits, labels)
     if kind == "span":
