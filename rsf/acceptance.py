@@ -8,6 +8,7 @@ gives the same coins everywhere.
 """
 
 import logging
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -57,6 +58,19 @@ def refuse_where(wrong: np.ndarray, message: str, **values: np.ndarray) -> None:
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(message.format(place=place, **{name: at[place] for name, at in values.items()}))
+
+
+def whole(name: str, number: object, least: int = 1) -> int:
+    """Return a number as an int; refuse what is no whole number, or below the least one allowed.
+
+    >>> whole("size", 2.0)
+    2
+    """
+    refuse_if(
+        not (isinstance(number, Real) and float(number).is_integer() and number >= least),
+        f"{name} must be a whole number of at least {least}, got {number!r}",
+    )
+    return int(number)
 
 
 @np.errstate(invalid="ignore")  # -inf - (-inf), where p = q = 0: np.where settles it

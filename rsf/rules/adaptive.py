@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rsf.acceptance import refuse_if
+from rsf.acceptance import refuse_if, whole
 from rsf.rules.fixed import BaseRule, Rule, checked, constant
 
 SPEED = 8  # at_rate makes up for an error within about window / SPEED candidates
@@ -32,11 +32,7 @@ class _FromThePast(BaseRule):
     """What these rules share: the last blocks, the fewest that hold at least `window` criterion values."""
 
     def __init__(self, window: int) -> None:
-        refuse_if(
-            not (window >= 1 and window == int(window)),
-            f"window must be a whole number of at least 1, got {window}",
-        )
-        self.window = int(window)
+        self.window = whole("window", window)
         self._past = deque()  # for each block: how many values it had, and what is remembered of them
 
     def _remember(self, number: int, what: object) -> None:
@@ -244,6 +240,10 @@ class percentile(_FromThePast):
             f"power must be a finite number of at least 0, got {power}",
         )
         self.power = float(power)
+        self.no_surrogate = (
+            "no pointwise surrogate: a rank depends on all other losses; what is kept descends "
+            f"E[max of {self.power + 1:g} losses] / {self.power + 1:g}, which is no mean over single examples"
+        )
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:
         """Return the mean of u ** power over the ranks that each value spans, same shape as the criterion."""
@@ -256,13 +256,6 @@ class percentile(_FromThePast):
         low, high = (np.searchsorted(past, values, side) / len(past) for side in ("left", "right"))
         width = (m + 1) * np.where(high > low, high - low, 1.0)
         return np.where(high > low, np.minimum((high ** (m + 1) - low ** (m + 1)) / width, 1.0), low**m)
-
-    def surrogate(self, criterion: ArrayLike) -> np.ndarray:
-        """Refuse: there is none."""
-        raise ValueError(
-            f"{self} has no pointwise surrogate: a rank depends on all other losses; what is kept descends "
-            f"E[max of {self.power + 1:g} losses] / {self.power + 1:g}, which is no mean over single examples"
-        )
 
     def observe(self, criterion: ArrayLike) -> None:
         """Remember a block that was just decided."""

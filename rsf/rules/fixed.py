@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rsf.acceptance import log_acceptance, refuse_if, refuse_where
+from rsf.acceptance import log_acceptance, refuse_if, refuse_where, whole
 
 
 class BaseRule:
@@ -184,8 +184,7 @@ class best_of(BaseRule):
     joint = True  # decides over several samples at once: not for a RejectionLoader, not with until_accepted
 
     def __init__(self, n: int) -> None:
-        refuse_if(not (n >= 1 and n == int(n)), f"n must be a whole number of at least 1, got {n}")
-        self.n = int(n)
+        self.n = whole("n", n)
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:
         """Return the probability that it is kept for each sample, same shape as the criterion (..., n)."""

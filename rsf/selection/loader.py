@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsf.acceptance import AcceptanceStarved, accept, refuse_if, warn_if
+from rsf.acceptance import AcceptanceStarved, accept, refuse_if, warn_if, whole
 from rsf.accounts import FORWARD, TRAIN
 from rsf.rules import Rule
 
@@ -156,10 +156,6 @@ class RejectionLoader:
     ) -> None:
         refuse_if(unit not in ("example", "batch"), f'unit must be "example" or "batch", got {unit!r}')
         refuse_if(
-            batch_size < 1 or batch_size != int(batch_size),
-            f"batch_size must be a whole number of at least 1, got {batch_size}",
-        )
-        refuse_if(
             getattr(rule, "joint", False),
             f"{rule} chooses among the samples of one prompt, a loader decides on each example: "
             "take above or tilted here",
@@ -171,7 +167,7 @@ class RejectionLoader:
             f"got {weighting!r}, {unit!r} and {batch_size}",
         )
         self.candidates, self.score, self.rule, self.rng = candidates, score, rule, rng
-        self.batch_size, self.unit, self.weighting = batch_size, unit, weighting
+        self.batch_size, self.unit, self.weighting = whole("batch_size", batch_size), unit, weighting
         self.collate, self.prepare = collate, prepare
         self.stop, self.on_decision, self.all_ranks = stop, on_decision, all_ranks
         self.report, self.total = LoaderReport(), LoaderReport()
@@ -300,7 +296,16 @@ class RejectionLoader:
         rows = block if self.prepare is None else self.prepare(block)
         scored = n if getattr(self.rule, "needs_criterion", True) else 0
         criterion = np.asarray(self.score(rows), dtype=np.float64) if scored else np.zeros(n)  # (n,)
-        self._check(criterion, block)
+        refuse_if(
+            criterion.shape != (n,),
+            f"score must give one number for each of {n} examples, got shape {criterion.shape}",
+        )
+        self._refuse(
+            ~np.isfinite(criterion),
+            "the criterion of {count} of {of} examples is not finite ({criterion}), {named}",
+            block,
+            criterion,
+        )
         criterion = criterion.mean(keepdims=True) if self.unit == "batch" else criterion  # (1,) or (n,)
         log_a = np.asarray(self.rule.log_probability(criterion))
         refuse_if(
@@ -308,13 +313,14 @@ class RejectionLoader:
             f"the rule {self.rule} must return a probability for each criterion {criterion.shape}, "
             f"got {log_a.shape}",
         )
-        never = np.flatnonzero(np.isneginf(log_a))
-        if self.weighting == "inverse" and never.size:
-            raise ValueError(
-                f'weighting="inverse" cannot undo {self.rule}, for A = 0 at {criterion[never[0]]:.4g}, '
-                "and no weight brings back what is never kept: take a rule with A > 0 there (tilted, easy), "
-                f'or weighting="none" ({self._named(block, never[0])})'
-            )
+        self._refuse(
+            np.isneginf(log_a) & (self.weighting == "inverse"),
+            'weighting="inverse" cannot undo {rule}, for A = 0 at {criterion:.4g}, and no weight brings back '
+            "what is never kept: take a rule with A > 0 there (tilted, easy), "
+            'or weighting="none" ({named})',
+            block,
+            criterion,
+        )
         try:
             kept, slack = accept(log_a, self.rng, with_slack=True)
         except ValueError as error:
@@ -347,22 +353,21 @@ class RejectionLoader:
         self.report.weights += float(weights.sum())
         self.report.squares += float((weights**2).sum())
 
-    def _check(self, criterion: np.ndarray, block: list) -> None:
-        """Raise ValueError if there is not one finite criterion for each example."""
-        refuse_if(
-            criterion.shape != (len(block),),
-            f"score must give one number for each of {len(block)} examples, got shape {criterion.shape}",
-        )
-        bad = np.flatnonzero(~np.isfinite(criterion))
+    def _refuse(self, wrong: np.ndarray, message: str, block: list, criterion: np.ndarray) -> None:
+        """Raise ValueError if anything is wrong (n,), with the first candidates, and how they begin."""
+        bad = np.flatnonzero(wrong)
         if bad.size:
+            number = self.report.candidates + 1  # of the first of the block
+            named = [f"candidate {number + i:,}: {str(block[i])[:200]}" for i in bad[:3]]
             raise ValueError(
-                f"the criterion of {bad.size} of {len(block)} examples is not finite ({criterion[bad[0]]}), "
-                + "; ".join(self._named(block, i) for i in bad[:3])
+                message.format(
+                    count=bad.size,
+                    of=len(block),
+                    criterion=criterion[bad[0]],
+                    rule=self.rule,
+                    named="; ".join(named),
+                )
             )
-
-    def _named(self, block: list, i: int) -> str:
-        """Return the number of a candidate and how it begins, for messages."""
-        return f"candidate {self.report.candidates + i + 1:,}: {str(block[i])[:200]}"
 
     def _next_batch(self) -> object:
         """Take the next batch out of the waiting line, and return it collated."""
