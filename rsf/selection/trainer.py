@@ -20,8 +20,7 @@ from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 from rsf.acceptance import refuse_if
 from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints, losses
-from rsf.selection.budget import AtTheBudget, Plan, UntilStarved
-from rsf.selection.config import RSFConfig, refuse, swapped
+from rsf.selection.budget import AtTheBudget, Plan, RSFConfig, UntilStarved, refuse, swapped
 from rsf.selection.loader import RejectionLoader
 from rsf.selection.scoring import copies, is_random, joined, score
 
