@@ -5,8 +5,10 @@ from itertools import chain
 from numbers import Integral
 
 import numpy as np
-from datasets import Dataset, Features, IterableDataset, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 
+Conversation = list[dict[str, str]]  # messages, as TRL has them
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
 COLUMNS = {  # what a sample has beside the columns of its prompt
     "completion": "string",
     "reward": "float64",
@@ -20,21 +22,21 @@ COLUMNS = {  # what a sample has beside the columns of its prompt
 
 
 def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",)) -> Dataset:
-    """Return rows as a `datasets.Dataset` whose named columns hold a text in each row.
+    """Return rows as a `datasets.Dataset` whose named columns hold a text, or a conversation, in each row.
 
     Parameters
     ----------
     given : Dataset, or any iterable of dicts, a row each
-        Where a single column is asked for, also any iterable of str: a list, a Series, a column of a
-        Dataset. Of a pandas frame or a dict of columns a Dataset is made by `Dataset.from_pandas`,
-        `Dataset.from_dict`.
+        Where a single column is asked for, also any iterable of str or of conversations: a list, a Series, a
+        column of a Dataset. A conversation is a list of messages with role and content. Of a pandas frame
+        or a dict of columns a Dataset is made by `Dataset.from_pandas`, `Dataset.from_dict`.
     name : str
         What to call it in an error.
 
     Raises
     ------
     ValueError
-        It is something else, or a row has no text.
+        It is something else, a row has no text, or a conversation that nobody has to answer.
 
     Examples
     --------
@@ -50,14 +52,15 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
     )
     kinds = {column: getattr(kind, "dtype", kind) for column, kind in table.features.items()}
     for column in columns:
+        kind = kinds.get(column)
         refuse_if(
-            kinds.get(column) not in ("string", "large_string"),
-            f"{name} needs a column {column!r} of strings (a chat: apply the tokenizer's chat template "
-            f"first), got {kinds}",
+            kind not in ("string", "large_string") and not isinstance(kind, (List, list)),
+            f"{name} needs a column {column!r} of texts or of conversations, got {kinds}",
         )
-    rows = enumerate(rows_of(table.select_columns(list(columns))))
-    empty = next((number for number, row in rows if None in row.values()), None)
-    refuse_if(empty is not None, f"{name} has no text in row {empty}: leave that row out, or give it one")
+    for number, row in enumerate(rows_of(table.select_columns(list(columns)))):
+        for column, value in row.items():
+            wrong = _wrong(value, column == "prompt")
+            refuse_if(wrong, f"{name} has {wrong} in row {number}: leave that row out, or mend it")
     return table
 
 
@@ -74,6 +77,18 @@ def refuse_if(wrong: object, message: str, error: type[ValueError] = ValueError)
     """
     if wrong:
         raise error(message)
+
+
+def _wrong(value: str | list | None, asks: bool) -> str | None:
+    """Return what is wrong with a prompt (which asks) or a completion (which answers), None if nothing."""
+    if isinstance(value, str):
+        return None
+    if not value:
+        return "no text"
+    if not all(isinstance(one, dict) and isinstance(one.get("content"), str) for one in value):
+        return f"a message whose content is no text ({value!r:.80})"
+    last = value[-1].get("role")
+    return f"a conversation that ends with the {last}" if asks == (last == "assistant") else None
 
 
 def check_call(
@@ -137,16 +152,25 @@ def _from_rows(given: Iterable, name: str, columns: Sequence[str]) -> Dataset:
         "splits one, of a stream list(stream.take(1000)), of columns Dataset.from_dict or from_pandas)",
     )
     rows = list(given)
-    kind = str if len(columns) == 1 and (not rows or isinstance(rows[0], str)) else Mapping
-    odd = [place for place, row in enumerate(rows) if not isinstance(row, kind)]
-    if odd:
+    bare = len(columns) == 1 and not isinstance((rows or [""])[0], Mapping)
+    place = next((place for place, row in enumerate(rows) if not _alike(row, rows[0], bare, columns)), None)
+    if place is not None:
         raise ValueError(
-            f"{name}[{odd[0]}] is {rows[odd[0]]!r:.80}, where all must be texts, or all dicts (a chat: apply "
-            "the tokenizer's chat template first)"
+            f"{name}[{place}] is {rows[place]!r:.80}, where all must be texts, or all conversations, or all "
+            "rows that have the one or the other"
         )
-    if kind is str or not rows:
-        return Dataset.from_dict(
-            dict.fromkeys(columns, rows), Features(dict.fromkeys(columns, Value("string")))
-        )
+    if bare or not rows:
+        features = Features(dict.fromkeys(columns, Value("string")))
+        chats = rows and isinstance(rows[0], list)
+        return Dataset.from_dict(dict.fromkeys(columns, rows), None if chats else features)
     names = dict.fromkeys(chain.from_iterable(rows))  # of all rows, not of the first
     return Dataset.from_dict({column: [row.get(column) for row in rows] for column in names})
+
+
+def _alike(row: object, first: object, bare: bool, columns: Sequence[str]) -> bool:
+    """Return whether a row is of the form of the first: a text, a conversation, or a dict of such."""
+    if bare:
+        return isinstance(row, (str, list)) and type(row) is type(first)
+    if not isinstance(row, Mapping):
+        return False
+    return all(isinstance(row.get(one), list) == isinstance(first.get(one), list) for one in columns)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 
 from rsf.accounts import write_json
-from rsf.generation.arguments import COLUMNS, refuse_if
+from rsf.generation.arguments import COLUMNS, MESSAGES, Conversation, refuse_if
 
 
 def key_of(sample: Callable) -> str | None:
@@ -33,7 +33,7 @@ def key_of(sample: Callable) -> str | None:
 
 def drafted(
     sample: Callable,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Conversation],
     rngs: Sequence[np.random.Generator],
     folder: str | Path | None,
     key: Sequence,
@@ -59,10 +59,11 @@ def drafted(
 class Table:
     """Rows in one Arrow stream, written block by block, in a file or in memory."""
 
-    def __init__(self, features: Mapping, file: Path | None) -> None:
-        self.schema = Features(
-            dict(features) | {name: Value(kind) for name, kind in COLUMNS.items()}
-        ).arrow_schema
+    def __init__(self, features: Mapping, chats: bool, file: Path | None) -> None:
+        ours = {name: Value(kind) for name, kind in COLUMNS.items()}
+        if chats:
+            ours["completion"] = MESSAGES
+        self.schema = Features(dict(features) | ours).arrow_schema
         self.file = file
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)

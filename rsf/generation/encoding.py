@@ -1,12 +1,21 @@
-"""Texts into tokens: a prompt to sample from, a prompt and a completion to train on; special tokens once."""
+"""Texts and conversations into tokens: a prompt to sample from, a prompt and a completion to train on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from rsf.generation.arguments import Conversation, refuse_if
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, encoder: bool = False) -> list[int]:
-    """Return a prompt's token ids: the special first token once, the end only where an encoder reads it."""
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation, encoder: bool = False
+) -> list[int]:
+    """Return a prompt's token ids: the special first token once, the end only where an encoder reads it.
+
+    A conversation is written by the tokenizer's chat template, up to where the assistant begins.
+    """
+    if not isinstance(prompt, str):
+        return _written(tokenizer, prompt, add_generation_prompt=True)["input_ids"]
     bos = tokenizer.bos_token
     ids = tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))["input_ids"]
     ended = ids[1:] and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token)
@@ -16,19 +25,68 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, encoder: bool = 
 def encode(row: Mapping, tokenizer: PreTrainedTokenizerBase, seq2seq: bool = False) -> dict[str, list[int]]:
     """Return input_ids and labels of a row with prompt and completion; the loss is that of the completion.
 
-    The end-of-sequence token is learned unless the row says that the model did not write it (`ended` is
-    False: a stop string, or `max_new_tokens`). The text is tokenized as a whole, in which a completion that
-    begins with a space keeps one, not two. TRL's SFTTrainer takes these two columns as they are,
-    `kept.map(encode, fn_kwargs={"tokenizer": tokenizer})`; of a completion that is text it would learn the
-    end of every row.
+    The end is learned unless the row says that the model did not write it (`ended` is False: a stop string,
+    or `max_new_tokens`). A text is tokenized as a whole, in which a completion that begins with a space keeps
+    one, not two. A conversation is written by the tokenizer's chat template; learned is what its own mask
+    calls the assistant's where it has one (`{% generation %}`), else what it puts after the prompt. TRL's
+    SFTTrainer takes these two columns as they are, `kept.map(encode, fn_kwargs={"tokenizer": tokenizer})`; of
+    a completion that is text, or a conversation, it would learn the end of every row.
     """
     head = prompt_ids(tokenizer, row["prompt"], seq2seq)
+    if isinstance(row["prompt"], str):
+        tail = _completion(tokenizer, row, head, seq2seq)
+        learned = tail
+    else:
+        tail, learned = _turn(tokenizer, row, head)
+    masked = [] if seq2seq else [-100] * len(head)
+    return {"input_ids": head if seq2seq else head + tail, "labels": masked + learned}
+
+
+def _completion(
+    tokenizer: PreTrainedTokenizerBase, row: Mapping, head: Sequence[int], seq2seq: bool
+) -> list[int]:
+    """Return the ids of a completion that is text, with its end unless the model did not write it."""
     whole = prompt_ids(tokenizer, row["prompt"] + row["completion"])
     apart = seq2seq or whole[: len(head)] != head
     tail = (
         tokenizer(row["completion"], add_special_tokens=False)["input_ids"] if apart else whole[len(head) :]
     )
     if tokenizer.eos_token_id is not None and row.get("ended") is not False:
-        tail = [*tail, tokenizer.eos_token_id]
-    masked = [] if seq2seq else [-100] * len(head)
-    return {"input_ids": head if seq2seq else head + tail, "labels": masked + tail}
+        return [*tail, tokenizer.eos_token_id]
+    return tail
+
+
+def _turn(
+    tokenizer: PreTrainedTokenizerBase, row: Mapping, head: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return the ids that follow the prompt of a conversation, and their labels."""
+    cut = row.get("ended") is False
+    masks = "{% generation" in tokenizer.chat_template.replace("{%-", "{%") and not cut
+    refuse_if(
+        len(row["completion"]) > 1 and not masks,
+        f"a completion of {len(row['completion'])} messages needs a chat template that marks the assistant's "
+        "own ({% generation %}): give one message, the assistant's",
+    )
+    messages = [*row["prompt"], *row["completion"]]
+    written = _written(tokenizer, messages, continue_final_message=cut, return_assistant_tokens_mask=masks)
+    ids = written["input_ids"]
+    refuse_if(
+        ids[: len(head)] != head,
+        f"the chat template writes the prompt {row['prompt']!r:.80} otherwise once an answer follows: take a "
+        "template whose prompt (with add_generation_prompt) begins the whole conversation",
+    )
+    tail = ids[len(head) :]
+    while not cut and tail and tokenizer.decode(tail[-1:]).isspace():  # after the end, never written
+        tail.pop()
+    mask = written["assistant_masks"][len(head) :] if masks else [1] * len(tail)
+    return tail, [one if yes else -100 for one, yes in zip(tail, mask, strict=False)]
+
+
+def _written(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **how: bool) -> Mapping:
+    """Return what the chat template makes of a conversation, its special tokens once."""
+    refuse_if(
+        not tokenizer.chat_template,
+        f"the tokenizer has no chat template, and a conversation was given, {messages!r:.80}: give it one "
+        "(tokenizer.chat_template), or prompts that are texts",
+    )
+    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **how)

@@ -9,20 +9,22 @@ Known as RFT (Yuan et al. 2023, arXiv 2308.01825), RAFT (Dong et al. 2023, arXiv
 by exp((r - ceiling) / beta), RSO (Liu et al. 2023, arXiv 2309.06657).
 """
 
+import json
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features
 from numpy.random import SeedSequence
 
 from rsf.acceptance import accept
-from rsf.generation.arguments import as_dataset, check_call, refuse_if
+from rsf.generation.arguments import as_dataset, check_call, refuse_if, rows_of
 from rsf.generation.drafts import Table, drafted, key_of
 from rsf.rules import BaseRule
 
@@ -43,6 +45,8 @@ class SamplingReport:
     kept : accepted less `duplicates` and `over_cap`
     slack : min |u - A| over all coins
     without : positions of the prompts that had no sample accepted
+    wanted : with `until_accepted`, how many of each prompt
+    reached : prompts that got them, with `cost` samples in all
 
     >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
     3 accepted of 8 samples (0.3750); 1 of 2 prompts without any; 0 skipped, 40 tokens decoded
@@ -56,6 +60,9 @@ class SamplingReport:
     over_cap: int = 0
     tokens: int = 0
     slack: float = math.inf
+    wanted: int | None = None
+    reached: int = 0
+    cost: int = 0
     without: list[int] = field(default_factory=list, repr=False)
 
     def add(
@@ -83,10 +90,15 @@ class SamplingReport:
 
     def __str__(self) -> str:
         less = f", less {self.duplicates:,} duplicates and {self.over_cap:,} over the cap"
+        until = (
+            f"{self.reached:,} reached {self.wanted:,}, by {self.cost:,} of the samples; "
+            if self.wanted
+            else ""
+        )
         return (
             f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples "
             f"({self.acceptance_rate:.4f}){less if self.kept < self.accepted else ''}; "
-            f"{len(self.without):,} of {self.prompts:,} prompts without any; "
+            f"{len(self.without):,} of {self.prompts:,} prompts without any; {until}"
             f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded"
         )
 
@@ -168,7 +180,8 @@ def sample_and_judge(
     )
     seeds = rng.bit_generator.seed_seq.spawn(1)[0]
     report = SamplingReport(len(prompts))
-    judged = Table(prompts.features, folder and Path(folder) / f"judged-{round}.arrow")
+    chats = not isinstance(prompts[0]["prompt"], str)
+    judged = Table(prompts.features, chats, folder and Path(folder) / f"judged-{round}.arrow")
     prompts, arrow = prompts.with_format(None), prompts.with_format("arrow")
     drawn, accepted = np.zeros((2, len(prompts)), dtype=np.int64)
     most = max_samples or samples_per_prompt
@@ -183,23 +196,57 @@ def sample_and_judge(
             coins = np.array([one.random() for one in rngs])
             given = [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]]
             drafts = drafted(sample, table["prompt"], rngs, folder, given)
-            rewards = _judged(reward, table, drafts["completion"])
+            texts = drafts["completion"]
+            said = [[{"role": "assistant", "content": text}] for text in texts] if chats else texts
+            rewards = _judged(reward, table, said, drafts.get("completion_ids"))
             keep, log_a, slack = _decided(rule, rewards, coins)
             np.add.at(accepted, [i for (i, _), yes in zip(rows, keep, strict=True) if yes], 1)
             report.add(log_a, keep, drafts["tokens"], slack)
             if dedupe or cap is not None:
-                _thin(rows, keep, drafts["completion"], dedupe, cap, keys, report)
+                _thin(rows, keep, texts, dedupe, cap, keys, report)
                 keys = {i: keys[i] for i in keys if accepted[i] < samples_per_prompt and drawn[i] < most}
-            decided = {"reward": rewards, "kept": keep, "log_acceptance": log_a, "round": [round] * len(rows)}
+            decided = {
+                "completion": said,
+                "reward": rewards,
+                "kept": keep,
+                "log_acceptance": log_a,
+                "round": [round] * len(rows),
+            }
             judged.write(arrow[chosen], drafts | decided)
         except BaseException as error:
             error.judged = judged.close(whole=False)
             error.completions = drafts.get("completion")
             raise
+    if until_accepted:
+        enough = accepted >= samples_per_prompt
+        report.wanted = samples_per_prompt
+        report.reached = int(enough.sum())
+        report.cost = int(drawn[enough].sum())
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
     kept = judged.select(np.flatnonzero(judged.data["kept"].to_numpy()))
     return kept.remove_columns("kept"), judged, report
+
+
+def pairs(judged: Dataset) -> Dataset:
+    """Return rows of prompt, chosen and rejected, for DPO or a reward model, from what was judged.
+
+    Of each prompt the first sample that was kept beside the first that was not, the second beside the second,
+    and so on, as long as there are both; what was not kept must have a smaller reward than all that was.
+    """
+    of = {}
+    for row in rows_of(judged):
+        of.setdefault(json.dumps(row["prompt"]), ([], []))[row["kept"]].append(row)
+    found = []
+    for rejected, kept in of.values():
+        least = min((row["reward"] for row in kept), default=-math.inf)
+        worse = [row for row in rejected if row["reward"] is not None and row["reward"] < least]
+        found += [
+            {"prompt": yes["prompt"], "chosen": yes["completion"], "rejected": no["completion"]}
+            for yes, no in zip(kept, worse, strict=False)
+        ]
+    columns = {"prompt": "prompt", "chosen": "completion", "rejected": "completion"}
+    return Dataset.from_list(found, Features({new: judged.features[name] for new, name in columns.items()}))
 
 
 def _blocks(
@@ -223,10 +270,14 @@ def _blocks(
         waiting += [i for i in dict.fromkeys(i for i, _ in rows) if accepted[i] < wanted and drawn[i] < most]
 
 
-def _judged(reward: Callable, table: Mapping[str, list], completions: list[str]) -> np.ndarray:
-    """Return the rewards (n,), NaN where they do not apply."""
+def _judged(
+    reward: Callable, table: Mapping[str, list], completions: list, ids: list[list[int]] | None
+) -> np.ndarray:
+    """Return the rewards (n,), NaN where they do not apply; a reward that takes them is given the tokens."""
     prompts = table["prompt"]
     others = {name: values for name, values in table.items() if name != "prompt"}
+    if ids is not None and _takes(reward, "completion_ids"):
+        others["completion_ids"] = ids
     try:
         given = reward(prompts=prompts, completions=completions, **others)
         if isinstance(given, Coroutine):  # or Python would warn that it was never awaited
@@ -248,6 +299,15 @@ def _judged(reward: Callable, table: Mapping[str, list], completions: list[str])
                 "it must be a finite number, or None where it does not apply"
             )
     return values
+
+
+def _takes(function: Callable, name: str) -> bool:
+    """Return whether a function has a parameter of this name, or takes any."""
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):  # a compiled one need not tell
+        return False
+    return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def _number(value: object) -> float:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from rsf.generation.arguments import as_dataset, check_call, refuse_if, rows_of
 from rsf.generation.drafts import key_of
+from rsf.generation.encoding import prompt_ids
 from rsf.generation.judging import sample_and_judge
 from rsf.generation.learner import Learner, RoundReport
 from rsf.generation.sampler import digest, model_sampler
@@ -192,8 +193,10 @@ def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limit
 def _tokens(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return how many tokens were read and written; where the sampler did not count, a text is tokenized."""
     total = 0
-    for part in judged.iter(1000):
-        counted = None not in part["tokens"]
-        texts = part["prompt"] if counted else part["prompt"] + part["completion"]
-        total += sum(map(len, tokenizer(texts)["input_ids"])) + sum(part["tokens"] if counted else [])
+    for row in rows_of(judged):
+        said = row["completion"]
+        written = row["tokens"]
+        if written is None:
+            written = len(tokenizer(said if isinstance(said, str) else said[0]["content"])["input_ids"])
+        total += len(prompt_ids(tokenizer, row["prompt"], encoder=True)) + written
     return total

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from rsf.generation.arguments import refuse_if
+from rsf.generation.arguments import Conversation, refuse_if
 from rsf.generation.encoding import prompt_ids
 
 
@@ -96,8 +96,10 @@ class ModelSampler:
         }
         self.ends = [] if eos is None else np.atleast_1d(eos).tolist()
 
-    def __call__(self, prompts: Sequence[str], rngs: Sequence[np.random.Generator]) -> dict[str, list]:
-        """Return the columns completion, log_probability, tokens and ended, a row for each prompt.
+    def __call__(
+        self, prompts: Sequence[str | Conversation], rngs: Sequence[np.random.Generator]
+    ) -> dict[str, list]:
+        """Return completion, log_probability, tokens, completion_ids and ended, a row for each prompt.
 
         Each is drawn by the Generator at its place. log_probability is that of its tokens under the law
         that they were drawn from; ended says whether the model itself ended it.
@@ -123,27 +125,31 @@ class ModelSampler:
             self.tokenizer.backend_tokenizer.to_str() if fast else sorted(self.tokenizer.get_vocab().items())
         )
         warpers = [(type(one).__name__, *map(_in_full, vars(one).items())) for one in self.warpers]
+        words = [words, self.tokenizer.chat_template]
         settings = [self.max_new_tokens, self.temperature, self.stop, self.special, warpers, words]
         config = self.model.config.to_json_string()
         return digest([("settings", settings), ("config", config), *self.model.state_dict().items()])
 
-    def check(self, prompts: Sequence[str], *, to_train: bool = False) -> list[list[int]]:
+    def check(self, prompts: Sequence[str | Conversation], *, to_train: bool = False) -> list[list[int]]:
         """Return the prompts' token ids; refuse a prompt without any, or one that leaves no room to write.
 
         The last token written is not read again, unless the completion is to be trained on.
         """
-        ids_of = {text: prompt_ids(self.tokenizer, text, self.seq2seq) for text in dict.fromkeys(prompts)}
+        different = {json.dumps(prompt): prompt for prompt in prompts}
+        ids_of = {
+            text: prompt_ids(self.tokenizer, prompt, self.seq2seq) for text, prompt in different.items()
+        }
         empty = [text for text in ids_of if not ids_of[text]]
-        refuse_if(empty, f"the prompt {''.join(empty[:1])!r} has no tokens: a model needs one to begin with")
+        refuse_if(empty, f"the prompt {''.join(empty[:1])} has no tokens: a model needs one to begin with")
         longest = max(ids_of, key=lambda text: len(ids_of[text]))
         lengths = (len(ids_of[longest]), self.max_new_tokens)
         needed = max(lengths) if self.seq2seq else sum(lengths) - (not to_train)
         refuse_if(
             needed > positions(self.model),
-            f"the prompt {longest!r:.80} has {lengths[0]} tokens, with max_new_tokens={lengths[1]} that is "
+            f"the prompt {longest:.80} has {lengths[0]} tokens, with max_new_tokens={lengths[1]} that is "
             f"{needed} positions, the model has {positions(self.model)}: cut the prompt or write less",
         )
-        return [ids_of[text] for text in prompts]
+        return [ids_of[json.dumps(prompt)] for prompt in prompts]
 
     def _complete(self, ids: list[list[int]], rngs: list[np.random.Generator]) -> Iterator[dict]:
         """Yield the completions of one batch."""
@@ -201,6 +207,7 @@ class ModelSampler:
             "completion": cut or (text if own else text.rstrip("\ufffd")),  # no character that lacks bytes
             "log_probability": log_probability,
             "tokens": length,
+            "completion_ids": new[:length],
             "ended": own,
         }
 
