@@ -57,6 +57,8 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
             kind not in ("string", "large_string") and not isinstance(kind, (List, list)),
             f"{name} needs a column {column!r} of texts or of conversations, got {kinds}",
         )
+    chats = {isinstance(kinds[column], (List, list)) for column in columns}
+    refuse_if(len(chats) > 1, f"{name} needs {' and '.join(columns)} both a text, or both a conversation")
     for number, row in enumerate(rows_of(table.select_columns(list(columns)))):
         for column, value in row.items():
             wrong = _wrong(value, column == "prompt")

@@ -237,16 +237,16 @@ def pairs(judged: Dataset) -> Dataset:
     of = {}
     for row in rows_of(judged):
         of.setdefault(json.dumps(row["prompt"]), ([], []))[row["kept"]].append(row)
-    found = []
+    found = {"prompt": [], "chosen": [], "rejected": []}
     for rejected, kept in of.values():
         least = min((row["reward"] for row in kept), default=-math.inf)
-        worse = [row for row in rejected if row["reward"] is not None and row["reward"] < least]
-        found += [
-            {"prompt": yes["prompt"], "chosen": yes["completion"], "rejected": no["completion"]}
-            for yes, no in zip(kept, worse, strict=False)
-        ]
-    columns = {"prompt": "prompt", "chosen": "completion", "rejected": "completion"}
-    return Dataset.from_list(found, Features({new: judged.features[name] for new, name in columns.items()}))
+        worse = [row for row in rejected if row["reward"] < least]  # NaN is not
+        for yes, no in zip(kept, worse, strict=False):
+            found["prompt"].append(yes["prompt"])
+            found["chosen"].append(yes["completion"])
+            found["rejected"].append(no["completion"])
+    kinds = {name: judged.features["prompt" if name == "prompt" else "completion"] for name in found}
+    return Dataset.from_dict(found, Features(kinds))
 
 
 def _blocks(

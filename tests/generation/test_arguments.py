@@ -104,21 +104,24 @@ REFUSED = {
     "a stream": (TABLE.to_iterable_dataset(), "IterableDataset: take .*take\\(1000\\)"),
     "a number": (3, "prompts is a int"),
     "nothing": (None, "prompts is a NoneType"),
-    "a chat": (CHAT, r"column 'prompt' of strings.*'role': 'string'"),
-    "chats": ([CHAT, CHAT], r"prompts\[0\] is \[{'role': 'user'.*chat template"),
-    "chats in rows": ([{"prompt": CHAT}], "chat template"),
-    "chats in a Dataset": (Dataset.from_dict({"prompt": [CHAT]}), "chat template"),
+    "a chat": (CHAT, r"column 'prompt' of texts or of conversations.*'role': 'string'"),
+    "texts and chats": (["a?", CHAT], r"prompts\[1\] is \[{'role': 'user'.*all must be texts, or all conv"),
+    "rows of both": ([{"prompt": CHAT}, {"prompt": "a?"}], r"prompts\[1\] is {'prompt': 'a\?'"),
+    "an answered chat": ([CHAT, [*CHAT, {"role": "assistant", "content": "b"}]], "ends with the assistant in row 1"),
+    "an empty chat": ([CHAT, []], "no text in row 1"),
+    "a message in parts": ([[{"role": "user", "content": [{"type": "text"}]}]], "content is no text.*in row 0"),
+    "a message without": (Dataset.from_dict({"prompt": [[{"role": "user"}]]}), "content is no text.*in row 0"),
     "messages": ([{"messages": CHAT}], "column 'prompt'"),
-    "numbers": ([1, 2], r"prompts\[0\] is 1, where all must be texts, or all dicts"),
+    "numbers": ([1, 2], r"prompts\[0\] is 1, where all must be texts, or all conv"),
     "an array of numbers": (np.arange(3), r"prompts\[0\]"),
     "a missing text": (["a?", None], r"prompts\[1\] is None"),
     "a text that is NaN": (pd.Series(["a?", float("nan")], dtype=object), r"prompts\[1\] is nan"),
     "bytes among texts": ([b"a?"], r"prompts\[0\] is b'a\?'"),
-    "token ids": ([[1, 2], [3]], r"prompts\[0\] is \[1, 2\]"),
+    "token ids": ([[1, 2], [3]], r"content is no text \(\[1, 2\]\) in row 0"),
     "scalars of Arrow": (pa.array(TEXTS), r"prompts\[0\]"),
     "texts of two axes": (np.array([TEXTS, TEXTS]), r"prompts\[0\]"),
     "texts and rows": (["a?", {"prompt": "b?"}], r"prompts\[1\] is {'prompt': 'b\?'}"),
-    "rows without it": ([{"question": "a?"}], "needs a column 'prompt' of strings.*question"),
+    "rows without it": ([{"question": "a?"}], "needs a column 'prompt' of texts.*question"),
     "a later row without it": ([*TABLE, {"answer": 4}], "prompts has no text in row 3"),
     "None in a Dataset": (Dataset.from_dict({"prompt": ["a?"] * 1500 + [None]}), "no text in row 1500"),
     "numbers in a Dataset": (Dataset.from_dict({"prompt": [1, 2]}), "'prompt': 'int64'"),
@@ -163,10 +166,13 @@ def test_examples_need_both_columns():
     assert as_dataset([{"prompt": "a?", "completion": "1"}], "supervised", both).num_rows == 1
     assert as_dataset([], "supervised", both).column_names == list(both)
     for rows, message in (
-        (TABLE, "supervised needs a column 'completion' of strings"),
+        (TABLE, "supervised needs a column 'completion' of texts"),
         (["a? 1"], r"supervised\[0\] is 'a\? 1'"),
         ([{"prompt": "a?", "completion": "1"}, {"prompt": "b?"}], "no text in row 1"),
-        ([{"prompt": "a?", "completion": CHAT}], "chat template"),
+        (
+            [{"prompt": CHAT, "completion": CHAT}],
+            "supervised has a conversation that ends with the user in row 0",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             as_dataset(rows, "supervised", both)

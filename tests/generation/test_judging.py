@@ -686,7 +686,7 @@ def test_memory_is_bounded_by_a_block_whatever_the_number_of_prompts(tmp_path):
 
 
 BAD_CALLS = {
-    "a chat": ({"prompts": Dataset.from_dict({"prompt": [[{"role": "user", "content": "x"}]]})}, "chat"),
+    "an answer": ({"prompts": [[{"role": "assistant", "content": "x"}]]}, "ends with the assistant"),
     "no prompts": ({"prompts": []}, "0 prompts"),
     "taken column": ({"prompts": Dataset.from_dict({"prompt": ["x"], "reward": [1.0]})}, r"\['reward'\]"),
     "no samples": ({"samples_per_prompt": 0}, "got 0"),

@@ -1,0 +1,319 @@
+"""Conversations as TRL has them: sampled, judged, learned, and handed to TRL's own trainers."""
+
+import asyncio
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from helpers import letters_tokenizer, tiny_gpt2
+from transformers import GPT2Config, GPT2ForSequenceClassification, TrainingArguments
+
+from rsf.generation import encode, model_sampler, pairs, rsf_rounds, sample_and_judge
+from rsf.generation.encoding import prompt_ids
+from rsf.rules import above, random_like
+
+LETTERS = "bcdefs ua\n"
+SPECIAL = {"bos_token": "<b>", "eos_token": "<e>", "pad_token": "<p>"}
+TURN = "{{ message['content'] }}{{ eos_token }}"
+MARKED = (
+    "{% if message['role'] == 'assistant' %}{% generation %}" + TURN + "{% endgeneration %}{% else %}" + TURN
+)
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['role'][0] }} " + TURN + "{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}a {% endif %}"
+)
+TELLS = TEMPLATE.replace(TURN, MARKED + "{% endif %}")  # which tokens are the assistant's
+SYSTEM = {"role": "system", "content": "be"}
+PROMPTS = [
+    [{"role": "user", "content": "bc"}],
+    [SYSTEM, {"role": "user", "content": "d"}],
+    [
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c"},
+        {"role": "user", "content": "f"},
+    ],
+]
+
+
+def chatty(template=TEMPLATE):
+    tokenizer = letters_tokenizer(LETTERS, **SPECIAL)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+TOKENIZER = chatty()
+
+
+def gpt2():
+    model = tiny_gpt2(len(TOKENIZER), seed=8)
+    model.generation_config.eos_token_id = TOKENIZER.eos_token_id
+    return model
+
+
+def many_b(prompts, completions, **_):
+    assert all(isinstance(prompt, list) for prompt in prompts)
+    return [float(said[0]["content"].count("b")) for said in completions]
+
+
+def judged_chats(prompts=PROMPTS, reward=many_b, rule=None, folder=None, **options):
+    sample = model_sampler(gpt2(), TOKENIZER, max_new_tokens=4, batch_size=3)
+    options = {"samples_per_prompt": 8} | options
+    rng = np.random.default_rng(5)
+    return sample_and_judge(sample, prompts, reward, rule or above(1), rng, folder=folder, **options)
+
+
+KEPT, JUDGED, REPORT = judged_chats()
+
+
+def test_a_conversation_is_written_by_the_template_once_and_up_to_where_the_assistant_begins():
+    ids = prompt_ids(TOKENIZER, PROMPTS[1])
+    assert TOKENIZER.decode(ids) == "<b>s be<e>\nu d<e>\na "
+    assert ids.count(TOKENIZER.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("form", ["list", "rows", "Dataset"])
+def test_conversations_come_in_any_form_and_stay_as_they_are(form):
+    rows = [{"prompt": prompt, "answer": i} for i, prompt in enumerate(PROMPTS)]
+    given = {"list": PROMPTS, "rows": rows, "Dataset": Dataset.from_list(rows)}[form]
+    kept, judged, _ = judged_chats(given)
+    assert judged["prompt"][::8] == PROMPTS and judged["completion"][:] == JUDGED["completion"][:]
+    assert all([one["role"] for one in said] == ["assistant"] for said in judged["completion"])
+    assert kept["completion"][:] == [
+        said for said, yes in zip(judged["completion"], judged["kept"], strict=True) if yes
+    ]
+
+
+def test_a_conversation_is_sampled_as_the_text_that_the_template_makes_of_it():
+    texts = [
+        TOKENIZER.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in PROMPTS
+    ]
+    _, judged, _ = judged_chats(
+        texts, reward=lambda prompts, completions: [t.count("b") for t in completions]
+    )
+    assert [said[0]["content"] for said in JUDGED["completion"]] == judged["completion"][:]
+    assert JUDGED["reward"][:] == judged["reward"][:] and JUDGED["tokens"][:] == judged["tokens"][:]
+    assert 0 < len(KEPT) < len(JUDGED)
+
+
+def test_a_folder_that_is_read_again_gives_the_same(tmp_path):
+    _, first, _ = judged_chats(folder=tmp_path)
+    sample_and_judge_again = judged_chats(folder=tmp_path)[1]
+    assert first[:] == sample_and_judge_again[:] == JUDGED[:]
+
+
+def test_another_template_is_another_key():
+    keys = {model_sampler(gpt2(), chatty(one)).key() for one in (TEMPLATE, TELLS)}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, TELLS])
+def test_what_is_learned_is_what_was_written_and_its_end_only_where_there_was_one(template):
+    tokenizer = chatty(template)
+    assert 0 < sum(JUDGED["ended"]) < len(JUDGED)
+    for row in JUDGED:
+        ids, labels = encode(row, tokenizer).values()
+        head = prompt_ids(tokenizer, row["prompt"])
+        said = tokenizer(row["completion"][0]["content"])["input_ids"]
+        learned = [*said, tokenizer.eos_token_id] if row["ended"] else said
+        assert ids == head + learned and labels == [-100] * len(head) + learned
+
+
+def test_of_several_turns_the_templates_own_mask_says_which_are_the_assistants():
+    turns = [
+        {"role": "assistant", "content": "bb"},
+        {"role": "user", "content": "d"},
+        {"role": "assistant", "content": "e"},
+    ]
+    row = {"prompt": PROMPTS[0], "completion": turns}
+    tokenizer = chatty(TELLS)
+    ids, labels = encode(row, tokenizer).values()
+    assert tokenizer.decode(ids) == "<b>u bc<e>\na bb<e>\nu d<e>\na e<e>"
+    assert tokenizer.decode([one for one in labels if one != -100]) == "bb<e>e<e>"
+    with pytest.raises(ValueError, match="completion of 3 messages needs a chat template that marks"):
+        encode(row, TOKENIZER)
+
+
+def test_a_template_that_is_missing_or_changes_its_mind_is_named():
+    with pytest.raises(ValueError, match=r"no chat template.*'content': 'bc'"):
+        model_sampler(gpt2(), letters_tokenizer(LETTERS, **SPECIAL))(PROMPTS[:1], [np.random.default_rng(0)])
+    tokenizer = chatty("{% if add_generation_prompt %}f{% endif %}" + TEMPLATE)
+    with pytest.raises(ValueError, match="otherwise once an answer follows"):
+        encode(KEPT[0], tokenizer)
+
+
+def test_pairs_are_of_one_prompt_and_the_chosen_has_the_larger_reward():
+    found = pairs(JUDGED)
+    of = {json.dumps(prompt): [row for row in JUDGED if row["prompt"] == prompt] for prompt in PROMPTS}
+    expected = 0
+    for rows in of.values():
+        yes = sum(row["kept"] for row in rows)
+        expected += min(yes, len(rows) - yes)
+    assert len(found) == expected > 0 and found.features["chosen"] == JUDGED.features["completion"]
+    for pair in found:
+        rows = of[json.dumps(pair["prompt"])]
+        assert any(row["completion"] == pair["chosen"] and row["kept"] for row in rows)
+        assert many_b([pair["prompt"]], [pair["chosen"]]) > many_b([pair["prompt"]], [pair["rejected"]])
+
+
+def test_what_was_rejected_by_a_coin_though_it_is_as_good_is_in_no_pair():
+    _, judged, _ = judged_chats(rule=random_like(above(1)), samples_per_prompt=40)
+    assert (
+        all(many_b([0, 0], [p["chosen"], p["rejected"]])[0] for p in pairs(judged)) or len(pairs(judged)) == 0
+    )
+
+
+# ---- TRL's trainers
+
+
+def settings(kind, folder, **options):
+    quiet = {"save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True, "bf16": False}
+    return kind(str(folder), max_steps=1, per_device_train_batch_size=2, **quiet, **options)
+
+
+def test_trls_trainers_take_what_was_kept_and_judged(tmp_path):
+    trl = pytest.importorskip("trl")
+    encoded = KEPT.map(encode, fn_kwargs={"tokenizer": TOKENIZER}, remove_columns=KEPT.column_names)
+    labelled = JUDGED.select_columns(["prompt", "completion", "kept"]).rename_column("kept", "label")
+    cases = {
+        "SFT": (trl.SFTTrainer, trl.SFTConfig, encoded, {}),
+        "SFT, as it is": (trl.SFTTrainer, trl.SFTConfig, KEPT, {}),
+        "DPO": (trl.DPOTrainer, trl.DPOConfig, pairs(JUDGED), {"ref_model": gpt2()}),
+        "KTO": (trl.KTOTrainer, trl.KTOConfig, labelled, {"ref_model": gpt2()}),
+    }
+    for name, (trainer, config, table, more) in cases.items():
+        model = gpt2().train()
+        run = trainer(
+            model,
+            args=settings(config, tmp_path / name),
+            train_dataset=table,
+            processing_class=TOKENIZER,
+            **more,
+        )
+        assert run.train().global_step == 1, name
+        assert not torch.equal(model.lm_head.weight, gpt2().lm_head.weight), name
+
+
+def test_rounds_learn_conversations(tmp_path):
+    quiet = {
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "learning_rate": 1e-2,
+    }
+    args = TrainingArguments(str(tmp_path), max_steps=4, per_device_train_batch_size=4, **quiet)
+    sampler = lambda model, tokenizer: model_sampler(model, tokenizer, max_new_tokens=4)
+    gold = [{"prompt": PROMPTS[0], "completion": [{"role": "assistant", "content": "bbb"}]}]
+    reports = rsf_rounds(
+        gpt2(), TOKENIZER, PROMPTS, many_b, above(1), args, np.random.default_rng(2), rounds=2,
+        samples_per_prompt=4, supervised=gold, sampler=sampler,
+    )  # fmt: skip
+    assert len(reports) == 2 and reports[-1].steps == 4
+
+
+def test_trls_reward_trainer_takes_pairs(tmp_path):
+    trl = pytest.importorskip("trl")
+    torch.manual_seed(3)
+    config = GPT2Config(
+        vocab_size=len(TOKENIZER), n_embd=16, n_layer=1, n_head=2, n_positions=48, num_labels=1
+    )
+    config.pad_token_id = TOKENIZER.pad_token_id
+    model = GPT2ForSequenceClassification(config)
+    before = model.score.weight.clone()
+    args = settings(trl.RewardConfig, tmp_path)
+    run = trl.RewardTrainer(model, args=args, train_dataset=pairs(JUDGED), processing_class=TOKENIZER)
+    assert run.train().global_step == 1 and not torch.equal(run.model.score.weight, before)
+
+
+# ---- TRL's rewards
+
+
+def trl_rewards():
+    """Every function of trl.rewards, with the columns that it needs."""
+    rewards = pytest.importorskip("trl.rewards")
+    return {
+        "accuracy_reward": rewards.accuracy_reward,
+        "reasoning_accuracy_reward": rewards.reasoning_accuracy_reward,
+        "think_format_reward": rewards.think_format_reward,
+        "get_cosine_scaled_reward": rewards.get_cosine_scaled_reward(max_len=100),
+        "get_repetition_penalty_reward": rewards.get_repetition_penalty_reward(2),
+        "get_soft_overlong_punishment": rewards.get_soft_overlong_punishment(20, 10),
+    }
+
+
+SAID = {
+    "right": r"<think>so</think> It is \boxed{7}",
+    "wrong": r"It is \boxed{8}",
+}
+IDS = {"right": list(range(15)), "wrong": [4, 4, 4, 4, 5]}
+EXPECTED = {
+    "accuracy_reward": [1, 0],
+    "reasoning_accuracy_reward": [1, 0],
+    "think_format_reward": [1, 0],
+    "get_cosine_scaled_reward": [
+        0.5 + 0.25 * (1 + math.cos(0.15 * math.pi)),
+        -0.5 - 0.25 * (1 + math.cos(0.05 * math.pi)),
+    ],
+    "get_repetition_penalty_reward": [0, -0.5],
+    "get_soft_overlong_punishment": [-0.5, 0],
+}
+
+
+def test_every_reward_of_trl_is_tried():
+    from trl.rewards import _import_structure
+
+    assert sorted(name for names in _import_structure.values() for name in names) == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_trls_rewards_run_as_they_are(name):
+    def sample(prompts, rngs):
+        words = [SAID[prompt[-1]["content"]] for prompt in prompts]
+        return {"completion": words, "completion_ids": [IDS[prompt[-1]["content"]] for prompt in prompts]}
+
+    prompts = [{"prompt": [{"role": "user", "content": one}], "solution": "$7$"} for one in SAID]
+    rng = np.random.default_rng(1)
+    _, judged, _ = sample_and_judge(sample, prompts, trl_rewards()[name], above(0), rng, samples_per_prompt=1)
+    assert judged["reward"][:] == pytest.approx(EXPECTED[name])
+
+
+def test_a_solution_that_cannot_be_read_does_not_apply():
+    prompts = [{"prompt": PROMPTS[0], "solution": "no number"}]
+    _, judged, report = judged_chats(prompts, reward=trl_rewards()["accuracy_reward"])
+    assert np.isnan(judged["reward"]).all() and report.skipped == len(judged)
+
+
+def test_several_rewards_with_weights_and_an_async_one_are_five_lines():
+    async def slow(completions, **_):
+        return [0.5] * len(completions)
+
+    def reward(prompts, completions, **columns):
+        first = many_b(prompts, completions)
+        second = asyncio.run(slow(prompts=prompts, completions=completions, **columns))
+        return [2 * a + b for a, b in zip(first, second, strict=True)]
+
+    _, judged, _ = judged_chats(reward=reward)
+    assert judged["reward"][:] == [2 * one + 0.5 for one in JUDGED["reward"]]
+
+
+def test_a_reward_is_given_the_tokens_only_if_it_takes_them():
+    seen = {}
+
+    def takes(prompts, completions, completion_ids):
+        seen["ids"] = completion_ids
+        return [0.0] * len(prompts)
+
+    judged_chats(reward=takes, block=256)
+    assert [len(ids) for ids in seen["ids"]] == JUDGED["tokens"][:]
+    judged_chats(reward=lambda prompts, completions: [0.0] * len(prompts))
+
+
+def test_the_report_tells_how_many_prompts_reached_what_was_wanted_and_at_what_cost():
+    _, judged, report = judged_chats(until_accepted=True, max_samples=6, samples_per_prompt=2)
+    of = [[row["kept"] for row in judged if row["prompt"] == prompt] for prompt in PROMPTS]
+    enough = [kept for kept in of if sum(kept) >= 2]
+    assert (report.wanted, report.reached) == (2, len(enough)) and report.cost == sum(map(len, enough))
+    assert f"{len(enough)} reached 2, by {report.cost} of the samples" in str(report)
