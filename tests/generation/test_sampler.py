@@ -27,7 +27,7 @@ def test_a_sampler_is_a_function_of_prompts_and_generators_that_gives_columns():
     drafts = sample(("a", "bc", "a"), coins(3))
     assert list(drafts) == ["completion", "log_probability", "tokens", "completion_ids", "ended"]
     assert [[type(one) for one in values] for values in drafts.values()] == [
-        [kind] * 3 for kind in (str, float, int, bool)
+        [kind] * 3 for kind in (str, float, int, list, bool)
     ]
     assert sample(["bc"], coins(3)[1:2])["completion"] == drafts["completion"][1:2]
 
