@@ -10,7 +10,7 @@ BENCHMARKS = ("sampling", "selection", "generation")
 AUDITED = ("above", "tilted", "clipped", "easy", "constant")
 
 
-def experiment(name, arms=None, seeds=None, again=False):
+def experiment(name, arms=None, seeds=None, rates=None, again=False):
     """Run what the protocol asks for and results/ lacks, the arms of a seed one after another.
 
     With `again`, runs go into build/again/ and are shown beside the stored ones.
@@ -18,38 +18,34 @@ def experiment(name, arms=None, seeds=None, again=False):
     from rsf.lab import records
 
     section = records.protocol(name)
-    if "task" not in section:
-        raise ValueError(f"the section {name} names no task that runs it: its files were made elsewhere")
+    records.must(
+        "task" in section, f"the section {name} names no task that runs it: its files were made elsewhere"
+    )
     task = import_module(f"rsf.lab.tasks.{section['task']}")
     declared = getattr(task, "declared", records.declared)  # a task may widen a grid
     asked = declared(name)
     wanted = [
         (arm, seed, rate)
         for arm, seed, rate in asked
-        if arm in (arms or section["arms"]) and seed in (seeds or section["seeds"])
+        if arm in (arms or [arm]) and seed in (seeds or [seed]) and rate in (rates or [rate])
     ]
     stored = {records.key(record): record for record in records.runs(name)}
     folder = records.checkout() / "build" / "again" if again else None
     unlike = 0
-    there = 0
-    for arm, seed, rate in wanted:
-        if (arm, seed, rate) in stored and not again:
-            there += 1
-            continue
+    todo = [run for run in wanted if again or run not in stored]
+    for arm, seed, rate in todo:
         of_grid = {} if rate is None else {"rate": rate}
         begun = records.now()
         run = task.run(name, arm, seed, **of_grid)
-        file = records.write(name, arm, seed, run, folder, begun=begun, **of_grid)
-        new = records.validate(file)
+        new = records.validate(records.write(name, arm, seed, run, folder, begun=begun, **of_grid))
         shown = [
-            f"{key} {value:.7g}" for key, value in new["numbers"].items() if isinstance(value, (int, float))
+            f"{key} {value:.7g}" for key, value in run.numbers.items() if isinstance(value, (int, float))
         ]
         print(f"{name} {arm} {seed}{f' {rate:g}' if rate else ''}: {', '.join(shown)}", flush=True)
-        if again:
-            unlike += _beside(stored.get((arm, seed, rate)), new)
+        unlike += _beside(stored.get((arm, seed, rate)), new) if again else 0
     if not again and len(declared(name)) > len(asked):
-        return experiment(name, arms, seeds)
-    if there:
+        return experiment(name, arms, seeds, rates)
+    if there := len(wanted) - len(todo):
         print(f"{name}: {there} of {len(wanted)} runs are stored; --again runs them anew and compares")
     return bool(unlike)
 
@@ -63,14 +59,14 @@ def _beside(stored, new):
         return False
     lines = records.compare(stored, new)
     same = stored["machine"].get("processor") == new["machine"]["processor"]
-    print("\n".join(f"  {line}" for line in lines))
     apart = sum(line.endswith("differs") for line in lines)
     where = (
-        "on the same kind of processor"
+        "the same kind of processor"
         if same
-        else "on another kind of processor, or one that the file does not name"
+        else "another kind of processor, or one that the file does not name"
     )
-    print(f"  {len(lines) - apart} of {len(lines)} numbers are equal, {where}; times are left out")
+    lines.append(f"{len(lines) - apart} of {len(lines)} numbers are equal, on {where}; times are left out")
+    print("\n".join(f"  {line}" for line in lines))
     return bool(apart) and same
 
 
@@ -81,9 +77,16 @@ def bench(name):
     records.checkout()
     begun = records.now()
     arm, run = import_module(f"rsf.lab.bench.{name}").run()
-    seed = records.protocol(f"bench-{name}")["seeds"][0]
-    file = records.write(f"bench-{name}", arm, seed, run, begun=begun)
+    file = records.write(f"bench-{name}", arm, 0, run, begun=begun)
     print(f"made {file.relative_to(records.ROOT)}; now: python -m rsf figures")
+
+
+def full(names, pack, tiny, minutes, out, jobs):
+    """Run what the full sections lack while there is time, or pack an archive for a GPU without network."""
+    from rsf.lab import full
+
+    for line in [f"made {full.pack(tiny=tiny)}"] if pack else full.run(names, minutes, out, jobs):
+        print(line, flush=True)
 
 
 def notebooks(task, names):
@@ -110,11 +113,13 @@ def notebooks(task, names):
         bar.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
     bar.close()
     width = max(len(row["notebook"]) for row in rows)
-    print(f"\n{'notebook':{width}}  seconds    checks  verdict")
-    for row in rows:
-        print(f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}")
-    print("executed copies, figures and run.json are in build/")
-    print("to read and change them: python3 run.py lab")
+    lines = [f"\n{'notebook':{width}}  seconds    checks  verdict"]
+    lines += [
+        f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}"
+        for row in rows
+    ]
+    lines.append("executed copies, figures and run.json are in build/")
+    print("\n".join([*lines, "to read and change them: python3 run.py lab"]))
     return any(row["verdict"] != "passed" for row in rows)
 
 
@@ -138,23 +143,22 @@ def verify(files):
     from rsf.lab import records, verdicts
     from rsf.lab import verify as verifier
 
-    wanted = []
-    for file in files:
-        for record in records.load(file):
-            notes = verifier.recompute(record)
-            wanted.append(record["experiment"])
-            stored = records.find(*[record["experiment"], *records.key(record)[:2]], rate=record.get("rate"))
-            if stored not in (None, record):
-                notes.append("results/ holds another run of this seed, and the first stands")
-            which = f"{record['experiment']} {record['arm']} seed {record['seed']}"
-            print(f"{file}: {'; '.join([f'{which} holds', *notes])}")
-    wanted = list(dict.fromkeys(wanted or records.sections()))
-    for name in wanted:
+    given = [(file, record) for file in files for record in records.load(file)]
+    names = dict.fromkeys([record["experiment"] for _, record in given] or records.sections())
+    stored = {(name, *records.key(record)): record for name in names for record in records.runs(name)}
+    for file, record in given:
+        notes = verifier.recompute(record)
+        which = f"{record['experiment']} {record['arm']} seed {record['seed']}"
+        if stored.setdefault((record["experiment"], *records.key(record)), record) != record:
+            notes.append("results/ holds another run of this seed, and the first stands")
+        print(f"{file}: {'; '.join([f'{which} holds', *notes])}")
+    verifier.alike(stored.values())
+    for name in names:
         notes = verifier.section(name)
         found = [str(verdicts.judged(contrast)) for contrast in verdicts.contrasts(name)]
         said = "" if found or records.superseded(name) else ", decides nothing"
         print("\n  ".join([records.status(name) + said, *verdicts.means(name), *notes, *found]))
-    for claim, judgement in verdicts.overall(wanted).items():
+    for claim, judgement in verdicts.overall(names).items():
         print(f"{claim}:\n  {judgement}")
 
 
@@ -169,20 +173,15 @@ def audit(file, rule, columns, figure):
         name, *numbers = rule
         if name not in AUDITED:
             raise ValueError(f"--rule must be one of {', '.join(AUDITED)} with its numbers, got {name!r}")
-        rule = _rule(getattr(rsf.rules, name), numbers)
+        options = {"clip": True} if name == "tilted" else {}
+        try:
+            rule = getattr(rsf.rules, name)(*map(float, numbers), **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"--rule {name} {' '.join(numbers)}: {error}") from error
     report = audit(read(file, dict(pair.split("=") for pair in columns)), rule)
     print(report)
     report.figure().savefig(figure)
     print(f"figure: {figure}")
-
-
-def _rule(kind, numbers):
-    """Return the rule that a name and its numbers on the command line say."""
-    options = {"clip": True} if kind.__name__ == "tilted" else {}
-    try:
-        return kind(*map(float, numbers), **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"--rule {kind.__name__} {' '.join(numbers)}: {error}") from error
 
 
 def main(words=None):
@@ -207,35 +206,59 @@ def main(words=None):
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m rsf", description=__doc__.split(":")[1].strip())
     commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(function):
-        return commands.add_parser(function.__name__, help=function.__doc__.splitlines()[0])
-
-    one = command(experiment)
-    one.add_argument("name", help="a section of results/protocol.toml")
-    one.add_argument("--arms", nargs="+")
-    one.add_argument("--seeds", nargs="+", type=int)
-    one.add_argument("--again", action="store_true", help="into build/again/, beside the stored numbers")
-    command(bench).add_argument("name", choices=BENCHMARKS)
-    one = command(notebooks)
-    one.add_argument("task", choices=("build", "run", "check"))
-    one.add_argument("names", nargs="*", help="their first characters, such as 07; default all")
-    one = command(lab)
-    one.add_argument("name", nargs="?", default="00", help="its first characters, such as 07; default 00")
-    one.add_argument("--port", type=int)
-    one.add_argument("--no-browser", dest="browser", action="store_false")
-    one = command(audit)
-    one.add_argument("file", help=".jsonl, .csv or .parquet with a row a sample: prompt, reward, kept")
-    one.add_argument(
-        "--rule", nargs="+", metavar=("NAME", "NUMBER"), help="that decided, such as: tilted 0.5 3"
-    )
-    one.add_argument(
-        "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="prompt=question kept=chosen"
-    )
-    one.add_argument("--figure", default="audit.png", help="where the picture goes")
-    command(figures)
-    command(verify).add_argument("files", nargs="*", help="default: all of results/")
+    for function, arguments in ARGUMENTS.items():
+        one = commands.add_parser(function.__name__, help=function.__doc__.splitlines()[0])
+        for flag, options in arguments.items():
+            one.add_argument(flag, **options)
     return parser
+
+
+SEVERAL = {"nargs": "+"}
+SWITCH = {"action": "store_true"}
+ARGUMENTS = {
+    experiment: {
+        "name": {"help": "a section of results/protocol.toml"},
+        "--arms": SEVERAL,
+        "--seeds": {"type": int, **SEVERAL},
+        "--rates": {"type": float, **SEVERAL},
+        "--again": {"help": "into build/again/, beside the stored numbers", **SWITCH},
+    },
+    bench: {"name": {"choices": BENCHMARKS}},
+    full: {
+        "names": {"nargs": "*", "help": "sections; default: all, the most valuable first"},
+        "--pack": {"help": "write the archive for a machine without network into build/", **SWITCH},
+        "--tiny": {"help": "with --pack: for a trial on a CPU", **SWITCH},
+        "--minutes": {"type": float, "default": 9},
+        "--out": {"default": "build/full", "help": "gets result files and checkpoints; on Colab on Drive"},
+        "--jobs": {"type": int, "help": "runs of the embedded model side by side; default: what fits"},
+    },
+    notebooks: {
+        "task": {"choices": ("build", "run", "check")},
+        "names": {"nargs": "*", "help": "their first characters, such as 07; default all"},
+    },
+    lab: {
+        "name": {"nargs": "?", "default": "00", "help": "its first characters, such as 07; default 00"},
+        "--port": {"type": int},
+        "--no-browser": {"dest": "browser", "action": "store_false"},
+    },
+    audit: {
+        "file": {"help": ".jsonl, .csv or .parquet with a row a sample: prompt, reward, kept"},
+        "--rule": {
+            "metavar": ("NAME", "NUMBER"),
+            "help": "that decided, such as: tilted 0.5 3",
+            **SEVERAL,
+        },
+        "--columns": {
+            "default": [],
+            "metavar": "OURS=THEIRS",
+            "help": "prompt=question kept=chosen",
+            **SEVERAL,
+        },
+        "--figure": {"default": "audit.png", "help": "where the picture goes"},
+    },
+    figures: {},
+    verify: {"files": {"nargs": "*", "help": "default: all of results/"}},
+}
 
 
 if __name__ == "__main__":

@@ -28,6 +28,16 @@ class AcceptanceStarved(RuntimeError):
         self.draws = draws
 
 
+def refuse_if(wrong: object, message: str, error: type[Exception] = ValueError) -> None:
+    """Raise an error with this message if something is wrong.
+
+    >>> refuse_if(1 > 2, "1 is larger than 2")
+    """
+    if wrong:
+        raise error(message)
+
+
+@np.errstate(invalid="ignore")  # -inf - (-inf), where p = q = 0: np.where settles it
 def log_acceptance(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.ndarray:
     """Return log p - log q - log k, not clipped: a value above 0 betrays a k that is too small.
 
@@ -64,8 +74,7 @@ def log_acceptance(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.n
                 f"{name} is {value[place]} at index {place}: a log density must be a number below +inf"
             )
     log_p, log_q = np.broadcast_arrays(log_p, log_q)
-    with np.errstate(invalid="ignore"):  # -inf - (-inf), where p = q = 0: np.where settles it
-        return np.where(np.isneginf(log_p), -np.inf, log_p - log_q - log_k)
+    return np.where(np.isneginf(log_p), -np.inf, log_p - log_q - log_k)
 
 
 def acceptance_probability(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.ndarray:

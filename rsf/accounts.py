@@ -20,8 +20,8 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> Path:
 
 
 def write_text(file: Path, text: str) -> Path:
-    """Write a text file whole or not at all."""
-    return write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
+    """Write a text file whole or not at all, the same bytes on every system."""
+    return write_whole(file, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_json(

@@ -31,6 +31,20 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
+        *("outcomes without a law pass", "checks/conformance.py"),
+        "cells = [*law, *(outcome for outcome in seen if outcome not in law)]",
+        "cells = [*law]",
+        "house/test_conformance.py",
+        "one_outcome_that_the_law_does_not_have",
+    ),
+    Mutation(
+        *("components judged one by one", "checks/conformance.py"),
+        "p_value = 2 * value.size * stats",
+        "p_value = 2 * stats",
+        "house/test_conformance.py",
+        "of_an_array_the_component",
+    ),
+    Mutation(
         "bound unchecked",
         "acceptance.py",
         "    if (log_a > ROUNDING).any():",
@@ -71,6 +85,66 @@ MUTATIONS = [
             "self.accepted / self.proposed",
         ),
         *("sampling/test_rejection.py", "unbiased_and_covering"),
+    ),
+    Mutation(
+        *(
+            "a squeeze that no coin can take",
+            "sampling/strips.py",
+            "np.floor(self._bottom / self._hat * 2.0**44) / 2.0**44",
+            "self._bottom / self._hat",
+        ),
+        *("sampling/test_strips.py", "squeeze_is_a_value"),
+    ),
+    Mutation(
+        "a place beyond its strip",
+        "sampling/strips.py",
+        "np.nextafter(b - a, 0)",
+        "b - a",
+        "sampling/test_strips.py",
+        "stay_in_their_strip",
+    ),
+    Mutation(
+        "a tail without room",
+        "sampling/landscape.py",
+        "else 1.05 * s",
+        "else s",
+        "sampling/test_strips.py",
+        "has_room_for_what",
+    ),
+    Mutation(
+        "far peaks are not looked for",
+        "sampling/bound.py",
+        "FAR = np.concatenate([",
+        "FAR = 0 * np.concatenate([",
+        "sampling/test_strips.py",
+        "several_far_peaks",
+    ),
+    Mutation(
+        *(
+            "rounding decides on k",
+            "sampling/bound.py",
+            "| (coarse & (log_p < top - 700.0))",
+            "",
+        ),
+        *("sampling/test_strips.py", "difference_of_two_huge"),
+    ),
+    Mutation(
+        *(
+            "NaN with mass at an end",
+            "sampling/bound.py",
+            "and log_mass[beside].max() > log_mass.max() - 35",
+            "and False",
+        ),
+        *("sampling/test_strips.py", "nan_anywhere_else"),
+    ),
+    Mutation(
+        *(
+            "a density that moves the candidates",
+            "sampling/densities.py",
+            "function(x.copy())",
+            "function(x)",
+        ),
+        *("sampling/test_laws.py", "writes_into_its_points"),
     ),
     Mutation(
         *(
@@ -285,6 +359,42 @@ MUTATIONS = [
             "row = logs; row |= ours",
         ),
         *("selection/test_like_the_trainer.py", "metrics_hold_what"),
+    ),
+    Mutation(
+        *(
+            "a rule that is gone leaves its id, and its memory, to the next",
+            "selection/trainer.py",
+            "present = (self.rule, copy",
+            "present = (None, copy",
+        ),
+        *("selection/test_like_the_trainer.py", "rules_that_come_and_go"),
+    ),
+    Mutation(
+        *(
+            "a pass is as long as the data, whatever is drawn",
+            "selection/trainer.py",
+            "drawn = (self._get_train_sampler(data) if own else None) or data",
+            "drawn = data",
+        ),
+        *("selection/test_like_the_trainer.py", "with_a_sampler_of_ones_own"),
+    ),
+    Mutation(
+        *(
+            "a NaN of answers that are cut off spoils the weights",
+            "selection/trainer.py",
+            "torch.where(own.isnan(), 1.0, own / plain)",
+            "(own / plain)",
+        ),
+        *("selection/test_features.py", "each_answers_end_is_cut_off"),
+    ),
+    Mutation(
+        *(
+            "an example that cannot be stored ends the training",
+            "selection/checkpoints.py",
+            "except (AttributeError, TypeError, ValueError, pickle.PicklingError) as error:",
+            "except ValueError as error:",
+        ),
+        *("selection/test_resume.py", "that_no_checkpoint_can_hold"),
     ),
     Mutation(
         "the oracle takes sets for batches",

@@ -35,8 +35,9 @@ def read_columns(table: Any) -> tuple[dict[str, np.ndarray], list[str]]:
         raise ValueError(f"the columns must have one length, got {lengths}")
     for name in columns.keys() - {"prompt", "completion", "kept"}:
         columns[name] = _numbers(name, columns[name])
-    undecided = np.isnan(columns["reward"]) | np.isnan(columns.get("log_acceptance", 0.0))
-    columns["kept"] = _truth(columns["kept"], undecided)
+    columns["kept"] = _truth(
+        columns["kept"], np.isnan(columns["reward"]) | np.isnan(columns.get("log_acceptance", 0.0))
+    )
     columns["prompt"], prompts = _codes("prompt", columns["prompt"])
     if "completion" in columns:
         columns["completion"], _ = _codes("completion", columns["completion"])
@@ -212,4 +213,4 @@ def _parquet(text: TextIO, own: Mapping) -> tuple[dict, Iterable]:
     file = parquet.ParquetFile(text.buffer)
     names = file.schema_arrow.names
     batches = file.iter_batches(columns=[name for name in names if name in own.values()])
-    return _by_row(chain.from_iterable(batch.to_pylist() for batch in batches), own, names)
+    return _by_row((row for batch in batches for row in batch.to_pylist()), own, names)

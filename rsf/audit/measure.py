@@ -90,14 +90,19 @@ def _optional(columns: dict, prompt: np.ndarray) -> dict:
     pairs = prompt * (completion.max() + 1) + completion
     repeats = tuple(1 - len(np.unique(some)) / max(len(some), 1) for some in (pairs[kept], pairs))
     log_q = columns.get("log_probability", nothing)
-    known = np.isfinite(log_q[kept]).any()
     rounds = columns.get("round", nothing)
-    every = {float(number): rounds == number for number in np.unique(rounds[~np.isnan(rounds)])}
     return {
         "duplicates": repeats if "completion" in columns else None,
-        "log_probability": (float(np.nanmean(log_q[kept])), float(np.nanmean(log_q))) if known else None,
+        "log_probability": (float(np.nanmean(log_q[kept])), float(np.nanmean(log_q)))
+        if np.isfinite(log_q[kept]).any()
+        else None,
         "rounds": {
-            r: (int(at.sum()), float(kept[at].mean()), float(reward[at].mean())) for r, at in every.items()
+            float(r): (
+                int(np.sum(rounds == r)),
+                float(kept[rounds == r].mean()),
+                float(reward[rounds == r].mean()),
+            )
+            for r in np.unique(rounds[~np.isnan(rounds)])
         },
     }
 
@@ -127,8 +132,9 @@ def _way(
 def _wilson(rate: float, n: int) -> tuple[float, float]:
     """Return Wilson's interval of a rate seen on n samples."""
     middle, half = rate + Z * Z / (2 * n), Z * np.sqrt(rate * (1 - rate) / n + Z * Z / (4 * n * n))
-    low, high = (middle - half) / (1 + Z * Z / n), (middle + half) / (1 + Z * Z / n)
-    return float(max(low, 0.0)), float(min(high, 1.0))
+    return float(max((middle - half) / (1 + Z * Z / n), 0.0)), float(
+        min((middle + half) / (1 + Z * Z / n), 1.0)
+    )
 
 
 def _by_prompts(n: np.ndarray, k: np.ndarray, rate: float) -> tuple[float, float]:
@@ -155,6 +161,7 @@ def _kl_by_chance(n: np.ndarray, rate: float) -> float:
     return float(max(total, 0.0) / (rate * n.sum())) if 0 < rate < 1 else 0.0
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def _uneven(n: np.ndarray, k: np.ndarray, rate: float) -> bool:
     """Whether the prompts' rates differ beyond chance.
 
@@ -162,10 +169,8 @@ def _uneven(n: np.ndarray, k: np.ndarray, rate: float) -> bool:
     """
     spread = n * rate * (1 - rate)
     variance = np.sum(2 + (1 - 6 * rate * (1 - rate)) / spread) if 0 < rate < 1 else 0.0
-    if variance <= 0:
-        return False
     z = (np.sum((k - rate * n) ** 2 / spread) - (len(n) - 1)) / np.sqrt(variance)
-    return bool(z > NormalDist().inv_cdf(1 - CHANCE))
+    return bool(variance > 0 and z > NormalDist().inv_cdf(1 - CHANCE))
 
 
 def _known(columns: dict, rule: Any, fixed: bool) -> dict:
@@ -191,20 +196,20 @@ def _known(columns: dict, rule: Any, fixed: bool) -> dict:
     }
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def _clipping(rule: Any, reward: np.ndarray) -> Clipping | None:
     """Return what the rule's ceiling cut off, if below it A grows as exp(r / beta), or as r; else None."""
     if rule is None or getattr(rule, "joint", False):
         return None
     log_a = np.asarray(rule.log_probability(reward))
     below = np.isfinite(log_a) & (log_a < 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for scale, back in ((np.asarray, float), (np.log, np.exp)):
-            x, y = scale(reward)[below], log_a[below]
-            if len(x) > 1 and np.isfinite(x).all() and np.ptp(x) > 0:
-                slope = np.ptp(y) / np.ptp(x)
-                top = x[y.argmax()] - y.max() / slope  # where A reaches 1
-                if np.allclose(y, slope * (x - top), rtol=0, atol=1e-9):
-                    return _cut(slope * (scale(reward) - top), float(back(top)), reward)
+    for scale, back in ((np.asarray, float), (np.log, np.exp)):
+        x, y = scale(reward)[below], log_a[below]
+        if len(x) > 1 and np.isfinite(x).all() and np.ptp(x) > 0:
+            slope = np.ptp(y) / np.ptp(x)
+            top = x[y.argmax()] - y.max() / slope  # where A reaches 1
+            if np.allclose(y, slope * (x - top), rtol=0, atol=1e-9):
+                return _cut(slope * (scale(reward) - top), float(back(top)), reward)
     return None
 
 

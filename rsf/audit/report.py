@@ -146,10 +146,18 @@ class AuditReport:
         rates, prompts = np.unique(self.taken / self.asked, return_counts=True)
         edges, *numbers = self.histogram
         asked, kept = (number / max(number.sum(), 1) for number in numbers)
-        title = f"{self.acceptance_rate:.1%} of the samples were kept, none from {len(self.vanished):,} of "
-        with plots.figure(f"{title}{len(self.names):,} prompts", columns=2) as (left, right):
-            ends = [0, *(np.cumsum(prompts) / len(self.names))]
-            left.stairs(rates, ends, baseline=None, color=plots.KEPT, linewidth=2)
+        with plots.figure(
+            f"{self.acceptance_rate:.1%} of the samples were kept, "
+            f"none from {len(self.vanished):,} of {len(self.names):,} prompts",
+            columns=2,
+        ) as (left, right):
+            left.stairs(
+                rates,
+                [0, *(np.cumsum(prompts) / len(self.names))],
+                baseline=None,
+                color=plots.KEPT,
+                linewidth=2,
+            )
             left.axhline(self.acceptance_rate, color="black", linewidth=0.8)
             left.annotate(
                 "one rate for all", (0.02, self.acceptance_rate), (0, 4), textcoords="offset points"

@@ -7,6 +7,8 @@ from numbers import Integral
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
 
+from rsf.acceptance import refuse_if
+
 Conversation = list[dict[str, str]]  # messages, as TRL has them
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 COLUMNS = {  # what a sample has beside the columns of its prompt
@@ -70,15 +72,6 @@ def rows_of(table: Dataset) -> Iterator[dict]:
     """Yield the rows as they are stored, read by the thousand, which is faster than one by one."""
     for part in table.with_format("arrow").iter(1000):
         yield from part.to_pylist()
-
-
-def refuse_if(wrong: object, message: str, error: type[ValueError] = ValueError) -> None:
-    """Raise a ValueError with this message if something is wrong.
-
-    >>> refuse_if(1 > 2, "1 is larger than 2")
-    """
-    if wrong:
-        raise error(message)
 
 
 def _wrong(value: str | list | None, asks: bool) -> str | None:

@@ -7,6 +7,7 @@ prompts and sample numbers.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 
+from rsf.acceptance import refuse_if
 from rsf.accounts import write_json
-from rsf.generation.arguments import COLUMNS, MESSAGES, Conversation, refuse_if
+from rsf.generation.arguments import COLUMNS, MESSAGES, Conversation
 
 
 def key_of(sample: Callable) -> str | None:
@@ -78,11 +80,20 @@ class Table:
         self.stream.write_table(pa.Table.from_arrays([*rows.columns, *ours], schema=self.schema))
 
     def close(self, whole: bool = True) -> Dataset:
-        """Return all that was written; only now the file takes its name, another if it is not the whole."""
+        """Return all that was written; only now the file takes its name.
+
+        It takes another if it is not the whole, or if Windows refuses the name because somebody still reads
+        an earlier table of that name (which is mapped into memory).
+        """
         self.stream.close()
         if not self.file:
             return Dataset.from_buffer(self.sink.getvalue())
         self.sink.close()
         file = self.file if whole else self.file.with_stem(f"{self.file.stem}-so-far")
-        os.replace(self.file.with_suffix(".part"), file)
+        part = self.file.with_suffix(".part")
+        try:
+            os.replace(part, file)
+        except PermissionError:
+            file = file.with_stem(f"{file.stem}-{time.time_ns()}")
+            os.replace(part, file)
         return Dataset.from_file(str(file))

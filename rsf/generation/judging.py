@@ -23,8 +23,8 @@ import numpy as np
 from datasets import Dataset, Features
 from numpy.random import SeedSequence
 
-from rsf.acceptance import accept
-from rsf.generation.arguments import as_dataset, check_call, refuse_if, rows_of
+from rsf.acceptance import accept, refuse_if
+from rsf.generation.arguments import as_dataset, check_call, rows_of
 from rsf.generation.drafts import Table, drafted, key_of
 from rsf.rules import BaseRule
 

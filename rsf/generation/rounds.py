@@ -17,7 +17,8 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from rsf.generation.arguments import as_dataset, check_call, refuse_if, rows_of
+from rsf.acceptance import refuse_if
+from rsf.generation.arguments import as_dataset, check_call, rows_of
 from rsf.generation.drafts import key_of
 from rsf.generation.encoding import prompt_ids
 from rsf.generation.judging import sample_and_judge

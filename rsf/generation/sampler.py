@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from rsf.generation.arguments import Conversation, refuse_if
+from rsf.acceptance import refuse_if
+from rsf.generation.arguments import Conversation
 from rsf.generation.encoding import prompt_ids
 
 

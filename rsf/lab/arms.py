@@ -11,23 +11,28 @@ listing      the published loop itself, repaired as little as it takes to run
 Arms with a rate decide example by example and score in eval mode, whatever their section says of the article.
 """
 
+import json
+import os
+import re
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
-from rsf.accounts import FORWARD, TRAIN
-from rsf.lab import compact
+from rsf.accounts import FORWARD, TRAIN, write_json
+from rsf.lab import compact, records
 from rsf.rules import BaseRule, at_rate, clipped, constant, easy, random_like
 from rsf.selection import RSFConfig, RSFTrainer
+from rsf.selection.checkpoints import last_whole
 
-FAMILIES = {
-    "at_rate": clipped,
-    "easy": easy,
-    "random": clipped,
-}  # of the arms that are given by a rejection rate
+Run = tuple[str, str, int, float | None]  # what a record is told from all others by
+# of the arms that are given by a rejection rate
+FAMILIES = {"at_rate": clipped, "easy": easy, "random": clipped}
 
 
 def rule_of(arm: str, settings: dict) -> BaseRule:
@@ -38,10 +43,9 @@ def rule_of(arm: str, settings: dict) -> BaseRule:
     """
     article = clipped(settings["k"])
     kind, _, rate = arm.partition("-")
-    if arm in ("plain", "plain-short"):
-        return constant(1)
-    if arm in ("article", "twin"):
-        return article
+    fixed = {"plain": constant(1), "plain-short": constant(1), "article": article, "twin": article}
+    if arm in fixed:
+        return fixed[arm]
     if arm == "random":
         return random_like(article, settings["window"])
     if kind in FAMILIES and rate:
@@ -70,6 +74,7 @@ def fine_tune(
     settings: dict,
     collate: Callable,
     on_decision: Callable | None = None,
+    journal: "Journal | None" = None,
 ) -> RSFTrainer:
     """Fine-tune a model in place by one arm of the protocol and return the trainer.
 
@@ -80,10 +85,13 @@ def fine_tune(
     arm, seed, settings : see results/protocol.toml
     collate : callable(list of items) -> dict of tensors
     on_decision : callable(block, criterion, kept), told each decision
+    journal : Journal, optional
+        Saves checkpoints, and knows the last one of a run that was killed.
     """
     with tempfile.TemporaryDirectory() as folder:
         args = RSFConfig(
-            output_dir=folder,
+            output_dir=(journal and journal.folder) or folder,
+            save_total_limit=1,
             seed=seed,
             unit=unit_of(arm, settings),
             scoring_dropout=settings["scoring_dropout"] and not has_rate(arm),
@@ -98,7 +106,8 @@ def fine_tune(
             train_sampling_strategy=settings.get("sampling", "random"),
             optim=settings["optimizer"],
             weight_decay=settings["weight_decay"],
-            bf16=settings["bf16"],
+            bf16=precision(settings) == "bfloat16",
+            fp16=precision(settings) == "float16",
             remove_unused_columns=False,
             save_strategy="no",
             logging_strategy="no",
@@ -112,49 +121,126 @@ def fine_tune(
             data_collator=collate,
             rule=rule_of(arm, settings),
             on_decision=on_decision,
+            callbacks=[journal] if journal else [],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        trainer.train(journal and journal.last)
     return trainer
 
 
-class Coins:
-    """Told each decision of a training: counts candidates and kept ones, in the unit of the coin."""
+def precision(settings: dict) -> str:
+    """Return the type that training computes in: the section's own, or where it says so the device's."""
+    if "precision" not in settings or not torch.cuda.is_available():
+        return "bfloat16" if settings.get("bf16") else "float32"
+    return "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float16"
 
-    def __init__(self):
-        self.candidates = []
-        self.kept = []
+
+def checkpoints_of(run: Run, settings: dict) -> Path | None:
+    """Return where a run's checkpoints are, below RSF_CHECKPOINTS: it goes on only on the same device."""
+    if "RSF_CHECKPOINTS" not in os.environ:
+        return None
+    where = re.sub(r"\W+", "-", f"{device_name()} {precision(settings)}")
+    below = Path(os.environ["RSF_CHECKPOINTS"]) / where
+    return records.path(*run[:3], below, rate=run[3]).with_suffix("")
+
+
+class Journal(TrainerCallback):
+    """Counts the coins of a training, and saves all that a killed run goes on from.
+
+    It saves every RSF_SAVE_EVERY seconds (600), and at the time RSF_UNTIL (seconds since 1970) once more,
+    and stops.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+        self.until = float(os.environ.get("RSF_UNTIL", np.inf))
+        self.begun = self.saved = time.time()
+        self.counts = {"candidates": [], "kept": [], "seconds": 0.0}
+        self.last = None
+        with suppress(ValueError, TypeError):  # nothing was saved, or is to be
+            self.last = last_whole(folder, 1)
+            self.counts = json.loads(Path(f"{self.last}.json").read_text(encoding="utf-8"))
 
     def __call__(self, block: list, criterion: np.ndarray, coins: np.ndarray) -> None:
-        self.candidates.append(len(coins))
-        self.kept.append(int(coins.sum()))
+        self.counts["candidates"].append(len(coins))
+        self.counts["kept"].append(int(coins.sum()))
+
+    def seconds(self) -> float:
+        """Return how long the run has trained, in all its sittings."""
+        return round(self.counts["seconds"] + time.time() - self.begun, 1)
+
+    def on_step_end(
+        self, args: RSFConfig, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        """Save if it is time to."""
+        now = time.time()
+        if self.folder and now >= min(self.until, self.saved + float(os.environ.get("RSF_SAVE_EVERY", 600))):
+            self.saved = now
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(
+                self.folder / f"checkpoint-{state.global_step}.json",
+                self.counts | {"seconds": self.seconds()},
+            )
+            control.should_save = True
+            control.should_training_stop |= now >= self.until
+        return control
 
 
-def reached(
-    trainer: RSFTrainer, coins: Coins, scores: np.ndarray, labels: np.ndarray, *, tuning: bool, each: bool
+def measured(
+    run: Run,
+    model: PreTrainedModel,
+    train: object,
+    tested: Sequence,
+    labels: np.ndarray,
+    settings: dict,
+    collate: Callable,
+    batch_size: int,
+    length: Callable[[object], int] | None = None,
 ) -> dict:
-    """Return the numbers of a run in the compact form, scalars alone for tuning (see `rsf.lab.compact`).
+    """Fine-tune a model and return the numbers of its run in the compact form (see `rsf.lab.compact`).
 
     Parameters
     ----------
-    trainer, coins : after training
-    scores : array (n, labels), of `logits` on the test or validation examples
-    labels : array (n,)
-    tuning : bool
-    each : bool
-        Keep the negative log-likelihood of each example, too.
+    run : its section, arm, seed and, for tuning, its rate
+    model, train, settings, collate : as for `fine_tune`
+    tested : test or, with a rate, validation examples, and `labels` (n,), theirs
+    batch_size, length : of the test, see `logits`
+
+    Raises
+    ------
+    TimeoutError
+        RSF_UNTIL came before the end of the training; its state is saved.
     """
-    counts = compact.decisions(coins.candidates, coins.kept)
+    experiment, arm, seed, rate = run
+    journal = Journal(checkpoints_of(run, settings))
+    trainer = fine_tune(model, train, arm, seed, settings, collate, journal, journal)
+    steps, seconds = trainer.state.global_step, journal.seconds()
+    records.must(
+        trainer.is_over(steps),
+        f"{experiment} {arm} {seed} is saved after {steps} steps: it goes on from there",
+        TimeoutError,
+    )
+    tuning = rate is not None
+    counts = compact.decisions(journal.counts["candidates"], journal.counts["kept"])
     report = trainer.loader.report
+    own = {"precision": precision(settings)} if "precision" in settings else {}
     return {
-        **compact.outcomes(scores, labels, scalars=tuning, each=each and not tuning),
+        **compact.outcomes(
+            logits(trainer.model, tested, collate, batch_size, length),
+            labels,
+            scalars=tuning,
+            each=settings["measure"] == "nll" and not tuning,
+        ),
         **({"acceptance_rate": counts["acceptance_rate"]} if tuning else counts),
         "forward_passes": trainer.spent,
         **({"budget": trainer.budget} if np.isfinite(trainer.budget) else {}),
         "scored": report.scored,
         "trained": report.trained,
-        "steps": trainer.state.global_step,
+        "steps": steps,
         **({"stopped": trainer.stopped} if trainer.stopped else {}),
+        "learning_rate": settings["learning_rate"],
+        **own,
+        "seconds": seconds,
     }
 
 
@@ -205,17 +291,29 @@ def listing(
                 return scored, trained
 
 
-def logits(model: PreTrainedModel, examples: object, collate: Callable, batch_size: int = 32) -> np.ndarray:
-    """Return the model's logits in eval mode, (n, labels) float64."""
+def logits(
+    model: PreTrainedModel,
+    examples: Sequence,
+    collate: Callable,
+    batch_size: int = 32,
+    length: Callable[[object], int] | None = None,
+) -> np.ndarray:
+    """Return the model's logits in eval mode, (n, labels) float64; by `length` alike ones share a batch."""
     model.eval()
     device = next(model.parameters()).device
+    order = range(len(examples))
+    order = sorted(order, key=lambda i: length(examples[i])) if length else order
     rows = []
     with torch.inference_mode():
         for start in range(0, len(examples), batch_size):
-            batch = collate([examples[i] for i in range(start, min(start + batch_size, len(examples)))])
-            outputs = model(**{name: value.to(device) for name, value in batch.items()})
-            rows.append(outputs.logits.double().cpu().numpy())
-    return np.concatenate(rows)
+            batch = collate([examples[i] for i in order[start : start + batch_size]])
+            rows.append(
+                model(**{name: value.to(device) for name, value in batch.items()})
+                .logits.double()
+                .cpu()
+                .numpy()
+            )
+    return np.concatenate(rows)[np.argsort(order)]
 
 
 def accuracy(scores: np.ndarray, examples: object) -> float:

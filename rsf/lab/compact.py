@@ -101,10 +101,15 @@ def outcomes(logits: np.ndarray, labels: np.ndarray, *, scalars: bool = False, e
     found = {"accuracy": float(right.mean()), "nll": float(nll.mean())}
     if each:
         found["nll_each"] = pack_values(nll)
-    if scalars:
-        return found
-    confidence = np.exp(log_likelihood.max(1))
-    return found | {"calibration": calibration(confidence, right, logits.shape[1]), "right": pack(right)}
+    return (
+        found
+        if scalars
+        else found
+        | {
+            "calibration": calibration(np.exp(log_likelihood.max(1)), right, logits.shape[1]),
+            "right": pack(right),
+        }
+    )
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray, classes: int) -> dict:
@@ -116,9 +121,11 @@ def calibration(confidence: np.ndarray, right: np.ndarray, classes: int) -> dict
     place = np.floor((confidence - 1 / classes) / (1 - 1 / classes) * PARTS).astype(int)
     place = place.clip(0, PARTS - 1)
     count = np.bincount(place, minlength=PARTS)
-    mean = np.bincount(place, confidence, PARTS) / np.maximum(count, 1)
     return {
         "count": count.tolist(),
         "right": np.bincount(place, right, PARTS).astype(int).tolist(),
-        "confidence": [round(value, 4) for value in mean.tolist()],
+        "confidence": [
+            round(value, 4)
+            for value in (np.bincount(place, confidence, PARTS) / np.maximum(count, 1)).tolist()
+        ],
     }

@@ -1,15 +1,14 @@
 """JupyterLab on copies of the notebooks, so that reading them changes nothing in the checkout."""
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from rsf.accounts import write_json
 from rsf.lab import notebooks
+from rsf.lab.data import digest
 
 
 def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int:
@@ -25,24 +24,19 @@ def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int
     copied = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     for source in sorted(notebooks.NOTEBOOKS.glob("*.ipynb")):
         copy = folder / source.name
-        if not copy.exists() or digest_of(copy) == copied.get(source.name):
+        if not copy.exists() or digest([copy]) == copied.get(source.name):
             shutil.copyfile(source, copy)
-            copied[source.name] = digest_of(copy)
+            copied[source.name] = digest([copy])
     write_json(record, copied)
-    options = [f"--ServerApp.root_dir={folder}"]
-    if port:
-        options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    if not browser:
-        options.append("--no-browser")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.append("--allow-root")  # Jupyter refuses the root of a container otherwise
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    options = [
+        f"--ServerApp.root_dir={folder}",
+        *([f"--ServerApp.port={port}", "--ServerApp.port_retries=0"] if port else []),
+        *([] if browser else ["--no-browser"]),
+        *(["--allow-root"] if root else []),  # Jupyter refuses the root of a container otherwise
+    ]
     command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     if os.name == "nt":
         return subprocess.run(command, env=environment).returncode
     return os.execve(command[0], command, environment)  # the server takes this process's place
-
-
-def digest_of(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -13,7 +13,7 @@ import statistics
 import time
 import tomllib
 
-from rsf.lab.records import ROOT, checkout
+from rsf.lab.records import ROOT, checkout, must
 
 TEXT, NOTEBOOKS, BUILD = ROOT / "notebooks" / "text", ROOT / "notebooks", ROOT / "build"
 QUIET = {
@@ -37,8 +37,11 @@ def names(wanted=()):
     `07_fine`)."""
     checkout()
     there = sorted(file.stem for file in TEXT.glob("*.md"))
-    if unknown := [word for word in wanted if not any(name.startswith(word) for name in there)]:
-        raise ValueError(f"no notebook begins with {unknown[0]!r}; there are {', '.join(there)}")
+    for word in wanted:
+        must(
+            any(name.startswith(word) for name in there),
+            f"no notebook begins with {word!r}; there are {', '.join(there)}",
+        )
     return [name for name in there if not wanted or name.startswith(tuple(wanted))]
 
 
@@ -72,12 +75,11 @@ def execute(notebook, environment):
     """Execute a notebook in place; an error in a cell is raised after the outputs so far were stored."""
     from nbclient import NotebookClient
 
-    where = {"metadata": {"path": str(NOTEBOOKS)}}
     client = NotebookClient(
         notebook,
         timeout=SECONDS,
         kernel_name="python3",
-        resources=where,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
         record_timing=False,
         coalesce_streams=True,
         extra_arguments=["--log-level=40"],
@@ -117,11 +119,8 @@ def run(wanted=()):
         (BUILD / folder).mkdir(parents=True, exist_ok=True)
     rows = []
     for name in names(wanted):
-        started, notebook, verdict = (
-            time.perf_counter(),
-            nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4),
-            "passed",
-        )
+        started, notebook = time.perf_counter(), nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+        verdict = "passed"
         try:
             execute(notebook, QUIET)
         except (
@@ -133,7 +132,8 @@ def run(wanted=()):
         passed, failed = (len(re.findall(word, printed, re.MULTILINE)) for word in (HELD, FAILED))
         if failed and verdict == "passed":
             verdict = f"FAILED: {failed} checks"
-        for number, png in enumerate(_pictures(notebook), 1):
+        pngs = (one.data["image/png"] for one in _outputs(notebook) if "image/png" in one.get("data", {}))
+        for number, png in enumerate(map(base64.b64decode, pngs), 1):
             (BUILD / "figures" / f"{name}-{number}.png").write_bytes(png)
         rows.append(
             {
@@ -154,40 +154,64 @@ def problems(name):
     file = NOTEBOOKS / f"{name}.ipynb"
     if not file.is_file():
         return ["it was never built: python -m rsf notebooks build"]
-    notebook, wanted, found = nbformat.read(file, 4), from_text(name), []
+    notebook, wanted = nbformat.read(file, 4), from_text(name)
     raw = file.read_text(encoding="utf-8")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    if [(cell.cell_type, cell.id, cell.source, cell.metadata) for cell in notebook.cells] != [
-        (cell.cell_type, cell.id, cell.source, cell.metadata) for cell in wanted.cells
-    ] or notebook.metadata != wanted.metadata:
-        found.append("it differs from its text: python -m rsf notebooks build")
-    if (notebook.nbformat, notebook.nbformat_minor) != (4, 5):
-        found.append("its format is not 4.5")
-    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
-        found.append("its cells were not executed once each, in order")
-    if not all(cell.source.strip() for cell in notebook.cells):
-        found.append("it has an empty cell")
+    cells, as_text = (
+        [(cell.cell_type, cell.id, cell.source, cell.metadata) for cell in one.cells]
+        for one in (notebook, wanted)
+    )
+    found = _true(
+        ("it differs from its text: python -m rsf notebooks build", cells != as_text),
+        (
+            "its metadata differ from its text's: python -m rsf notebooks build",
+            notebook.metadata != wanted.metadata,
+        ),
+        ("its format is not 4.5", (notebook.nbformat, notebook.nbformat_minor) != (4, 5)),
+        (
+            "its cells were not executed once each, in order",
+            [cell.execution_count for cell in code] != list(range(1, len(code) + 1)),
+        ),
+        ("it has an empty cell", not all(cell.source.strip() for cell in notebook.cells)),
+        ("it has timing metadata", '"execution": {' in raw or "iopub" in raw),
+    )
     found += _readability(name, notebook)
     for cell in code:
-        if re.search(r";\s*$", cell.source, re.MULTILINE):
-            found.append(f"{cell.id} has a trailing semicolon, which nbval ignores badly")
-        if re.search(r"\b(In|Out)\[\d|%%?time|NBVAL_", cell.source) or any(
-            "nbval" in tag for tag in cell.metadata.get("tags", [])
-        ):
-            found.append(f"{cell.id} uses history, timing or an nbval marker")
+        found += _true(
+            (
+                f"{cell.id} has a trailing semicolon, which nbval ignores badly",
+                re.search(r";\s*$", cell.source, re.MULTILINE),
+            ),
+            (
+                f"{cell.id} uses history, timing or an nbval marker",
+                re.search(r"\b(In|Out)\[\d|%%?time|NBVAL_", cell.source)
+                or "nbval" in str(cell.metadata.get("tags", [])),
+            ),
+        )
     for output in _outputs(notebook):
-        text = output.get("text", "") + json.dumps(output.get("data", {}).get("text/plain", ""))
-        if output.output_type == "error" or output.get("name") == "stderr":
-            found.append(f"a stored error or stderr: {text[:60]!r}")
-        if re.search(r"0x[0-9a-f]{6,}|(?<![\w.])/(home|tmp|work|usr|root)/|[A-Z]:\\", text):
-            found.append(f"an address or an absolute path in an output: {text[:60]!r}")
-        if set(output.get("data", {})) - {"text/plain", "image/png"}:
-            found.append(f"an output that is neither text nor PNG: {sorted(output['data'])}")
-        if re.search(FAILED, text, re.MULTILINE):
-            found.append("a stored check that fails")
-    if '"execution": {' in raw or "iopub" in raw:
-        found.append("it has timing metadata")
+        data = output.get("data", {})
+        text = output.get("text", "") + json.dumps(data.get("text/plain", ""))
+        found += _true(
+            (
+                f"a stored error or stderr: {text[:60]!r}",
+                output.output_type == "error" or output.get("name") == "stderr",
+            ),
+            (
+                f"an address or an absolute path in an output: {text[:60]!r}",
+                re.search(r"0x[0-9a-f]{6,}|(?<![\w.])/(home|tmp|work|usr|root)/|[A-Z]:\\", text),
+            ),
+            (
+                f"an output that is neither text nor PNG: {sorted(data)}",
+                set(data) - {"text/plain", "image/png"},
+            ),
+            ("a stored check that fails", re.search(FAILED, text, re.MULTILINE)),
+        )
     return found
+
+
+def _true(*pairs):
+    """Return those of some lines, each beside whether it is true, that are."""
+    return [line for line, holds in pairs if holds]
 
 
 def not_yet_revised():
@@ -210,38 +234,45 @@ def _readability(name, notebook):
     lengths = [length for cell in code[1:] if (length := len(_code_lines(cell.source)))]
     words = len(re.sub(r"```.*?```", "", _prose(notebook), flags=re.DOTALL).split())
     longest, median = (24, 8) if revised else (20, 6)
-    found = []
-    if lengths and (max(lengths) > longest or statistics.median(lengths) > median):
-        found.append(
-            f"its code cells have {max(lengths)} lines at most and {statistics.median(lengths)} in the "
-            f"median, not {longest} and {median}"
-        )
-    if (number <= "06" or number == "09") and words < 8 * sum(lengths):
-        found.append(f"{words} words to {sum(lengths)} lines of code: fewer than 8 to 1")
+    found_longest, found_median = max(lengths, default=0), statistics.median(lengths or [0])
+    found = _true(
+        (
+            f"its code cells have {found_longest} lines at most and {found_median} in the median, not "
+            f"{longest} and {median}",
+            found_longest > longest or found_median > median,
+        ),
+        (
+            f"{words} words to {sum(lengths)} lines of code: fewer than 8 to 1",
+            (number <= "06" or number == "09") and words < 8 * sum(lengths),
+        ),
+        (f"{words} words, more than {WORDS}", revised and words > WORDS),
+        (  # the first line is pip's own
+            "its set-up cell has more than ten lines after the installation",
+            revised and len(_code_lines(code[0].source.partition("%pip")[2] if code else "")) > 11,
+        ),
+    )
     if not revised:
         return found
-    if words > WORDS:
-        found.append(f"{words} words, more than {WORDS}")
-    if code and len(_code_lines(code[0].source.partition("%pip")[2])) > 11:  # the first is pip's own
-        found.append("its set-up cell has more than ten lines after the installation")
     for cell in code:
         found += [f"{cell.id} has a line of {len(line)} columns" for line in _wide(cell.source)]
-        for output in _outputs_of(cell, "image/png"):
-            if len(output.metadata.get("image/png", {}).get("alt", "")) < 40:
-                found.append(
-                    f"{cell.id} has a figure without alternative text: the cell needs a line `:alt:`"
-                )
+        alts = [one.metadata.get("image/png", {}).get("alt", "") for one in _outputs_of(cell, "image/png")]
+        nameless = f"{cell.id} has a figure without alternative text: the cell needs a line `:alt:`"
+        found += [nameless for alt in alts if len(alt) < 40]
     for solution in solutions(notebook):
         found += [f"a solution has a line of {len(line)} columns" for line in _wide(solution)]
     for heading, printed in _sections(notebook):
         passed = len(re.findall(r"^(?!counter-check).*: PASS$", printed, re.MULTILINE))
         counter = len(re.findall(r"^counter-check", printed, re.MULTILINE))
-        if passed > 1 or counter > 1:
-            found.append(
-                f"{heading!r} shows {passed} lines PASS and {counter} counter-checks, not one of each"
-            )
-        if "must fail" in printed:
-            found.append(f"{heading!r} has a counter-check that says `must fail`: use checks.refused")
+        found += _true(
+            (
+                f"{heading!r} shows {passed} lines PASS and {counter} counter-checks, not one of each",
+                passed > 1 or counter > 1,
+            ),
+            (
+                f"{heading!r} has a counter-check that says `must fail`: use checks.refused",
+                "must fail" in printed,
+            ),
+        )
     return found
 
 
@@ -261,10 +292,13 @@ def _sections(notebook):
     """Return each section's heading and what its cells print."""
     sections = [["", ""]]
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            sections += [[heading, ""] for heading in re.findall(r"^## (.*)$", cell.source, re.MULTILINE)]
-        else:
-            sections[-1][1] += "".join(output.get("text", "") for output in cell.outputs)
+        sections += [
+            [heading, ""]
+            for heading in re.findall(
+                r"^## (.*)$", (cell.source if cell.cell_type == "markdown" else ""), re.MULTILINE
+            )
+        ]
+        sections[-1][1] += "".join(output.get("text", "") for output in cell.get("outputs", []))
     return sections
 
 
@@ -274,11 +308,3 @@ def _outputs_of(cell, kind):
 
 def _outputs(notebook):
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-
-
-def _pictures(notebook):
-    return [
-        base64.b64decode(output.data["image/png"])
-        for output in _outputs(notebook)
-        if "image/png" in output.get("data", {})
-    ]

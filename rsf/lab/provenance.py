@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -15,28 +16,27 @@ PACKAGES = ("numpy", "scipy", "torch", "transformers", "datasets", "accelerate")
 
 
 def machine(device: str) -> dict:
-    """Return what a run ran on: versions, processor, threads, device."""
+    """Return what a run ran on: versions, processor, threads, device, and how many ran side by side there."""
     installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
-    versions = {name: metadata.version(name) for name in PACKAGES if name in installed}
     return {
         "rsf": rsf.__version__,
         "python": platform.python_version(),
-        **versions,
+        **{name: metadata.version(name) for name in PACKAGES if name in installed},
         "platform": f"{sys.platform} {platform.machine()}",
         "processor": processor(),
         "cores": os.cpu_count(),
         "device": device,
+        **({"beside": int(os.environ["RSF_BESIDE"])} if "RSF_BESIDE" in os.environ else {}),
     }
 
 
 def processor() -> str:
     """Return the processor's name, or the kind of machine where it has none to tell."""
-    try:
+    names = []
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return [*names, platform.processor() or platform.machine()][0]
 
 
 def commit() -> str:
@@ -51,9 +51,12 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
+        if (ROOT / "COMMIT").is_file():  # in an archive that `rsf.lab.packed` made
+            return (ROOT / "COMMIT").read_text(encoding="utf-8").strip()
         if not CHECKOUT or Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
             return "unknown"
-        changed = git("status", "--porcelain", "--", "rsf", "results/protocol.toml")
-        return git("rev-parse", "HEAD") + "+" * bool(changed)
+        return git("rev-parse", "HEAD") + "+" * bool(
+            git("status", "--porcelain", "--", "rsf", "results/protocol.toml")
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -10,13 +10,16 @@ run in the order of arm, seed and rate.
 import hashlib
 import json
 import shutil
-import tomllib
-from datetime import UTC, datetime
+import tarfile
+from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 import rsf
+from rsf.acceptance import refuse_if
 from rsf.accounts import write_text
 from rsf.checks import Verdict
 from rsf.lab.provenance import CHECKOUT, ROOT, commit, machine
@@ -51,7 +54,13 @@ class Run(NamedTuple):
 
 def now() -> str:
     """Return the time in UTC to the second, as a record says when its run began."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    # not datetime.UTC, and no tomllib for JSON: archives are run by Python 3.10, too
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")  # noqa: UP017
+
+
+def must(condition: object, message: str, error: type[Exception] = ValueError) -> None:
+    """Raise ValueError, or another error, with a message unless a condition holds."""
+    refuse_if(not condition, message, error)
 
 
 def checkout() -> Path:
@@ -62,36 +71,42 @@ def checkout() -> Path:
     FileNotFoundError
         The package is installed: notebooks, figures and results to be written are not there.
     """
-    if not CHECKOUT:
-        raise FileNotFoundError(
-            f"this needs a checkout of the repository, and {ROOT} is none: clone it, and call run.py"
-        )
+    must(
+        CHECKOUT,
+        f"this needs a checkout of the repository, and {ROOT} is none: clone it, and call run.py",
+        FileNotFoundError,
+    )
     return ROOT
 
 
 @lru_cache
 def _sections(file: Path, changed: int) -> dict:
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".json":
+        return json.loads(text)
+    import tomllib
+
+    return tomllib.loads(text)
 
 
 def sections() -> dict:
-    """Return all sections of the protocol as they stand in the file: {name: settings}."""
-    file = RESULTS / "protocol.toml"
+    """Return all sections of the protocol as they stand in the file: {name: settings}; archives have JSON."""
+    file = next(filter(Path.is_file, [RESULTS / "protocol.json"]), RESULTS / "protocol.toml")
     return _sections(file, file.stat().st_mtime_ns)
 
 
 def protocol(experiment: str) -> dict:
     """Return the section of the protocol of an experiment, with what it takes over by `like`."""
-    if experiment not in sections():
-        raise ValueError(f"the protocol has no section {experiment!r}, only {', '.join(sections())}")
+    must(
+        experiment in sections(), f"the protocol has no section {experiment!r}, only {', '.join(sections())}"
+    )
     section = sections()[experiment]
     return protocol(section["like"]) | section if "like" in section else dict(section)
 
 
 def protocol_hash(experiment: str) -> str:
     """Return the SHA-256 of what a section says is measured; its task and what became of it are left out."""
-    section = _measured(protocol(experiment))
-    return hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_measured(protocol(experiment)), sort_keys=True).encode()).hexdigest()
 
 
 def _measured(section: dict) -> dict:
@@ -149,12 +164,15 @@ def write(
     made_by : str, optional
         The code that ran it, where that was not this project's task.
     """
-    also = {"rate": rate, "begun": begun, "made_by": made_by}
     record = {
         "experiment": experiment,
         "arm": arm,
         "seed": seed,
-        **{name: value for name, value in also.items() if value is not None},
+        **{
+            name: value
+            for name, value in {"rate": rate, "begun": begun, "made_by": made_by}.items()
+            if value is not None
+        },
         "settings": protocol(experiment),
         "protocol": protocol_hash(experiment),
         "data": run.data,
@@ -186,15 +204,17 @@ def runs(experiment: str) -> list[dict]:
     ValueError
         A record does not belong to the protocol or to this section, or a run stands twice.
     """
-    folded = RESULTS / f"{experiment}.jsonl"
-    files = [folded] if folded.is_file() else []
     found = {}
-    for file in [*files, *sorted((RESULTS / experiment).glob("*.json"))]:
+    for file in [*RESULTS.glob(f"{experiment}.jsonl"), *sorted((RESULTS / experiment).glob("*.json"))]:
         for record in load(file):
-            if record["experiment"] != experiment:
-                raise ValueError(f"{file.name} holds a run of {record['experiment']}, not of {experiment}")
-            if key(record) in found:
-                raise ValueError(f"{file.name}: {key(record)} of {experiment} stands twice; the first stands")
+            must(
+                record["experiment"] == experiment,
+                f"{file.name} holds a run of {record['experiment']}, not of {experiment}",
+            )
+            must(
+                key(record) not in found,
+                f"{file.name}: {key(record)} of {experiment} stands twice; the first stands",
+            )
             found[key(record)] = record
     arms = protocol(experiment)["arms"]
     return sorted(found.values(), key=lambda run: (arms.index(run["arm"]), run["seed"], run.get("rate") or 0))
@@ -204,11 +224,12 @@ def read(experiment: str) -> dict:
     """Return all runs of an experiment as {arm: {seed: record}}, each checked against the protocol."""
     found = {}
     for record in runs(experiment):
-        if "rate" in record:
-            raise ValueError(f"{experiment} has a run a rate of its grid: use records.runs({experiment!r})")
+        must(
+            "rate" not in record,
+            f"{experiment} has a run a rate of its grid: use records.runs({experiment!r})",
+        )
         found.setdefault(record["arm"], {})[record["seed"]] = record
-    if not found:
-        raise FileNotFoundError(f"no run of {experiment} is in {RESULTS.name}/: not yet run")
+    must(found, f"no run of {experiment} is in {RESULTS.name}/: not yet run", FileNotFoundError)
     return found
 
 
@@ -226,10 +247,12 @@ def fold(experiment: str) -> Path:
         The section is not complete: a run that the protocol declares is missing.
     """
     found = runs(experiment)
-    if lacking := missing(experiment):
-        raise ValueError(f"{experiment} lacks {len(lacking)} runs, {lacking[0]} first: run them, then fold")
-    text = "".join(json.dumps(record) + "\n" for record in found)
-    file = write_text(RESULTS / f"{experiment}.jsonl", text)
+    lacking = missing(experiment)
+    must(
+        not lacking,
+        f"{experiment} lacks {len(lacking)} runs, {[*lacking, None][0]} first: run them, then fold",
+    )
+    file = write_text(RESULTS / f"{experiment}.jsonl", "".join(json.dumps(record) + "\n" for record in found))
     shutil.rmtree(RESULTS / experiment, ignore_errors=True)
     return file
 
@@ -247,9 +270,11 @@ def declared(experiment: str) -> list[tuple[str, int, float | None]]:
     section = protocol(experiment)
     rates = {arm: [None] for arm in section["arms"]}
     if has_rates(section):
-        grid = section["grid_learning_rate"]
         tried = [(run["arm"], run["rate"]) for run in runs(experiment)]
-        rates = {arm: sorted({*grid, *(rate for one, rate in tried if one == arm)}) for arm in rates}
+        rates = {
+            arm: sorted({*section["grid_learning_rate"], *(rate for one, rate in tried if one == arm)})
+            for arm in rates
+        }
     return [(arm, seed, rate) for seed in section["seeds"] for arm in rates for rate in rates[arm]]
 
 
@@ -273,23 +298,31 @@ def status(experiment: str) -> str:
     return f"{experiment}: {f'{there} of {wanted} runs' if there else 'not yet run'}"
 
 
-def load(file: Path | str) -> list[dict]:
-    """Return the records of a file, one (.json) or one a line (.jsonl); a ValueError says what is wrong."""
-    file = Path(file)
+def _parts(file: Path) -> dict[str, str]:
+    """Return the texts of a file's records by their place in it."""
+    if file.suffix == ".tar":
+        with tarfile.open(file) as tar:
+            return {f"{file.name}, {one.name}": tar.extractfile(one).read().decode() for one in tar}
     text = file.read_text(encoding="utf-8")
-    parts = {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
-    if file.suffix != ".jsonl":
-        parts = {file.name: text}
+    lines = {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
+    return lines if file.suffix == ".jsonl" else {file.name: text}
+
+
+def load(file: Path | str) -> list[dict]:
+    """Return the records of a file: one (.json), one a line (.jsonl), one a file in it (.tar).
+
+    A ValueError says what is wrong.
+    """
+    file = Path(file)
     found = []
-    for place, part in parts.items():
+    for place, part in _parts(file).items():
         try:
             record = json.loads(part)
             check(record)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
         found.append(record)
-    if not found:
-        raise ValueError(f"{file.name} holds no record")
+    must(found, f"{file.name} holds no record")
     return found
 
 
@@ -300,29 +333,35 @@ def validate(file: Path | str) -> dict:
 
 def check(record: dict) -> None:
     """Raise ValueError unless a record has all its fields and belongs to the protocol as it stands."""
-    if not isinstance(record, dict):
-        raise ValueError(f"a record is an object with the fields {', '.join(FIELDS)}, got {record!r:.60}")
+    must(
+        isinstance(record, dict),
+        f"a record is an object with the fields {', '.join(FIELDS)}, got {record!r:.60}",
+    )
     for name, kind in FIELDS.items():
-        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
-            raise ValueError(f"field {name!r} must be {kind.__name__}, got {record.get(name)!r:.60}")
-    newer = record["machine"].get("rsf", rsf.__version__)
-    if newer != rsf.__version__ and _number(newer) > _number(rsf.__version__):
-        raise ValueError(
-            f"it was written by rsf {newer}, this is {rsf.__version__}: update the package to read it"
+        must(
+            isinstance(record.get(name), kind) and not isinstance(record[name], bool),
+            f"field {name!r} must be {kind.__name__}, got {record.get(name)!r:.60}",
         )
+    newer = record["machine"].get("rsf", rsf.__version__)
+    must(
+        newer == rsf.__version__ or _number(newer) <= _number(rsf.__version__),
+        f"it was written by rsf {newer}, this is {rsf.__version__}: update the package to read it",
+    )
     section = protocol(record["experiment"])
     now = protocol_hash(record["experiment"])
+    must(
+        record["protocol"] == now,
+        f"it was run under another protocol ({record['protocol'][:12]}) than the one here ({now[:12]})",
+    )
     settings = _measured(record["settings"])
-    if record["protocol"] == now and settings != (wanted := json.loads(json.dumps(_measured(section)))):
-        unlike = sorted(name for name in settings.keys() | wanted if settings.get(name) != wanted.get(name))
-        raise ValueError(f"its settings are not those of the protocol: {', '.join(unlike)} differ")
-    if record["protocol"] != now:
-        raise ValueError(
-            f"it was run under another protocol ({record['protocol'][:12]}) than the one here ({now[:12]})"
-        )
-    if record["arm"] not in section["arms"] or record["seed"] not in section["seeds"]:
-        there = f"{section['arms']}, {section['seeds']}"
-        raise ValueError(f"arm {record['arm']!r} with seed {record['seed']} is not in the protocol: {there}")
+    wanted = json.loads(json.dumps(_measured(section)))
+    unlike = sorted(name for name in settings.keys() | wanted if settings.get(name) != wanted.get(name))
+    must(not unlike, f"its settings are not those of the protocol: {', '.join(unlike)} differ")
+    must(
+        record["arm"] in section["arms"] and record["seed"] in section["seeds"],
+        f"arm {record['arm']!r} with seed {record['seed']} is not in the protocol: "
+        f"{section['arms']}, {section['seeds']}",
+    )
 
 
 def _number(version: str) -> list[int]:
@@ -332,19 +371,13 @@ def _number(version: str) -> list[int]:
 def compare(stored: dict, new: dict) -> list[str]:
     """Return a line for each number of two records of one run: equal, or how far apart; no times."""
     lines = []
-    for name, before in stored["numbers"].items():
-        after = new["numbers"].get(name)
-        if name in TIMES:
-            continue
-        said = "equal" if before == after or _rounded_alike(name, before, after) else "differs"
+    for name in [name for name in stored["numbers"] if name not in TIMES]:
+        before, after = stored["numbers"][name], new["numbers"].get(name)
+        alike = before == after
+        if name == "test_margin" and np.shape(before) == np.shape(after):
+            # the first files have four decimals
+            alike = np.allclose(before, after, rtol=0, atol=5.1e-5)
+        said = "equal" if alike else "differs"
         scalar = isinstance(before, (int, float)) and isinstance(after, (int, float))
-        shown = f"stored {before:.7g}, new {after:.7g}: " if scalar else ""
-        lines.append(f"{name}: {shown}{said}")
+        lines.append(f"{name}: {f'stored {before:.7g}, new {after:.7g}: ' if scalar else ''}{said}")
     return lines
-
-
-def _rounded_alike(name: str, before: object, after: object) -> bool:
-    """Return whether margins are equal to the four decimals that the files written first have."""
-    if name != "test_margin" or not isinstance(after, list) or len(before) != len(after):
-        return False
-    return all(abs(one - other) <= 5.1e-5 for one, other in zip(before, after, strict=True))

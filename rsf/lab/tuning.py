@@ -38,6 +38,12 @@ def declared(experiment: str) -> list[tuple[str, int, float | None]]:
     return wanted + [(arm, seed, rate) for seed in section["seeds"] for arm, rate in sorted(wider)]
 
 
+def missing(experiment: str) -> list[tuple[str, int, float | None]]:
+    """Return those of the runs `declared` that results/ lacks."""
+    there = {records.key(run) for run in records.runs(experiment)}
+    return [run for run in declared(experiment) if run not in there]
+
+
 def eligible(tuning: str) -> Runs:
     """Return the runs of a tuning section without the rates that are not eligible."""
     found = {}
@@ -74,8 +80,7 @@ def setting(experiment: str, arm: str, rate: float | None = None) -> dict:
     if rate is None:
         tuned = section["rate_of"].get(arm, arm)
         grids = [name for name in section["tuning"] if tuned in records.protocol(name)["arms"]]
-        if not grids:
-            raise ValueError(f"no tuning section of {experiment} has the arm {tuned!r}")
+        records.must(grids, f"no tuning section of {experiment} has the arm {tuned!r}")
         rate = best(grids[0], section["tuned_by"])[tuned]
     section["learning_rate"] = rate
     if arm in section["budget_of"]:
@@ -96,9 +101,9 @@ def budget(section: str, arm: str, scoring: float, tuned_by: str) -> int:
 
 def _complete(section):
     """Raise ValueError unless all runs of a section are there."""
-    there = {records.key(run) for run in records.runs(section)}
-    lacking = [run for run in declared(section) if run not in there]
-    if lacking:
-        raise ValueError(
-            f"{section} lacks {len(lacking)} runs, {lacking[0]} first: run them, then what hangs on it"
-        )
+    lacking = missing(section)
+    records.must(
+        not lacking,
+        f"{section} lacks {len(lacking)} runs, {[*lacking, None][0]} first: run them, then what hangs on it "
+        f"(python -m rsf experiment {section}; on a GPU python -m rsf full {section})",
+    )

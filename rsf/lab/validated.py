@@ -38,8 +38,7 @@ def best(experiment: str, arm: str) -> tuple[list[object], float]:
     The score is the mean over the tuning seeds, or the median where tuning went in stages; 0 where none was
     tried.
     """
-    section = records.protocol(experiment)
-    stages = any("stage" in records.protocol(name) for name in section.get("tuning", []))
+    stages = any("stage" in records.protocol(name) for name in records.protocol(experiment).get("tuning", []))
     scores = [
         (setting, float((np.median if stages else np.mean)(found)))
         for setting, found in tried(experiment, arm)

@@ -15,6 +15,7 @@ import numpy as np
 from rsf import checks
 from rsf.lab import compact, records, validated
 
+INTERVALS = {"order statistics": "median", "crossed": "crossed"}  # by words of a section
 FIRST_RULE = "else not reproduced"  # words of the sections that are judged by the rule written first
 
 
@@ -55,17 +56,19 @@ class Finding(NamedTuple):
     p_value: float = float("nan")
     seeds: int = 0
     collapsed: int = 0
+    devices: tuple[tuple[str, int, float], ...] = ()  # of each: pairs that ran there, their mean difference
 
     def __str__(self) -> str:
-        contrast = self.contrast
+        contrast, found = self.contrast, self.difference
         text = f"{contrast.name}, {contrast.measure}"
-        if self.difference is not None:
-            found = self.difference
+        if found is not None:
             digits = 2 if contrast.unit else 4
             numbers = f"{found.estimate:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
             text += f" {numbers}{contrast.unit} at {100 * (1 - contrast.level):.4g} %, {self.seeds} seeds"
             text += f", sign-flip p {self.p_value:.4f}"
-            text += f", {self.collapsed} runs collapsed" if contrast.interval == "median" else ""
+            text += f", {self.collapsed} runs collapsed" * (contrast.interval == "median")
+            each = [f"{name} {mean:+.{digits}f}, {n} seeds" for name, n, mean in self.devices]
+            text += f" ({'; '.join(each)})" * (len(each) > 1)
         return f"{text}: {self.judgement}" + (f"; scope: {contrast.scope}" if contrast.scope else "")
 
 
@@ -82,8 +85,8 @@ def contrasts(experiment: str) -> list[Contrast]:
 def _declared(experiment: str) -> list[dict]:
     """Return the contrasts of a section as far as they are its own: none of tuning or superseded ones."""
     section = records.protocol(experiment)
-    told = records.has_rates(section) or records.superseded(experiment)
-    if told or not {"smallest_gain", "margin"} & section.keys():
+    asks = {"smallest_gain", "margin"} & section.keys()
+    if not asks or records.has_rates(section) or records.superseded(experiment):
         return []
     arms = section["arms"]
     if "contrasts" in section:
@@ -103,9 +106,7 @@ def _several(against: str | list[str]) -> list[str]:
 def _interval(section: dict) -> str:
     """Return the kind of interval that a section's words ask for; those written first have t alone."""
     words = section.get("interval", section["primary"])
-    if "order statistics" in words:
-        return "median"
-    return "crossed" if "crossed" in words else "t"
+    return next((kind for word, kind in INTERVALS.items() if word in words), "t")
 
 
 def judged(contrast: Contrast) -> Finding:
@@ -125,9 +126,14 @@ def judged(contrast: Contrast) -> Finding:
         )
     found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
     values = [measured(runs, contrast.measure) for runs in arms]
-    fallen = sum(checks.collapsed(one, 50.0 if contrast.unit else 0.0) for one in values)
-    p_value = checks.sign_flip(*values)
-    return Finding(contrast, _judgement(contrast, found), found, p_value, len(section["seeds"]), fallen)
+    of_two = contrast.unit and "half of the arm's median" not in section["primary"]  # where guessing has 50 %
+    fallen = sum(checks.collapsed(one, 50.0 if of_two else 0.0) for one in values)
+    pairs = {}
+    for seed, run in arms[0].items():
+        pairs.setdefault(run["machine"].get("device"), []).append(values[0][seed] - values[1][seed])
+    devices = tuple((name, len(each), float(np.mean(each))) for name, each in pairs.items())
+    judgement, p_value = _judgement(contrast, found), checks.sign_flip(*values)
+    return Finding(contrast, judgement, found, p_value, len(section["seeds"]), fallen, devices)
 
 
 def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:
@@ -146,16 +152,9 @@ def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:
         found.high,
         delta,
         quantifier="may" if contrast.quantifier == "may" else "general",
-        direction=_direction(contrast),
+        direction="more" if contrast.sign > 0 else {"accuracy": "harm"}.get(contrast.measure, "less"),
         unit=contrast.unit,
     )
-
-
-def _direction(contrast: Contrast) -> str:
-    """Return what is claimed, as `checks.verdict` says it: of accuracy, a sign of -1 is a harm."""
-    if contrast.sign > 0:
-        return "more"
-    return "harm" if contrast.measure == "accuracy" else "less"
 
 
 def of_arm(experiment: str, arm: str) -> dict[int, dict]:
@@ -189,8 +188,7 @@ def difference(
         where that is wider or it is not; t: over the seeds alone; median: order statistics.
     level : float
     """
-    both = [seed for seed in runs if seed in others]
-    one, other = ({seed: arm[seed] for seed in both} for arm in (runs, others))
+    one, other = ({seed: arm[seed] for seed in runs if seed in others} for arm in (runs, others))
     if interval == "crossed":
         examples = [{seed: of_each(run, measure) for seed, run in arm.items()} for arm in (one, other)]
         if all(each is not None for arm in examples for each in arm.values()):
@@ -201,12 +199,14 @@ def difference(
 
 def of_each(record: dict, measure: str) -> np.ndarray | None:
     """Return a measure of each test example, accuracy in percent, or None where it is not stored."""
-    numbers = record["numbers"]
-    if measure == "accuracy" and isinstance(numbers.get("right"), str):
-        return 100.0 * compact.unpack(numbers["right"], records.protocol(record["experiment"])["test"])
-    if measure == "nll" and "nll_each" in numbers:
-        return compact.unpack_values(numbers["nll_each"])
-    return None
+    stored = record["numbers"].get({"accuracy": "right", "nll": "nll_each"}.get(measure))
+    if not isinstance(stored, str):
+        return None
+    return (
+        100.0 * compact.unpack(stored, records.protocol(record["experiment"])["test"])
+        if measure == "accuracy"
+        else compact.unpack_values(stored)
+    )
 
 
 def means(experiment: str) -> list[str]:
@@ -216,18 +216,14 @@ def means(experiment: str) -> list[str]:
     """
     if contrasts(experiment) and records.missing(experiment):
         return []
-    found = {}
-    for run in records.runs(experiment):
-        for measure in ("accuracy", "nll"):
-            if measure in run["numbers"]:
-                name = f"{run['arm']} at {run['rate']:g}" if "rate" in run else run["arm"]
-                found.setdefault(measure, {}).setdefault(name, []).append(run["numbers"][measure])
-    told = {"accuracy": (100, 2, " %"), "nll": (1, 3, "")}
     lines = []
-    for measure, arms in found.items():
-        scale, digits, unit = told[measure]
+    for measure, scale, digits, unit in (("accuracy", 100, 2, " %"), ("nll", 1, 3, "")):
+        arms = {}
+        for run in (run for run in records.runs(experiment) if measure in run["numbers"]):
+            name = f"{run['arm']} at {run['rate']:g}" if "rate" in run else run["arm"]
+            arms.setdefault(name, []).append(run["numbers"][measure])
         shown = [f"{name} {scale * np.mean(values):.{digits}f}{unit}" for name, values in arms.items()]
-        lines.append(f"{measure}: {', '.join(shown)}")
+        lines += [f"{measure}: {', '.join(shown)}"] * bool(shown)
     return lines
 
 
@@ -237,10 +233,8 @@ def overall(experiments: list[str]) -> dict[str, checks.Judgement]:
     claims = dict.fromkeys(contrast.claim for contrast in every if contrast.experiment in experiments)
     found = {}
     for claim in claims:
-        cases = [
-            contrast for contrast in every if contrast.claim == claim and contrast.quantifier == "general"
-        ]
-        if len(cases) > 1:
-            findings = [judged(case) for case in cases]
+        cases = [one for one in every if one.claim == claim and one.quantifier == "general"]
+        findings = [judged(case) for case in cases if len(cases) > 1]
+        if findings:
             found[claim] = checks.in_general({one.contrast.name: one.judgement for one in findings})
     return found

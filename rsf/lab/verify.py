@@ -8,11 +8,13 @@ until it pleased.
 
 import math
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
 from rsf.accounts import FORWARD, TRAIN
 from rsf.lab import compact, records, tuning, validated
+from rsf.lab.records import must
 
 SUMS = TRAIN * 32 * 9  # what a step on the sums spends: 32 of 9 tokens
 IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
@@ -34,6 +36,8 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
 REAL = {"imdb": ("imdb: hub", "imdb: local copy"), "gsm8k": ("gsm8k: hub", "gsm8k: local copy")}
+MINI = "train: imdb: embedded, mini reviews (480 train, 240 test); test: "
+REAL |= {"mini": (*(MINI + one for one in REAL["imdb"]), MINI[7:-8])}  # mini-last tests on these, too
 
 
 def section(experiment: str) -> list[str]:
@@ -46,7 +50,7 @@ def section(experiment: str) -> list[str]:
         tuning found.
     """
     notes = []
-    devices = {}
+    alike(records.runs(experiment))
     for record in records.runs(experiment):
         place = f"{experiment} {' '.join(map(str, records.key(record)[: 2 + ('rate' in record)]))}"
         try:
@@ -54,10 +58,22 @@ def section(experiment: str) -> list[str]:
             _setting(record)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        device = record["machine"].get("device")
-        if devices.setdefault(record["seed"], device) != device:
-            raise ValueError(f"{place} ran on {device}, another arm of its seed on {devices[record['seed']]}")
     return notes
+
+
+def alike(runs: Iterable[dict]) -> None:
+    """Raise ValueError unless all arms of a seed (not of a benchmark) ran on one device, at one precision."""
+    where = {}
+    for run in (run for run in runs if not run["experiment"].startswith("bench-")):
+        here = place_of(run)
+        before = where.setdefault((run["experiment"], run["seed"]), here)
+        which = f"{run['experiment']} {run['arm']} {run['seed']}"
+        must(before == here, f"{which} ran on {here}, another arm of its seed on {before}")
+
+
+def place_of(run: dict) -> str:
+    """Return the device of a run, and its precision where that was the device's to say."""
+    return ", ".join([str(run["machine"].get("device")), *filter(None, [run["numbers"].get("precision")])])
 
 
 def recompute(record: dict) -> list[str]:
@@ -79,25 +95,17 @@ def _recompute(record: dict) -> list[str]:
     protocol = records.protocol(record["experiment"])
     kind = record["experiment"].split("-")[0]
     tuning = "stage" in protocol or (kind == "arithmetic" and record["experiment"].endswith("tuning"))
-    needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"}))
-    if protocol.get("progress") == "updates":  # forward passes are only counted
-        needed = needed - {"budget"}
+    counted = {"budget"} if protocol.get("progress") == "updates" else set()  # then passes are only counted
+    needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"})) - counted
     for name in sorted({"grid", "validation"} if tuning else needed):
-        if name not in numbers:
-            raise ValueError(f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")
+        must(name in numbers, f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")
     for name, value in numbers.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} is {value}, which is no number")
+        must(not isinstance(value, float) or math.isfinite(value), f"{name} is {value}, which is no number")
     _source(record, kind, protocol)
-    if tuning:
-        return _arithmetic_grid(numbers, protocol)
-    if kind == "arithmetic":
-        return _arithmetic(record, protocol)
-    if kind == "bench":
-        return []
-    if "test_margin" in numbers:
-        return _margins(record, protocol)
-    return _compact(record, protocol)
+    kinds = {"arithmetic": _arithmetic_grid if tuning else _arithmetic, "bench": lambda *_: None}
+    return (
+        _arithmetic_grid if tuning else kinds.get(kind, (_margins if "test_margin" in numbers else _compact))
+    )(record, protocol) or []
 
 
 def _setting(record: dict) -> None:
@@ -112,103 +120,105 @@ def _setting(record: dict) -> None:
             _equal("budget", record["numbers"]["budget"], setting["budget"])
         return
     best, _ = validated.best(record["experiment"], record["arm"])
-    if best and taken not in best:
-        raise ValueError(f"it took {taken}, and tuning found {' or '.join(map(str, best))}")
+    must(not best or taken in best, f"it took {taken}, and tuning found {' or '.join(map(str, best))}")
 
 
 def _equal(name: str, stored: float, made: float, tolerance: float = 1e-9) -> None:
     """Raise ValueError unless a stored number is what was made of others."""
-    if not isinstance(stored, (int, float)) or not abs(stored - made) <= tolerance:
-        raise ValueError(f"{name} is {stored}, and made again from the other numbers {made:.10g}")
+    must(
+        isinstance(stored, (int, float)) and abs(stored - made) <= tolerance,
+        f"{name} is {stored}, and made again from the other numbers {made:.10g}",
+    )
 
 
 def _source(record: dict, kind: str, section: dict) -> None:
     """Raise ValueError unless model and data are those of the section."""
     expected = MODELS.get((kind, section.get("model")), "")
-    data = record["data"]
+    model, data = record["model"], record["data"]
     allowed = REAL.get(kind, ("",))
-    if kind == "mini":
-        allowed = tuple(
-            f"train: imdb: embedded, mini reviews (480 train, 240 test); test: {one}" for one in REAL["imdb"]
-        )
     if kind in ("arithmetic", "sums"):
         expected = "GPT-2, 1 layer of width 64, random weights"
         allowed = (f"{section['numbers']} sums with answers and {section['pool']} without, of 10,000",)
-    if not record["model"].startswith(expected):
-        raise ValueError(f"its model is {record['model']!r}, and the protocol asks for {expected!r}")
-    if not data.startswith(allowed):
-        raise ValueError(
-            f"its data are {data!r}, and the protocol asks for {' or '.join(map(repr, allowed))}"
-        )
-
-
-def _rows(section: dict) -> np.ndarray:
-    """Return which of IMDb's 25,000 test reviews a section tests on, the same for every seed."""
-    return np.sort(np.random.default_rng(0).permutation(25_000)[: section["test"]])
+    must(model.startswith(expected), f"its model is {model!r}, and the protocol asks for {expected!r}")
+    must(
+        data.startswith(allowed),
+        f"its data are {data!r}, and the protocol asks for {' or '.join(map(repr, allowed))}",
+    )
 
 
 def _margins(record: dict, section: dict) -> list[str]:
     """Make the numbers of a record with the margin of each review and every decision again."""
     numbers = record["numbers"]
-    index, margin = np.array(numbers["test_index"]), np.array(numbers["test_margin"])
-    label = np.array(numbers["test_label"])
-    if not np.array_equal(index, _rows(section)):
-        raise ValueError(f"its {len(index)} test rows are not those of the protocol")
-    if len(margin) != len(index):
-        raise ValueError(f"{len(margin)} margins of {len(index)} test rows")
-    if not np.array_equal(label, index >= 12_500):  # as IMDb is published: negative ones first
-        raise ValueError("its test labels are not those of IMDb's test set")
-    right = int(((margin > 0) == label)[margin != 0].sum())
-    undecided = int((margin == 0).sum())
-    accuracy = numbers["accuracy"]
-    if not right <= round(accuracy * len(index), 9) <= right + undecided:
-        raise ValueError(f"accuracy is {accuracy}, and by the margins {right} of {len(index)} are right")
+    index, margin, label = (np.array(numbers[f"test_{name}"]) for name in ("index", "margin", "label"))
+    must(
+        np.array_equal(index, np.sort(np.random.default_rng(0).permutation(25_000)[: section["test"]])),
+        f"its {len(index)} test rows are not those of the protocol",
+    )
+    must(len(margin) == len(index), f"{len(margin)} margins of {len(index)} test rows")
+    # as IMDb is published: negative ones first
+    must(np.array_equal(label, index >= 12_500), "its test labels are not those of IMDb's test set")
+    right, undecided = int(((margin > 0) == label)[margin != 0].sum()), int((margin == 0).sum())
+    must(
+        right <= round(numbers["accuracy"] * len(index), 9) <= right + undecided,
+        f"accuracy is {numbers['accuracy']}, and by the margins {right} of {len(index)} are right",
+    )
     sizes = np.array([len(block) for block in numbers["decision_index"]])
     kept = np.array(numbers["decision_kept"])
     _equal("acceptance_rate", numbers["acceptance_rate"], np.average(kept, weights=sizes))
     _equal("steps", numbers["steps"], kept.sum())
     least, most = _scored(record["arm"], int(sizes.sum()))
     spent = numbers["forward_passes"] - TRAIN * int(sizes[kept == 1].sum())
-    if not FORWARD * least <= spent <= FORWARD * most:
-        raise ValueError(f"forward_passes leave {spent} for scoring, and {least} to {most} were scored")
+    must(
+        FORWARD * least <= spent <= FORWARD * most,
+        f"forward_passes leave {spent} for scoring, and {least} to {most} were scored",
+    )
     _budget(numbers, section)
-    note = f"{undecided} of {len(index)} margins round to 0.0 and leave their reviews open"
-    return [note] if undecided else []
+    return [f"{undecided} of {len(index)} margins round to 0.0 and leave their reviews open"] * (
+        undecided > 0
+    )
 
 
 def _scored(arm: str, candidates: int) -> tuple[int, int]:
     """Return the least and the most that an arm may have scored: plain and twin nothing, random some."""
-    none = {"plain": (0, 0), "twin": (0, 0), "random": (0, candidates)}
-    return none.get(re.split("[ -]", arm)[0], (candidates, candidates))
+    return {"plain": (0, 0), "twin": (0, 0), "random": (0, candidates)}.get(
+        re.split("[ -]", arm)[0], (candidates, candidates)
+    )
 
 
 def _budget(numbers: dict, section: dict) -> None:
-    """Raise ValueError unless the budget is the protocol's, and was spent but for a block."""
+    """Raise ValueError unless the budget is the protocol's and spent but for a block or a starved rule."""
     if "passes" not in section or section.get("progress") == "updates":
         return
     budget = TRAIN * section["passes"] * section["train"]
     _equal("budget", numbers["budget"], budget, tolerance=1)
     block = (FORWARD + TRAIN) * max(section["batch_size"], section.get("block_size", 0))
-    if not budget - 1 <= numbers["forward_passes"] <= budget + block:
-        raise ValueError(f"forward_passes are {numbers['forward_passes']}, and the budget is {budget:g}")
+    least = 0 if "stopped" in numbers else budget - 1
+    must(
+        least <= numbers["forward_passes"] <= budget + block,
+        f"forward_passes are {numbers['forward_passes']}, and the budget is {budget:g}",
+    )
 
 
-def _compact(record: dict, section: dict) -> list[str]:
+def _compact(record: dict, section: dict) -> None:
     """Make the numbers of a record in the compact form again (see `rsf.lab.compact`)."""
     numbers = record["numbers"]
     if {"scored", "trained", "forward_passes"} <= numbers.keys():
-        spent = FORWARD * numbers["scored"] + TRAIN * numbers["trained"]
-        _equal("forward_passes", numbers["forward_passes"], spent)
+        _equal(
+            "forward_passes",
+            numbers["forward_passes"],
+            (FORWARD * numbers["scored"] + TRAIN * numbers["trained"]),
+        )
     if "budget" in numbers and record["arm"] not in section.get("budget_of", {}):
         _budget(numbers, section)
-    if not 0 <= numbers["accuracy"] <= 1:
-        raise ValueError(f"accuracy is {numbers['accuracy']}, not between 0 and 1")
-    if "nll" in numbers and numbers["nll"] < (1 - numbers["accuracy"]) * math.log(2) - 1e-9:
-        raise ValueError(f"nll is {numbers['nll']}, too little for an accuracy of {numbers['accuracy']}")
+    accuracy, nll = numbers["accuracy"], numbers.get("nll", math.inf)
+    must(0 <= accuracy <= 1, f"accuracy is {accuracy}, not between 0 and 1")
+    must(
+        nll >= (1 - accuracy) * math.log(2) - 1e-9,
+        f"nll is {nll}, too little for an accuracy of {accuracy}",
+    )
     if "rate" in record:
         return _rate(record, section)
-    if "right" not in numbers:
-        raise ValueError("its numbers lack 'right', the right or wrong of each test example")
+    must("right" in numbers, "its numbers lack 'right', the right or wrong of each test example")
     _right(numbers, section)
     if "base_steps" in section:
         _rounds(record, section)
@@ -218,69 +228,72 @@ def _compact(record: dict, section: dict) -> list[str]:
         values = compact.unpack_values(numbers["nll_each"])
         _equal("the number of nll_each", len(values), section["test"])
         _equal("nll", numbers["nll"], values.mean(), tolerance=1e-3 * values.mean() + 1e-6)
-    return []
 
 
 def _right(numbers: dict, section: dict) -> None:
     """Make accuracy and the calibration's counts again from right or wrong of each test example."""
     right = numbers["right"]
     right = np.array(right) if isinstance(right, list) else compact.unpack(right, section["test"])
-    if len(right) != section["test"]:
-        raise ValueError(
-            f"right or wrong of {len(right)} test examples, and the protocol has {section['test']}"
-        )
+    must(
+        len(right) == section["test"],
+        f"right or wrong of {len(right)} test examples, and the protocol has {section['test']}",
+    )
     _equal("accuracy", numbers["accuracy"], right.mean(), 1e-4 if right.dtype == float else 1e-9)
     if "calibration" in numbers:
         bins = {name: np.array(values) for name, values in numbers["calibration"].items()}
         _equal("the calibration's count", int(bins["count"].sum()), len(right))
         _equal("the calibration's right", int(bins["right"].sum()), int(right.sum()))
-        if (bins["right"] > bins["count"]).any():
-            raise ValueError("the calibration has more right answers in a bin than answers")
+        must((bins["right"] <= bins["count"]).all(), "a bin of it has more right answers than answers")
 
 
 def _decisions(numbers: dict, section: dict, arm: str) -> None:
     """Make the acceptance rate again from its counts, and hold steps and examples against them."""
     candidates, kept = (np.array(numbers[f"{name}_by_twentieth"]) for name in ("candidates", "kept"))
-    if len(candidates) != compact.PARTS or len(kept) != compact.PARTS or (kept > candidates).any():
-        raise ValueError("its counts by twentieth are not 20 pairs of candidates and fewer kept")
+    must(
+        len(candidates) == len(kept) == compact.PARTS and (kept <= candidates).all(),
+        "its counts by twentieth are not 20 pairs of candidates and fewer kept",
+    )
     _equal("acceptance_rate", numbers["acceptance_rate"], kept.sum() / candidates.sum())
     by_example = section["unit"] == "example" or re.fullmatch(r"(at_rate|easy|random)-[\d.]+", arm)
     size = 1 if by_example else section["batch_size"]
     least, most = _scored(arm, int(candidates.sum()))
     cut = size * (1 + least * size // section["train"])  # the last batch of each pass may be smaller
-    if not size * least - cut <= numbers["scored"] <= size * most:
-        raise ValueError(f"{numbers['scored']} were scored, of {candidates.sum()} decided on by {size}")
-    if numbers["trained"] > kept.sum() * size:
-        raise ValueError(f"{numbers['trained']} were trained on, and {kept.sum()} kept by {size}")
+    must(
+        size * least - cut <= numbers["scored"] <= size * most,
+        f"{numbers['scored']} were scored, of {candidates.sum()} decided on by {size}",
+    )
+    must(
+        numbers["trained"] <= kept.sum() * size,
+        f"{numbers['trained']} were trained on, and {kept.sum()} kept by {size}",
+    )
     if size > 1:
         _equal("steps", numbers["steps"], int(kept.sum()))
 
 
-def _rate(record: dict, section: dict) -> list[str]:
+def _rate(record: dict, section: dict) -> None:
     """Hold the rate of a tuning run against its grid: on it, or beyond an edge that was widened."""
     grid, rate = section["grid_learning_rate"], record["rate"]
     _equal("learning_rate", record["numbers"].get("learning_rate", rate), rate)
-    if rate not in grid and min(grid) <= rate <= max(grid):
-        raise ValueError(f"the rate {rate:g} is not on the grid {grid}")
-    size = section.get("validation")
-    if size:
+    must(rate in grid or not min(grid) <= rate <= max(grid), f"the rate {rate:g} is not on the grid {grid}")
+    if size := section.get("validation"):
         _equal("accuracy", record["numbers"]["accuracy"], round(record["numbers"]["accuracy"] * size) / size)
-    return []
 
 
-def _arithmetic_grid(numbers: dict, section: dict) -> list[str]:
+def _arithmetic_grid(record: dict, section: dict) -> None:
     """Hold the numbers of a tuning run of the sums against grid and validation sums."""
+    numbers = record["numbers"]
     grid = [[a, b] for a in section["grid_learning_rate"] for b in section["grid_weight_decay"]]
     values = numbers["validation"]
     if section.get("stage", "all") != "all":
         grid = numbers["grid"]  # those that the runs before it left
-    if numbers["grid"] != grid or len(values) != len(grid):
-        raise ValueError(f"its grid of {len(numbers['grid'])} settings is not the protocol's {len(grid)}")
+    must(
+        numbers["grid"] == grid and len(values) == len(grid),
+        f"its grid of {len(numbers['grid'])} settings is not the protocol's {len(grid)}",
+    )
     for value in values:
         _equal(
             "validation", value, min(1, max(0, round(value * section["validation"]) / section["validation"]))
         )
-    return []
 
 
 def _rounds(record: dict, section: dict) -> None:
@@ -289,30 +302,27 @@ def _rounds(record: dict, section: dict) -> None:
     if arm == "control":
         spent = SUMS * section["steps"]
     else:
-        own = arm not in ("gold", "control-in-rounds")
-        sampled = FORWARD * 9 * sum(numbers["samples"]) if own else 0
+        sampled = 0 if arm in ("gold", "control-in-rounds") else FORWARD * 9 * sum(numbers["samples"])
         spent = SUMS * (section["base_steps"] + sum(numbers["steps"])) + sampled
     _equal("forward_passes", numbers["forward_passes"], spent)
 
 
-def _arithmetic(record: dict, section: dict) -> list[str]:
+def _arithmetic(record: dict, section: dict) -> None:
     """Make again what a run on the sums spent, what it kept and how it ended."""
     numbers, arm = record["numbers"], record["arm"]
-    step = SUMS
     rounds, pool = section["rounds"], section["pool"]
     sampled = 9 * pool if arm not in ("control", "gold") else 0
-    spent = step * section["steps"]
+    spent = SUMS * section["steps"]
     if arm != "control":
-        left = (section["steps"] - section["base_steps"]) * step // rounds - sampled
-        spent = step * section["base_steps"] + rounds * (FORWARD * sampled + left // step * step)
+        left = (section["steps"] - section["base_steps"]) * SUMS // rounds - sampled
+        spent = SUMS * section["base_steps"] + rounds * (FORWARD * sampled + left // SUMS * SUMS)
         _equal("accuracy", numbers["accuracy"], numbers["curve"][-1])
         for examples, rate in zip(numbers["examples"], numbers["acceptance"], strict=True):
             _equal("examples", examples, section["numbers"] + round(rate * pool))
     _equal("forward_passes", numbers["forward_passes"], spent)
     _equal("the number of rounds", len(numbers["curve"]), 0 if arm == "control" else rounds)
-    if numbers["accuracy"] > numbers["nines"] + 1e-9:
-        raise ValueError(
-            f"accuracy is {numbers['accuracy']}, and only {numbers['nines']} pass casting out nines"
-        )
+    must(
+        numbers["accuracy"] <= numbers["nines"] + 1e-9,
+        f"accuracy is {numbers['accuracy']}, and only {numbers['nines']} pass casting out nines",
+    )
     _equal("accuracy", numbers["accuracy"], round(numbers["accuracy"] * section["test"]) / section["test"])
-    return []

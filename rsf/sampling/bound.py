@@ -9,9 +9,10 @@ unseen: it must be stated.
 
 import numpy as np
 
-from rsf.acceptance import EnvelopeError, log_acceptance
-from rsf.sampling.densities import demand, evaluate, part, quantile, refuse
+from rsf.acceptance import EnvelopeError, refuse_if
+from rsf.sampling.densities import digits, evaluate, part, quantile, refuse
 
+NO_NUMBER = " is NaN at x = {x}: it must be a number, or the support narrower"
 NARROW = 1e-12  # relative differences up to this are rounding
 ZOOM = np.linspace(0, 1, 33)
 OCTAVES = 2.0 ** np.arange(-996, 996, 0.5)  # distances at which the grid probes around a point
@@ -53,44 +54,71 @@ def log_k_bound(
     >>> round(log_k_bound(stats.norm(), stats.cauchy(), (-np.inf, np.inf)), 3)  # log(2 pi / e) / 2 = 0.419
     0.42
     """
-    log_p_of, log_q_of = part(log_target, "logpdf"), part(proposal, "logpdf")
+    laws = {"the target's log density": part(log_target, "logpdf"), "that of q": part(proposal, "logpdf")}
+    what = "the target's log density or q's"
 
+    @np.errstate(all="ignore")  # far probes overflow: log densities of -inf there are right
     def logs(x):
-        with np.errstate(all="ignore"):  # far probes overflow: log densities of -inf there are right
-            return evaluate(log_p_of, x, "the target's log density"), evaluate(log_q_of, x, "that of q")
+        log_p, log_q = (evaluate(law, x, name) for name, law in laws.items())
+        rounding = digits(log_p) * np.abs(log_p) + digits(log_q) * np.abs(log_q)
+        # a ratio of two infinite densities is no number either
+        no_number = np.isnan(log_q) | ((log_p == np.inf) & (log_q == np.inf))
+        return np.where(no_number, np.nan, log_p), log_q, rounding
 
+    @np.errstate(all="ignore")
     def log_ratio(x):
-        log_p, log_q = logs(x)
-        # where p is smaller than e**-700 of its largest value seen, a q of 0 may be an underflow
-        missed = (log_p == np.inf) | (np.isneginf(log_q) & (log_p > top - 700.0))
-        text = (
-            "no k is large enough: at x = {x} the ratio p / q is infinite; the proposal must cover the target"
+        log_p, log_q, rounding = logs(x)
+        refuse(np.isnan(log_p), x, what + NO_NUMBER)
+        # where p is below e**-700 of its largest value, or its mass beside an end is, q may underflow to 0
+        beside = np.log(np.minimum(np.minimum(x - support[0], support[1] - x), 1.0))
+        refuse(
+            (log_p == np.inf) | (np.isneginf(log_q) & (log_p > top - 700.0 - beside)),
+            x,
+            "no k is large enough: at x = {x} the ratio p / q is infinite; "
+            "the proposal must cover the target",
+            EnvelopeError,
         )
-        refuse(missed, x, text, EnvelopeError)
-        return log_acceptance(np.where(np.isneginf(log_q), -np.inf, log_p), log_q, 0.0)
+        # nothing is ever drawn where p is so small, and rounding would decide there: that of the logs, or of
+        # the subnormal numbers, between e**-746 and e**-708, that they may be the logs of
+        coarse = (rounding > 1e-4) | (np.abs(log_p + 727) < 19) | (np.abs(log_q + 727) < 19)
+        unseen = np.isinf(log_q) | (coarse & (log_p < top - 700.0))
+        return np.where(unseen, -np.inf, log_p - np.where(unseen, 0.0, log_q))
 
     support = ends(support)
     grid = probes(*support, extrema, [log_target, proposal])
-    log_p, log_q = logs(grid)
-    used = numbers(grid, np.where(np.isnan(log_q), np.nan, log_p), support, "the target's log density or q's")
+    log_p, _, rounding = logs(grid)
+    used = numbers(grid, log_p, support, what)
     top = np.max(log_p[used])
     grid = grid[used]
     value = log_ratio(grid)
-    demand(
-        np.max(value) > -np.inf,
+    refuse_if(
+        not (np.max(value) > -np.inf),
         f"the target is 0 at all {len(grid):,} points tried on {support}: "
         "state extrema, or a narrower support",
     )
     refuse_growth(grid, value, support, "p / q")
-    tolerance = NARROW * np.maximum(1.0, np.abs(np.where(np.isfinite(value), value, 1.0)))
-    tops = [log_ratio(np.array([x]))[0] for x in turning_points(log_ratio, grid, value, tolerance)]
-    return float(max([value.max(), *tops])) + 1e-3
+    tolerance = np.where(
+        np.isfinite(value), np.maximum(NARROW * np.maximum(1.0, np.abs(value)), rounding[used]), NARROW
+    )
+    highest = max(
+        value.max(),
+        *(log_ratio(np.array([x]))[0] for x in turning_points(log_ratio, grid, value, tolerance)),
+        -np.inf,
+    )
+    refuse_if(
+        not (highest < value[log_p[used] > top - 700.0].max() + 700.0),
+        f"p / q seems unbounded: it reaches e**{highest:.6g} where p is nearly 0",
+        EnvelopeError,
+    )
+    return float(highest) + 1e-3
 
 
 def ends(support) -> tuple[float, float]:
     """Return the ends of a support as floats."""
-    holds = np.shape(support) == (2,) and support[0] < support[1]
-    demand(holds, f"support must be (low, high) with low < high, got {support}")
+    refuse_if(
+        not (np.shape(support) == (2,) and support[0] < support[1]),
+        f"support must be (low, high) with low < high, got {support}",
+    )
     return float(support[0]), float(support[1])
 
 
@@ -98,41 +126,46 @@ def probes(low: float, high: float, extrema, laws: list) -> np.ndarray:
     """Return points of the support, sorted: linear, geometric around ends and extrema, quantiles of laws."""
     extrema = np.asarray(extrema, dtype=np.float64).ravel()
     inside = (extrema >= low) & (extrema <= high)
-    demand(inside.all(), f"extrema must lie in the support [{low}, {high}], got {extrema}")
+    refuse_if(not inside.all(), f"extrema must lie in the support [{low}, {high}], got {extrema}")
     finite = [end for end in (low, high) if np.isfinite(end)]
     linear = np.linspace(low, high, 4097) if len(finite) == 2 else []
     centres = [*extrema, *finite] or [0.0]
-    parts = [centre + sign * OCTAVES for centre in centres for sign in (-1, 1)]
+    # where there are many, fewer points around each
+    parts = [centre + sign * OCTAVES[:: 1 + len(centres) // 203] for centre in centres for sign in (-1, 1)]
     parts += [quantile(law)(np.linspace(0, 1, 1025)[1:-1]) for law in laws if quantile(law)]
     points = np.unique(np.concatenate([extrema, finite, linear, *parts]))
     return points[(points >= low) & (points <= high)]
 
 
+@np.errstate(all="ignore")
 def numbers(x: np.ndarray, log_f: np.ndarray, support: tuple[float, float], what: str) -> slice:
     """Return the part of the points x, sorted, at which a log density is a number; refuse NaN in the middle.
 
     Formulas overflow to NaN far out, and at an open end: inf * 0 for x**-4 * exp(-1 / x) at x = 1e-80.
-    Such a stretch is left out if all numbers beyond it are 0. At a finite end, where the density need not
-    vanish, its mass must be negligible, too: below 1e-15 of the whole, judged by the densities up to
-    twice its length.
+    Such a stretch is left out if all numbers beyond it are 0 and its mass is negligible, below 1e-15 of the
+    whole, judged by the densities up to twice as far from a finite end, or in the last half octave before an
+    infinite one. It may also be a finite end alone, up to rounding.
     """
     is_nan = np.isnan(log_f)
     top = np.argmax(np.where(is_nan, -np.inf, log_f))
     bad = np.flatnonzero(is_nan)
     used = slice(max(bad[bad < top], default=-1) + 1, min(bad[bad > top], default=len(x)))
-    from_low, to_high = x - support[0], support[1] - x
-    cut = max(
-        (stretch for stretch in (from_low[used][0], to_high[used][-1]) if stretch < np.inf), default=0.0
-    )
-    distance = np.minimum(from_low, to_high)[used]
-    with np.errstate(all="ignore"):
+    lost = is_nan[top] or (np.delete(log_f, used) > -np.inf).any()
+    for end, cut, is_cut in zip(support, x[used][[0, -1]], (used.start > 0, used.stop < len(x)), strict=True):
+        centre = end if np.isfinite(end) else 0.0
+        distance, stretch = np.abs(x[used] - centre), np.abs(cut - centre)
+        beside = distance <= 2 * stretch if np.isfinite(end) else distance >= 0.7 * stretch
         log_mass = log_f[used] + np.log(distance)
-    beside = log_mass[distance <= 2 * cut].max(initial=-np.inf)
-    lost = (np.delete(log_f, used) > -np.inf).any() or beside > log_mass.max() - 35
-    refuse(is_nan & (lost or is_nan[top]), x, what + " is NaN at x = {x}: it must be a number")
+        lost |= (
+            is_cut
+            and stretch > 4 * np.spacing(np.abs(centre))
+            and log_mass[beside].max() > log_mass.max() - 35
+        )
+    refuse(is_nan & lost, x, what + NO_NUMBER)
     return used
 
 
+@np.errstate(all="ignore")  # points may lie closer than their distances tell apart
 def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float, float], what: str) -> None:
     """Refuse what is largest at the last points of a grid and grows there by as much an octave as before."""
     there = np.isfinite(log_value)
@@ -142,19 +175,18 @@ def refuse_growth(grid: np.ndarray, log_value: np.ndarray, support: tuple[float,
         x, value, distance = (array[distance > 0] for array in (x, value, distance))
         if len(x) > 3 and value[-1] >= np.max(log_value[there]) - NARROW:
             # by how much it grows while the distance to the end halves: less and less if it is bounded
-            with np.errstate(all="ignore"):  # points may lie closer than their distances tell apart
-                slope = np.diff(value) / -np.diff(np.log(distance))
-            demand(
-                not ((slope > 1e-9).all() and slope[-1] > slope.max() / 2),
+            slope = np.diff(value) / -np.diff(np.log(distance))
+            refuse_if(
+                (slope > 1e-9).all() and slope[-1] > slope.max() / 2,
                 f"{what} seems unbounded: it still grows at the last points tried, towards x = {x[-1]:.6g}",
                 EnvelopeError,
             )
 
 
+@np.errstate(invalid="ignore")
 def turns(grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> list[tuple[float, float, float]]:
     """Return (left, right, 1 for a maximum or -1) of each turn of a function beyond a tolerance."""
-    with np.errstate(invalid="ignore"):
-        step = np.diff(value)
+    step = np.diff(value)
     moves = np.flatnonzero(np.abs(step) > np.maximum(tolerance[1:], tolerance[:-1]))
     at = np.flatnonzero(np.diff(np.sign(step[moves])) != 0)
     return list(zip(grid[moves[at]], grid[moves[at + 1] + 1], np.sign(step[moves[at]]), strict=True))
@@ -163,8 +195,8 @@ def turns(grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> list[tu
 def turning_points(f, grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
     """Return where f has local extrema between points of the grid, zooming in until floats are neighbours."""
     found = turns(grid, value, tolerance)
-    demand(
-        len(found) <= 200,
+    refuse_if(
+        len(found) > 2000,
         f"{len(found):,} local extrema were found: is the function noisy, or periodic? "
         "It must be piecewise monotone",
     )

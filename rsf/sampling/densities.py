@@ -8,17 +8,16 @@ PyTorch returns tensors, which may carry gradients and have fewer digits than fl
 
 import numpy as np
 
-from rsf.acceptance import ROUNDING
+from rsf.acceptance import ROUNDING, refuse_if
 
 
 def part(law: object, name: str):
     """Return the law's method of this name, or the law itself if it is a function."""
     found = getattr(law, name, law)
-    example = "np.exp(law.logpdf(x))" if name == "pdf" else "law.log_prob(torch.as_tensor(x))"
-    demand(
-        callable(found),
-        f"{type(law).__name__} has no {name} and is no function: pass a function of an array of points, "
-        f"such as lambda x: {example}",
+    refuse_if(
+        not callable(found),
+        f"{type(law).__name__} has no {name} and is no function: pass a function of an array of points, such "
+        f"as lambda x: {'np.exp(law.logpdf(x))' if name == 'pdf' else 'law.log_prob(torch.as_tensor(x))'}",
         TypeError,
     )
     return found
@@ -42,43 +41,54 @@ def mass_outside(law: object, low: float, high: float) -> float:
         return 0.0
     rounding = 4 * np.spacing(max(abs(end) for end in (low, high, 0.0) if np.isfinite(end)))
     ends = (low - 1, high) if is_discrete(law) else (low - rounding, high + rounding)
-    missed = float(law.cdf(ends[0]) + above(ends[1]))
-    return missed if missed > 1e-15 else 0.0
+    missed = law.cdf(ends[0]) + above(ends[1])
+    refuse_if(
+        np.ndim(missed) != 0,
+        f"{type(law).__name__} stands for laws of shape {np.shape(missed)}: pass one law at a time",
+    )
+    return float(missed) if missed > 1e-15 else 0.0
 
 
 def draw(law: object, n: int, rng: np.random.Generator) -> np.ndarray:
     """Return n draws, (n, ...)."""
-    return np.atleast_1d(law.rvs(size=n, random_state=rng) if hasattr(law, "rvs") else law.sample(n, rng=rng))
+    x = np.atleast_1d(law.rvs(size=n, random_state=rng) if hasattr(law, "rvs") else law.sample(n, rng=rng))
+    refuse_if(
+        len(x) != n,
+        f"{type(law).__name__} drew an array of shape {x.shape} where {n} candidates were asked for: "
+        "they must lie along the first axis",
+    )
+    return x
 
 
 def evaluate(function, x: np.ndarray, name: str) -> np.ndarray:
     """Return function(x) for points x (n, ...) as an array (n,), in its own precision."""
     try:
-        value = function(x) if len(x) else np.empty(0)
-        value = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    except (TypeError, ValueError) as error:
+        # a copy of x: a function may write into its argument
+        value = function(x.copy()) if len(x) else np.empty(0)
+        value = np.asanyarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        value = np.ma.filled(value, np.nan)  # what is masked has no value
+        value = value.astype(np.float64) if value.dtype == object else value
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise type(error)(
             f"{name} cannot be evaluated at an array of {len(x)} points: {error} "
             "(np.vectorize lets a function of one number take an array)"
         ) from error
-    demand(
-        value.shape == x.shape[:1],
-        f"{name} must be vectorised: for points of shape {x.shape} "
-        f"it must have shape ({len(x)},), got {value.shape}",
+    refuse_if(
+        not (value.shape == x.shape[:1] and value.dtype.kind in "biuf"),
+        f"{name} must be vectorised: for points of shape {x.shape} it must have shape ({len(x)},) "
+        f"and hold real numbers, got {value.shape} of {value.dtype}",
     )
     return value
 
 
 def rounding_of(value: np.ndarray) -> np.ndarray:
     """Return how far log densities may be off by rounding: 1e-9, or a few of the last digits they have."""
-    last = np.finfo(value.dtype).eps if value.dtype.kind == "f" else 0.0
-    return np.maximum(ROUNDING, 8 * last * np.abs(value, dtype=np.float64))
+    return np.maximum(ROUNDING, digits(value) * np.abs(value, dtype=np.float64))
 
 
-def demand(holds: bool, text: str, error: type[Exception] = ValueError) -> None:
-    """Raise an error unless something holds."""
-    if not holds:
-        raise error(text)
+def digits(value: np.ndarray) -> float:
+    """Return a few of the last digits of an array's numbers, as a share of them: 1e-6 for float32."""
+    return 8 * float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
 
 
 def refuse(bad: np.ndarray, x: np.ndarray, text: str, error: type[Exception] = ValueError, **at) -> None:

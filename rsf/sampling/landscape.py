@@ -7,7 +7,6 @@ What is known comes from evaluations at points (`bound.py`); StripEnvelope audit
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from itertools import pairwise
 from math import nextafter
 from time import process_time
@@ -15,7 +14,7 @@ from timeit import repeat
 
 import numpy as np
 
-from rsf.acceptance import ROUNDING, EnvelopeError
+from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
 from rsf.sampling.bound import (
     NARROW,
     ends,
@@ -27,7 +26,7 @@ from rsf.sampling.bound import (
     turning_points,
     turns,
 )
-from rsf.sampling.densities import demand, evaluate, part, quantile, refuse
+from rsf.sampling.densities import digits, evaluate, part, quantile, refuse
 
 
 class Landscape:
@@ -43,30 +42,40 @@ class Landscape:
         self,
         law: object,
         support: tuple[float, float] | None,
-        extrema: Sequence[float],
+        extrema: np.ndarray | list[float] | tuple[float, ...],
         strips: int,
         patience: float,
     ) -> None:
         self.low, self.high = ends(law.support() if support is None and hasattr(law, "support") else support)
-        self.evaluations, self._scale = 0, 1.0
+        self.evaluations = 0
+        self._scale = 1.0
         self._raw = part(law, "pdf")
         self._is_function = quantile(law) is None
         self._stated = np.asarray(extrema, dtype=np.float64).ravel()
+        self._most = np.inf  # evaluations of a distribution that the patience allows
         if not self._is_function:
             x = np.tile(quantile(law)(np.arange(1, 16) / 16), 10)  # so many that a call itself costs little
-            seconds = min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3))
-            needed = 12 * strips * seconds / len(x)
-            demand(
-                needed <= patience,
-                f"the density is slow: a set-up with {strips:,} strips would take about {needed:.0f} s; "
-                f"give fewer strips, a faster density, or a patience above {patience:g} s",
+            seconds = min(repeat(lambda: self._pdf(x), timer=process_time, number=1, repeat=3)) / len(x)
+            refuse_if(
+                not (max(12 * strips, 10_000) * seconds <= patience),
+                f"the density is slow: a set-up with {strips:,} strips would take about "
+                f"{12 * strips * seconds:.0f} s; give fewer strips, a faster density, "
+                f"or a patience above {patience:g} s",
             )
+            self._most = 2 * patience / max(seconds, 1e-12)
         self._explore(probes(self.low, self.high, self._stated, [law]))
 
+    @np.errstate(all="ignore")
     def _pdf(self, x: np.ndarray) -> np.ndarray:
         """Return the density at x (n,), in units of its largest value once that is known."""
-        with np.errstate(all="ignore"):
-            value = np.asarray(evaluate(self._raw, x, "the density"), dtype=np.float64) / self._scale
+        refuse_if(
+            not (self.evaluations + len(x) <= self._most),
+            f"the density is slow: {self.evaluations:,} evaluations do not suffice, and more would take "
+            "twice as long as there is patience; give fewer strips, a faster density, or more patience",
+        )
+        value = evaluate(self._raw, x, "the density")
+        self._rounding = digits(value)
+        value = np.asarray(value, dtype=np.float64) / self._scale
         self.evaluations += x.size
         refuse(
             value == np.inf,
@@ -82,33 +91,37 @@ class Landscape:
         )
         return value
 
+    @np.errstate(divide="ignore")
     def _explore(self, grid: np.ndarray) -> None:
         """Find the extrema between the points of a grid, and probe geometrically around them."""
         self._scale = 1.0
         value = self._pdf(grid)
-        with np.errstate(divide="ignore"):
-            log_value = np.log(value)
+        log_value = np.log(value)
         used = numbers(grid, log_value, (self.low, self.high), "the density")
         grid, value = grid[used], value[used]
-        demand(
-            value.max() > 0,
+        refuse_if(
+            not (value.max() > 0),
             f"the density is 0 at all {len(grid):,} points tried on [{self.low}, {self.high}]: "
             "state extrema, or a narrower support",
         )
         refuse_growth(grid, log_value[used], (self.low, self.high), "the density")
-        self.low = float(grid[0]) if np.isfinite(self.low) else self.low
-        self.high = float(grid[-1]) if np.isfinite(self.high) else self.high
+        outer = zip((self.low, self.high), grid[[0, -1]].tolist(), strict=True)
+        self.low, self.high = (x if np.isfinite(end) else end for end, x in outer)
         while True:
-            found = turning_points(self._pdf, grid, value, NARROW * value)
+            found = turning_points(self._pdf, grid, value, max(NARROW, self._rounding) * value)
             self.knots = np.unique(np.concatenate([self._stated, found]))
             x, height = merged(grid, value, probes(grid[0], grid[-1], self.knots, []), self._pdf)
             wide, seen = merged(x, height, far_points(x, height) if self._is_function else [], self._pdf)
-            if _peaks(wide, seen) <= _peaks(x, height):
+            if self._peaks(wide, seen) <= self._peaks(x, height):
                 break
             grid, value = wide, seen
         self._scale = max(value.max(), self._pdf(self.knots).max(initial=0.0))
         self.grid, self.height = x[height >= 0], height[height >= 0] / self._scale  # without NaN
         self._sides = [self._outwards(np.sign(end)) for end in (self.low, self.high) if np.isinf(end)]
+
+    def _peaks(self, x: np.ndarray, value: np.ndarray) -> int:
+        """Return how often a function turns, where rounding of its largest value is none."""
+        return len(turns(x, value, np.full(len(x), max(NARROW, self._rounding) * np.nanmax(value))))
 
     def _body(self) -> np.ndarray:
         """Return the outermost two points known at which the density is above 1e-4 of its maximum."""
@@ -121,8 +134,10 @@ class Landscape:
         Cauchy's: the density times distance**2 must not rise at each of the last points.
         """
         inner = [*self.knots, *(end for end in (self.low, self.high) if np.isfinite(end))]
-        demand(
-            inner, "no mode was found: the density does not fall at both ends; state extrema", EnvelopeError
+        refuse_if(
+            not inner,
+            "no mode was found: the density does not fall at both ends; state extrema",
+            EnvelopeError,
         )
         anchor = side * max(side * place for place in inner)
         beyond = np.flatnonzero(self.grid * side > anchor * side)[:: int(side)]
@@ -136,8 +151,8 @@ class Landscape:
             power = np.diff(np.log(height[ends])) / np.diff(np.log(distance[ends]))
             mass = np.log(height[far]) + 2 * np.log(distance[far])
             rises = self._is_function and mass[-1] > mass[0] + 0.01 and (np.diff(mass) > 0).all()
-            demand(
-                power < -1.02 and not rises,
+            refuse_if(
+                not (power < -1.02 and not rises),
                 f"the tail towards x = {x[far[-1]]:.6g} is heavier than a Cauchy's (the density there is "
                 f"{height[far[-1]] * self._scale:.3g}): no hat like 1 / x**2 covers it; "
                 "if it ends somewhere, or its formula overflows, state the support",
@@ -151,7 +166,7 @@ class Landscape:
         Also returned are all points known by then, and the heights there.
         """
         known, height = self.grid, self.height
-        area = np.sum(np.maximum(height[1:], height[:-1]) * np.diff(known)) / strips
+        area = float(np.sum(np.maximum(height[1:], height[:-1]) * np.diff(known)) / strips)
         spare = max(3, strips // 400)
         best = 0
         for attempt in range(60):
@@ -159,8 +174,9 @@ class Landscape:
             low = next((start for side, start, *_ in tails if side < 0), known[0])
             high = next((start for side, start, *_ in tails if side > 0), known[-1])
             bounds = np.unique([low, *self.knots[(self.knots > low) & (self.knots < high)], high])
-            steps = [_steps(known, height, a, b, area, 4 * strips) for a, b in pairwise(bounds)]
-            edges = np.unique(np.concatenate(steps))
+            edges = np.unique(
+                np.concatenate([_steps(known, height, a, b, area, 4 * strips) for a, b in pairwise(bounds)])
+            )
             number = len(edges) - 1 + len(tails)
             if attempt > 2 and best < number <= strips:  # the first attempts know too few heights
                 best, found = number, (edges, tails)
@@ -169,20 +185,21 @@ class Landscape:
             area *= number / (strips - spare / 2)
             known, height = merged(known, height, edges, self._pdf)
         # a best below that: pieces of equal area gain a strip all at the same time, and the number jumps
-        demand(best, f"{strips} strips do not suffice for {len(bounds) - 2} extrema: give more strips")
+        refuse_if(not best, f"{strips} strips do not suffice for {len(bounds) - 2} extrema: give more strips")
         return *found, known, height
 
     def _tail(
         self, area: float, side: float, distance: np.ndarray, x: np.ndarray, height: np.ndarray
     ) -> tuple[float, float, float, float]:
         """Return (side, start, s, height) of a tail from the first point where its hat is small enough."""
+        i = bisect_left(
+            range(len(x) - 1),
+            True,
+            key=lambda i: height[i] * self._tail_scale(side, distance[i], x[i:], height[i:]) <= area,
+        )
+        return side, x[i], self._tail_scale(side, distance[i], x[i:], height[i:]), height[i]
 
-        def scale(i):
-            return self._tail_scale(side, distance[i], x[i:], height[i:])
-
-        i = bisect_left(range(len(x) - 1), True, key=lambda i: height[i] * scale(i) <= area)
-        return side, x[i], scale(i), height[i]
-
+    @np.errstate(divide="ignore", invalid="ignore")  # 0 / 0 where a probe rounds to t
     def _tail_scale(self, side: float, distance: float, x: np.ndarray, height: np.ndarray) -> float:
         """Return s with f <= height (s / (s + |x - t|))**2 at all points known from t = x[0], 5 % to spare.
 
@@ -194,20 +211,14 @@ class Landscape:
         beyond = np.concatenate([near, x[1:]])
         root = np.sqrt(np.concatenate([self._pdf(near), height[1:]]) / height[0])
         refuse(
-            root > 1 + ROUNDING,
+            root > 1 + max(ROUNDING, self._rounding),
             beyond,
             "the density rises again at x = {x}, beyond its last extremum known: "
             "state the others in `extrema`",
             EnvelopeError,
         )
-        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 where a probe rounds to t
-            s = np.nanmax(np.abs(beyond - x[0]) * root / np.maximum(1 - root, 0.0))
+        s = np.nanmax(np.abs(beyond - x[0]) * root / np.maximum(1 - root, 0.0))
         return np.inf if s == 0 and height[0] > 1e-250 else 1.05 * s
-
-
-def _peaks(x: np.ndarray, value: np.ndarray) -> int:
-    """Return how often a function turns, where differences of 1e-12 of its largest value are none."""
-    return len(turns(x, value, np.full(len(x), NARROW * np.nanmax(value))))
 
 
 def _steps(

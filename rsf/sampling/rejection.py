@@ -8,13 +8,13 @@ estimate of the rate is (accepted - 1) / (proposed - 1), that of inverse samplin
 """
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from scipy import stats
 
-from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, log_acceptance, rounded_up
+from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, log_acceptance, refuse_if, rounded_up
 from rsf.sampling.densities import (
-    demand,
     draw,
     evaluate,
     is_discrete,
@@ -62,19 +62,21 @@ class Draws:
         needed to hold the estimate: if the second candidate is the first one kept, the unbiased estimate
         is 0.
         """
-        demand(0 < level < 1, f"level must lie between 0 and 1, got {level}")
+        refuse_if(not (0 < level < 1), f"level must lie between 0 and 1, got {level}")
         tail = (1 - level) / 2
         rejected = self.proposed - self.accepted
         low = stats.beta.ppf(tail, self.accepted, rejected + 1) if self.accepted else 0.0
         # stopped at size: the last candidate was bound to be a kept one, so one kept fewer was left to chance
-        more = not self.stopped_at_size
-        high = stats.beta.ppf(1 - tail, self.accepted + more, rejected) if rejected else 1.0
+        by_chance = self.accepted + (not self.stopped_at_size)
+        high = stats.beta.ppf(1 - tail, by_chance, rejected) if rejected else 1.0
         return float(np.fmin(low, self.acceptance_rate)), float(np.fmax(high, self.acceptance_rate))
 
     def __str__(self) -> str:
         low, high = self.acceptance_interval()
-        rate = f"acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
-        return f"{self.accepted:,} kept of {self.proposed:,}: {rate}"
+        return (
+            f"{self.accepted:,} kept of {self.proposed:,}: "
+            f"acceptance rate {self.acceptance_rate:.4f}, 95 % interval [{low:.4f}, {high:.4f}]"
+        )
 
 
 def rejection_sample(
@@ -128,15 +130,20 @@ def rejection_sample(
     >>> draws.samples.shape, round(draws.acceptance_rate, 2)
     ((1000,), 0.65)
     """
-    log_k = _checked(log_k, size, rng, max_proposals)
-    demand(
-        hasattr(proposal, "rvs") or hasattr(proposal, "sample"),
-        f"{type(proposal).__name__} cannot be drawn from: it needs rvs(size=, random_state=)",
+    size = _whole("size (how many to keep; reshape .samples afterwards)", size, 0)
+    max_proposals = _whole("max_proposals", max_proposals, 1)
+    log_k = np.asarray(log_k, dtype=np.float64)
+    refuse_if(
+        not (log_k.size == 1 and np.isfinite(log_k).all()),
+        f"log_k must be one finite number, got {log_k}: k itself must be a positive number",
+    )
+    log_k = log_k.item()
+    refuse_if(
+        not isinstance(rng, np.random.Generator | np.random.RandomState),
+        f"rng must be a numpy.random.Generator, such as default_rng(0), got {rng!r}",
         TypeError,
     )
-    if not clip:
-        _check_support(log_target, proposal)
-    parts = [part(law, "logpmf" if is_discrete(law) else "logpdf") for law in (log_target, proposal)]
+    parts = _log_densities(log_target, proposal, clip)
     kept_blocks = []
     proposed = accepted = 0
     max_log_ratio, slack = -np.inf, np.inf
@@ -156,8 +163,14 @@ def rejection_sample(
         max_log_ratio = max(max_log_ratio, float(np.max(log_a[:counted]) + log_k))
         slack = min(slack, block_slack)
 
-    samples = np.concatenate(kept_blocks) if kept_blocks else np.empty(0)
-    draws = Draws(samples, proposed, accepted, max_log_ratio, slack, stopped_at_size=accepted == size)
+    draws = Draws(
+        np.concatenate(kept_blocks) if kept_blocks else np.empty(0),
+        proposed,
+        accepted,
+        max_log_ratio,
+        slack,
+        stopped_at_size=accepted == size,
+    )
     if accepted < size:
         raise AcceptanceStarved(
             f"{max_proposals:,} candidates gave {accepted:,} of {size:,} samples "
@@ -168,34 +181,36 @@ def rejection_sample(
     return draws
 
 
-def _checked(log_k: float, size: int, rng: np.random.Generator, max_proposals: int) -> float:
-    """Refuse arguments that are out of range; return log_k as a float."""
-    demand(
-        np.ndim(size) == 0 and size >= 0 and float(size).is_integer() and max_proposals >= 1,
-        "size must be a whole number of at least 0 (how many to keep; reshape .samples afterwards) "
-        f"and max_proposals at least 1, got {size} and {max_proposals}",
+def _whole(name: str, number: object, least: int) -> int:
+    """Return a number as an int; refuse what is none, or below the least one allowed."""
+    refuse_if(
+        not (isinstance(number, Real) and float(number).is_integer() and number >= least),
+        f"{name} must be a whole number of at least {least}, got {number!r}",
     )
-    demand(
-        np.size(log_k) == 1 and np.isfinite(log_k),
-        f"log_k must be one finite number, got {log_k}: k itself must be a positive number",
-    )
-    demand(
-        isinstance(rng, np.random.Generator | np.random.RandomState),
-        f"rng must be a numpy.random.Generator, such as default_rng(0), got {rng!r}",
+    return int(number)
+
+
+def _log_densities(target: object, proposal: object, clip: bool) -> list:
+    """Return the two log densities; refuse laws that cannot be drawn from, or not one from the other."""
+    refuse_if(
+        not (hasattr(proposal, "rvs") or hasattr(proposal, "sample")),
+        f"{type(proposal).__name__} cannot be drawn from: it needs rvs(size=, random_state=)",
         TypeError,
     )
-    return float(np.reshape(log_k, ()))
-
-
-def _check_support(target: object, proposal: object) -> None:
-    """Refuse a target with known mass outside the proposal's known support."""
+    kinds = ["logpmf" if is_discrete(law) else "logpdf" for law in (target, proposal)]
+    parts = [part(law, kind) for law, kind in zip((target, proposal), kinds, strict=True)]
+    refuse_if(
+        not (kinds[0] == kinds[1] or parts[0] is target),
+        f"the target has a {kinds[0]}, the proposal a {kinds[1]}: both must be discrete, or neither",
+    )
     low, high = proposal.support() if callable(getattr(proposal, "support", None)) else (-np.inf, np.inf)
-    missed = mass_outside(target, low, high) if np.ndim(low) == 0 else 0.0
-    demand(
-        missed == 0,
+    missed = 0.0 if clip or np.ndim(low) else mass_outside(target, low, high)
+    refuse_if(
+        missed != 0,
         f"the target has mass {missed:.6g} outside the proposal's support [{low}, {high}]: "
         "no k can reach it; widen the proposal",
     )
+    return parts
 
 
 def _block_size(wanted: int, accepted: int, proposed: int) -> int:

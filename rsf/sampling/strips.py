@@ -14,8 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
-from rsf.acceptance import ROUNDING, EnvelopeError
-from rsf.sampling.densities import demand, refuse
+from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
+from rsf.sampling.densities import refuse
 from rsf.sampling.landscape import Landscape
 
 # draws at once, so that the buffers stay in the cache; those after which all above the squeeze are decided
@@ -52,8 +52,8 @@ class StripEnvelope(Landscape):
     strips : int
         A power of two.
     patience : float
-        Seconds that the set-up may take; it needs about 12 evaluations for each strip. A distribution that a
-        few evaluations show to be slower is refused.
+        Seconds that the set-up may take; it needs about 12 evaluations for each strip, more for many extrema.
+        A distribution that a few evaluations show to be slower is refused, and one that takes twice as long.
 
     Attributes
     ----------
@@ -76,10 +76,10 @@ class StripEnvelope(Landscape):
         *,
         extrema: np.ndarray | list[float] | tuple[float, ...] = (),
         strips: int = 4096,
-        patience: float = 60.0,
+        patience: float = 10.0,
     ) -> None:
-        demand(
-            strips in {2**n for n in range(6, 17)},
+        refuse_if(
+            strips not in {2**n for n in range(6, 17)},
             f"strips must be a power of two from 64 to {2**16:,}, got {strips}",
         )
         self.proposed = self.accepted = 0
@@ -92,6 +92,7 @@ class StripEnvelope(Landscape):
             # extrema were missed: look for them again where most of the density is
             self._explore(np.union1d(self.grid, np.linspace(*self._body(), 4097)))
             self._lay(strips)
+        self._most = np.inf
         is_wide = self.high - self.low > 100 * np.ptp(self._body())
         if self._is_function and is_wide and 1e-3 < self._most_mass < 0.99:
             warnings.warn(
@@ -111,8 +112,8 @@ class StripEnvelope(Landscape):
 
         `random_state` is for those who call it as scipy's: a Generator or a seed.
         """
-        demand(
-            (rng is None) != (random_state is None),
+        refuse_if(
+            (rng is None) == (random_state is None),
             "pass a numpy Generator: rvs(size, rng), or rvs(size=..., random_state=...)",
             TypeError,
         )
@@ -122,13 +123,13 @@ class StripEnvelope(Landscape):
             self._fill(out.reshape(-1)[start : start + GROUP], rng)
         return out[()]
 
+    @np.errstate(divide="ignore")
     def logpdf(self, x: np.ndarray | float) -> np.ndarray:
         """Return the log density at x, -inf outside the support; normalised by Gauss-Legendre quadrature."""
         x = np.asarray(x, dtype=np.float64)
         inside = (x >= self.low) & (x <= self.high)
         value = self._pdf(np.where(inside, x, self._left[0]).ravel()).reshape(x.shape)
-        with np.errstate(divide="ignore"):
-            return np.where(inside, np.log(value / self._mass), -np.inf)
+        return np.where(inside, np.log(value / self._mass), -np.inf)
 
     def support(self) -> tuple[float, float]:
         """Return (low, high)."""
@@ -144,8 +145,9 @@ class StripEnvelope(Landscape):
         return self.accepted / self.proposed if self.proposed else float("nan")
 
     def __str__(self) -> str:
-        low, high = self.acceptance_bounds
-        return f"{len(self._squeeze):,} strips: acceptance rate between {low:.4f} and {high:.4f}"
+        return "{:,} strips: acceptance rate between {:.4f} and {:.4f}".format(
+            len(self._squeeze), *self.acceptance_bounds
+        )
 
     # ---- drawing
 
@@ -190,7 +192,7 @@ class StripEnvelope(Landscape):
         fall = np.where(in_body, 1.0, (1.0 - u) ** 2)
         x = self._left[strip] + reach
         value = self._pdf(x)
-        self._audit(x, value, self._bottom[strip], self._top[strip] * fall + NOISE * in_body)
+        self._audit(x, value, self._bottom[strip], self._top[strip] * fall, in_body)
         kept = coin * (self._hat[strip] * fall) < value
         out[position[kept]] = x[kept]
         lost = position[~kept]
@@ -198,9 +200,17 @@ class StripEnvelope(Landscape):
         if len(lost):
             out[lost] = self._fill(np.empty(len(lost)), rng)
 
-    def _audit(self, x: np.ndarray, value: np.ndarray, bottom: np.ndarray, top: np.ndarray) -> None:
+    def _audit(
+        self,
+        x: np.ndarray,
+        value: np.ndarray,
+        bottom: np.ndarray,
+        top: np.ndarray,
+        in_body: np.ndarray | bool = True,
+    ) -> None:
         """Refuse density values that are not between those at the ends of their strip."""
-        fits = (value <= top * (1 + ROUNDING)) & (value >= bottom * (1 - ROUNDING) - NOISE)
+        rounding, noise = max(ROUNDING, self._rounding), max(NOISE, self._rounding / 8)
+        fits = (value <= top * (1 + rounding) + noise * in_body) & (value >= bottom * (1 - rounding) - noise)
         refuse(
             ~fits,
             x,
@@ -214,6 +224,7 @@ class StripEnvelope(Landscape):
 
     # ---- set-up
 
+    @np.errstate(divide="ignore")
     def _lay(self, strips: int) -> None:
         """Lay strips of equal hat area, and tails, over the density."""
         edges, tails, known, known_height = self._cut(strips)
@@ -230,16 +241,17 @@ class StripEnvelope(Landscape):
         self._bottom = np.concatenate([np.minimum(value[1:], value[:-1]), 0 * side, blank])
         self._top = np.concatenate([np.maximum(value[1:], value[:-1]), foot, blank + np.inf])
         step = np.where(self._width > 0, self._top, 0) * self._width
-        with np.errstate(divide="ignore"):
-            self._hat = step.max() / self._width  # all have the area of the largest
+        self._hat = step.max() / self._width  # all have the area of the largest
         # rounded down to a value that u can take, whatever the number of its bits
         self._squeeze = np.floor(self._bottom / self._hat * 2.0**44) / 2.0**44
         self._slope = np.divide(self._width, self._squeeze, out=np.zeros(strips), where=self._squeeze > 0)
         self._most_mass = float(step.sum()) * float(self._scale)  # inf where it overflows
-        areas = (np.minimum(self._bottom, self._top) * self._width, step)
-        self.acceptance_bounds = tuple(float(part.sum() / (strips * step.max())) for part in areas)
-        demand(
-            self.acceptance_bounds[1] >= 0.1,
+        self.acceptance_bounds = tuple(
+            float(area.sum() / (strips * step.max()))
+            for area in (np.minimum(self._bottom, self._top) * self._width, step)
+        )
+        refuse_if(
+            not (self.acceptance_bounds[1] >= 0.1),
             f"{strips} strips keep at most {self.acceptance_bounds[1]:.3g} of the candidates: give more",
             EnvelopeError,
         )
@@ -247,7 +259,7 @@ class StripEnvelope(Landscape):
         for x, height in ((inner, self._pdf(inner)), (known, known_height)):
             inside = (x > edges[0]) & (x < edges[-1])
             strip = np.searchsorted(edges, x[inside], side="right") - 1
-            self._audit(x[inside], height[inside], self._bottom[strip], self._top[strip] + NOISE)
+            self._audit(x[inside], height[inside], self._bottom[strip], self._top[strip])
 
     @cached_property
     def _mass(self):
@@ -259,7 +271,6 @@ class StripEnvelope(Landscape):
         node, weight = np.polynomial.legendre.leggauss(64)
         u = (node + 1) / 2
         for i in np.flatnonzero(self._side):
-            s = self._width[i]
-            value = self._pdf(self._left[i] + self._side[i] * s * u / (1 - u))
-            parts.append(np.sum(weight / 2 * s / (1 - u) ** 2 * value))
+            value = self._pdf(self._left[i] + self._side[i] * self._width[i] * u / (1 - u))
+            parts.append(np.sum(weight / 2 * self._width[i] / (1 - u) ** 2 * value))
         return float(sum(parts))

@@ -7,13 +7,13 @@ starves.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from transformers import TrainerCallback
 
-from rsf.acceptance import AcceptanceStarved
+from rsf.acceptance import AcceptanceStarved, refuse_if
 from rsf.accounts import FORWARD, TRAIN
-from rsf.selection.loader import LoaderReport, RejectionLoader
+from rsf.selection.loader import RejectionLoader
 
 logger = logging.getLogger(__name__)
 ENOUGH = 8  # after so many steps without a single label a warning is due
@@ -33,8 +33,8 @@ class Plan:
 
     def __init__(self, args, examples: int, batch_size: int):
         self.args = args
-        own = args.block_size or args.scoring_batch_size or batch_size
-        self.block = batch_size if args.unit == "batch" else own  # memory, or a search, may have changed it
+        own = args.unit == "example" and (args.block_size or args.scoring_batch_size)
+        self.block = own or batch_size  # which memory, or a search, may have changed
         self.candidates = _in_a_pass(args, examples, self.block)
         plain = _in_a_pass(args, examples, batch_size)
         self.batches = math.ceil(plain / (batch_size * args.world_size))
@@ -44,9 +44,10 @@ class Plan:
             a_pass = math.ceil(self.batches / args.gradient_accumulation_steps)
             most = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * a_pass)
         else:
-            epochs = math.ceil(args.num_train_epochs * TRAIN * plain)
             self.budget = args.compute_budget or (
-                args.max_steps * self.per_step if args.max_steps > 0 else epochs
+                args.max_steps * self.per_step
+                if args.max_steps > 0
+                else math.ceil(args.num_train_epochs * TRAIN * plain)
             )
             most = math.ceil(self.budget / self.per_step)
             if args.unit == "batch":
@@ -56,7 +57,7 @@ class Plan:
 
     def is_spent(self, loader: RejectionLoader) -> bool:
         """Return whether all is spent, if all processes are as busy as this one; never within a step."""
-        spent = cost(loader.total) + FORWARD * loader.pending * self.args.world_size
+        spent = loader.total.forward_passes + FORWARD * loader.pending * self.args.world_size
         return spent >= self.budget and loader.report.batches % self.args.gradient_accumulation_steps == 0
 
 
@@ -64,30 +65,14 @@ def _in_a_pass(args, examples, size):
     """Return how many examples a DataLoader hands out in a pass, on all processes, in batches of a size."""
     whole = size * args.world_size
     if args.dataloader_drop_last:
-        if examples < whole:
-            raise ValueError(
-                f"dataloader_drop_last drops all {examples} candidates: a pass needs {whole} of them "
-                f"({args.world_size} process(es) take {size} at once)"
-            )
+        refuse_if(
+            examples < whole,
+            f"dataloader_drop_last drops all {examples} candidates: a pass needs {whole} of them "
+            f"({args.world_size} process(es) take {size} at once)",
+        )
         return examples - examples % whole
     # several processes get as many each, by going on from the beginning
     return examples if args.world_size == 1 else math.ceil(examples / whole) * whole
-
-
-def cost(report: LoaderReport) -> int:
-    """Return the forward passes of one example that a `LoaderReport` stands for."""
-    return FORWARD * report.scored + TRAIN * report.trained
-
-
-def by_compute(schedule, steps: Callable[[], float]):
-    """Let a schedule of the Trainer's follow what was spent, in `steps` of plain fine-tuning."""
-    if not hasattr(schedule, "lr_lambdas"):
-        raise ValueError(
-            f"a {type(schedule).__name__} is not a function of progress: take the lr_scheduler_type linear, "
-            'cosine or constant, or progress="updates"'
-        )
-    schedule.lr_lambdas = [lambda _, at=at: at(steps()) for at in schedule.lr_lambdas]
-    return schedule
 
 
 def is_true(record: logging.LogRecord) -> bool:
@@ -119,12 +104,18 @@ class AtTheBudget(TrainerCallback):
         state.epoch = trainer.loader.total.candidates / trainer.plan.candidates  # the Trainer knows no passes
         self.show(state)
         over = trainer.is_over(state.global_step)
-        if trainer._unlabelled and (over or state.global_step >= ENOUGH):
-            logger.warning(
-                f"not one of the first {trainer._unlabelled} examples has a label: their loss is 0, and "
-                "nothing can be learned from them (does the collator make the labels?)"
-            )
-            trainer._unlabelled = None
+        if over or state.global_step >= ENOUGH:
+            if trainer._unlabelled:
+                logger.warning(
+                    f"not one of the first {trainer._unlabelled} examples has a label: their loss is 0, and "
+                    "nothing can be learned from them (does the collator make the labels?)"
+                )
+            if trainer._weightless:
+                logger.warning(
+                    f"{trainer.rule} gives each of the first {trainer._weightless} examples the weight 0: "
+                    "nothing can be learned from them (loosen the rule)"
+                )
+            trainer._unlabelled = trainer._weightless = None
         if over and not self.ended:  # the Trainer itself stops a pass that was starved
             self.ended = control.should_training_stop = True
             evaluated = [row["step"] for row in state.log_history if "eval_runtime" in row]
@@ -161,6 +152,12 @@ class UntilStarved:
     """
 
     def __init__(self, trainer, loader):
+        sharing = trainer.args.accelerator_config
+        refuse_if(
+            sharing.dispatch_batches or (sharing.split_batches and trainer.args.world_size > 1),
+            "accelerator_config's dispatch_batches and split_batches share out batches that are collated, "
+            "but candidates are collated once they are kept: to train, leave both as they are by default",
+        )
         self.trainer, self.loader = trainer, loader
         self.dataset = loader.candidates.loader.dataset
         self.batch_size = loader.batch_size
@@ -177,13 +174,3 @@ class UntilStarved:
         except AcceptanceStarved as reason:
             self.trainer.stopped = str(reason)
             logger.warning("training stopped: %s", reason)
-
-
-def loader_of(dataloader: UntilStarved) -> RejectionLoader:
-    """Return the loader below what the Trainer iterates; refuse what others make."""
-    if not isinstance(dataloader, UntilStarved):
-        raise TypeError(
-            f"get_train_dataloader returned a {type(dataloader).__name__}, but RSFTrainer makes its batches "
-            "of train_dataset: leave the method as it is, or use RejectionLoader in a loop of your own"
-        )
-    return dataloader.loader

@@ -1,21 +1,27 @@
 """Go on where a killed run was, bit for bit: the loader's state in every checkpoint, passes that come again
 in order."""
 
+import datetime
 import json
 import logging
 import pickle
+from collections import UserDict
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from rsf.acceptance import refuse_if
 from rsf.accounts import write_whole
 
 logger = logging.getLogger(__name__)
-# what NumPy's arrays and numbers are unpickled by
-NUMPY = [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["All"])]
-NUMPY += [np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]]
+VALUES = [  # what examples may hold beside Python's own, by what it is unpickled: NumPy's, times, decimals
+    *(np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["All"])),
+    *(np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]),
+    *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone, Decimal),
+]
 
 
 class Blocks:
@@ -62,19 +68,18 @@ class Blocks:
 def coins(collator: object) -> dict | torch.Tensor | None:
     """Return the state of a collator's own generator, torch's or NumPy's; None if it has none."""
     generator = getattr(collator, "generator", None)
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    return generator.get_state() if isinstance(generator, torch.Generator) else None
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else None
 
 
 def load_coins(collator: object, state: dict | torch.Tensor | None) -> None:
     """Let a collator's own generator, made here if the collator makes it late, go on from a state."""
-    generator = getattr(collator, "generator", None)
     if torch.is_tensor(state):
-        collator.generator = generator or torch.Generator()
+        collator.generator = getattr(collator, "generator", None) or torch.Generator()
         collator.generator.set_state(state)
     elif state is not None:
-        collator.generator = generator or np.random.default_rng(0)
+        collator.generator = getattr(collator, "generator", None) or np.random.default_rng(0)
         collator.generator.bit_generator.state = state
 
 
@@ -87,55 +92,59 @@ def save(state: dict, folder: str | Path, rank: int) -> None:
     """Write a rank's state, whole or not at all; warn where it could not be read again."""
     file = Path(folder) / file_of(rank)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda part: torch.save(state, part))
     try:
+        write_whole(file, lambda part: torch.save(state, part))
         load(folder, rank)
-    except pickle.UnpicklingError as error:
-        what = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
-        logger.warning(
-            f"{folder} cannot be resumed from: the examples must be numbers, texts, arrays or tensors "
-            f"({what})"
-        )
+    except (AttributeError, TypeError, ValueError, pickle.PicklingError) as error:
+        logger.warning(f"{folder} cannot be resumed from: {error}")
 
 
 def load(folder: str | Path, rank: int) -> dict:
-    """Return a rank's state: numbers, texts, arrays and tensors, NumPy's included, and nothing that runs
-    code."""
+    """Return a rank's state: numbers, texts, times, arrays and tensors, and nothing that runs code."""
     file = Path(folder) / file_of(rank)
-    if not file.is_file():
+    refuse_if(
+        not file.is_file(),
+        f"Can't find a valid checkpoint at {folder}: it has no {file.name}, so it was not written by "
+        "RSFTrainer on as many processes, or with save_only_model",
+    )
+    try:
+        with torch.serialization.safe_globals(VALUES):
+            return torch.load(file, weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
         raise ValueError(
-            f"Can't find a valid checkpoint at {folder}: it has no {file.name}, so it was not written by "
-            "RSFTrainer on as many processes, or with save_only_model"
-        )
-    with torch.serialization.safe_globals(NUMPY):
-        return torch.load(file, weights_only=True)
+            f"the examples must be numbers, texts, times, arrays or tensors, of those that wait in {folder} "
+            f"some are not ({what})"
+        ) from error
 
 
 def last_whole(folder: str | Path, ranks: int) -> str:
     """Return the newest checkpoint of a folder that was written to its end by all ranks."""
-    states = Path(folder).glob("checkpoint-*/trainer_state.json")
-    whole = [path.parent for path in states if _is_whole(path, ranks)]
-    if not whole:
-        raise ValueError(
-            f"No valid checkpoint found in output directory ({folder}): none there was written to its end by "
-            f"RSFTrainer on {ranks} process(es)"
-        )
+    whole = [path for path in Path(folder).glob("checkpoint-*") if _is_whole(path, ranks)]
+    refuse_if(
+        not whole,
+        f"No valid checkpoint found in output directory ({folder}): none there was written to its end by "
+        f"RSFTrainer on {ranks} process(es)",
+    )
     return str(max(whole, key=lambda path: int(path.name.split("-")[1])))
 
 
-def _is_whole(trainer_state, ranks):
+def _is_whole(checkpoint, ranks):
     """Whether the Trainer's state, which it writes last, can be read, and each rank's own is there."""
     try:
-        json.loads(trainer_state.read_text(encoding="utf-8"))
-    except ValueError:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
-    return all((trainer_state.parent / file_of(rank)).is_file() for rank in range(ranks))
+    return all((checkpoint / file_of(rank)).is_file() for rank in range(ranks))
 
 
 def state_of(trainer) -> dict:
     """Return all that the next batches of an `RSFTrainer` hang on, and what its log has not shown yet."""
+    loader = trainer.loader.state_dict()
+    for waiting in loader["ready"]:  # a tokenizer's own dict holds more than its values
+        waiting[0] = dict(waiting[0]) if isinstance(waiting[0], UserDict) else waiting[0]
     return {
-        "loader": trainer.loader.state_dict(),
+        "loader": loader,
         "rule": trainer.rule.state_dict(),
         "random": trainer._random,
         "began": trainer.loader.candidates.began,
@@ -150,8 +159,7 @@ def go_on(trainer, state: dict) -> None:
     """Let an `RSFTrainer` go on from a state, if its settings are those of then."""
     was = state["setting"]
     unlike = {name: (was[name], now) for name, now in _setting(trainer).items() if was[name] != now}
-    if unlike:
-        raise ValueError(f"resume with the settings of the checkpoint: (then, now) are {unlike}")
+    refuse_if(unlike, f"resume with the settings of the checkpoint: (then, now) are {unlike}")
     trainer.loader.load_state_dict(state["loader"])
     trainer.rule.load_state_dict(state["rule"])
     trainer._random = state["random"]
@@ -168,6 +176,7 @@ def _setting(trainer):
     return {name: str(getattr(trainer.args, name)) for name in names} | {
         "candidates": len(trainer.train_dataset),
         "processes": trainer.args.world_size,
-        "block": trainer.loader.candidates.loader.total_batch_size,
+        "what the rule remembers": sorted(trainer.rule.state_dict()),
+        "block": trainer.plan.block,
         "batch": trainer._train_batch_size,
     }

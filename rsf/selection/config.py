@@ -2,12 +2,15 @@
 others."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from rsf.acceptance import refuse_if
 from rsf.rules import BaseRule
-from rsf.selection.losses import refuse_virtual_tokens
+from rsf.selection.losses import CRITERIA, refuse_virtual_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -83,50 +86,73 @@ class RSFConfig(TrainingArguments):
             "scoring_dtype": ("", "bfloat16", "float16"),
         }
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            refuse_if(value not in allowed, f"{name} must be one of {allowed}, got {value!r}")
         for name in ("block_size", "scoring_batch_size", "compute_budget"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("block_size", "scoring_batch_size"):
-            if self.unit == "batch" and getattr(self, name) not in (0, self.train_batch_size):
-                raise ValueError(
-                    f'with unit="batch" a block is a batch: {name} must be 0 or {self.train_batch_size}, '
-                    f"got {getattr(self, name)}"
-                )
-        if self.progress == "updates" and self.compute_budget:
-            raise ValueError(
-                'with progress="updates" max_steps ends the run and forward passes are only counted: '
-                f"compute_budget must be 0, got {self.compute_budget}"
+            value = getattr(self, name)
+            refuse_if(value < 0, f"{name} must not be negative, got {value}")
+            refuse_if(
+                self.unit == "batch" and name != "compute_budget" and value not in (0, self.train_batch_size),
+                f'with unit="batch" a block is a batch: {name} must be 0 or {self.train_batch_size}, '
+                f"got {value}",
             )
-        if self.weighting != "none" and self.label_smoothing_factor:
-            raise ValueError(
-                "weighting weighs the model's own loss, label_smoothing_factor must be 0, "
-                f"got {self.label_smoothing_factor}"
-            )
+        refuse_if(
+            self.progress == "updates" and self.compute_budget,
+            'with progress="updates" max_steps ends the run and forward passes are only counted: '
+            f"compute_budget must be 0, got {self.compute_budget}",
+        )
+        refuse_if(
+            self.weighting != "none" and self.label_smoothing_factor,
+            "weighting weighs the model's own loss, label_smoothing_factor must be 0, "
+            f"got {self.label_smoothing_factor}",
+        )
 
 
-def judges(rule: BaseRule) -> bool:
-    """Return whether a rule looks at the criterion at all."""
-    return getattr(rule, "needs_criterion", True)
+@contextmanager
+def swapped(target: object, **values: object) -> Iterator[None]:
+    """Set attributes for the time of a with block."""
+    before = {name: getattr(target, name) for name in values}
+    vars(target).update(values)
+    try:
+        yield
+    finally:
+        vars(target).update(before)
 
 
-def refuse(trainer, built_in: bool, own_loss: bool) -> None:
-    """Refuse what does not go together in an `RSFTrainer`, and say what its criterion or its scheduler does
+def refuse(trainer, own_loss: bool) -> None:
+    """Refuse what an `RSFTrainer` cannot take, or not together; say what its criterion or its scheduler does
     not see.
 
     Parameters
     ----------
     trainer : RSFTrainer
-    built_in : whether the criterion is one of the model's heads
     own_loss : whether what is trained on is not simply the loss that the model reports
     """
     args = trainer.args
-    if trainer.compute_loss_func and args.weighting != "none":
-        raise ValueError(
-            f"weighting={args.weighting!r} weighs the model's own loss: it does not go with compute_loss_func"
-        )
-    judged = built_in and judges(trainer.rule)
+    refuse_if(
+        not isinstance(args, RSFConfig),
+        f"args must be an RSFConfig, which takes all that TrainingArguments takes, got {type(args).__name__}",
+        TypeError,
+    )
+    refuse_if(
+        not isinstance(trainer.rule, BaseRule),
+        f"rule must be one of rsf.rules, such as clipped(0.5), or a rsf.rules.Rule, got {trainer.rule!r:.80}",
+        TypeError,
+    )
+    refuse_if(
+        not callable(trainer.criterion),
+        f"criterion must be one of {sorted(CRITERIA)} or a callable, got {trainer.criterion!r}",
+    )
+    refuse_if(
+        args.n_gpu > 1 or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
+        "RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)",
+        NotImplementedError,
+    )
+    refuse_if(
+        trainer.compute_loss_func and args.weighting != "none",
+        f"weighting={args.weighting!r} weighs the model's own loss: it does not go with compute_loss_func",
+    )
+    judged = trainer.criterion in CRITERIA.values() and trainer.rule.needs_criterion
     if judged or args.weighting != "none":
         refuse_virtual_tokens(trainer.model)
     if judged and own_loss:

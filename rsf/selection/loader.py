@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsf.acceptance import AcceptanceStarved, accept
+from rsf.acceptance import AcceptanceStarved, accept, refuse_if
+from rsf.accounts import FORWARD, TRAIN
 from rsf.rules import Rule
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,11 @@ class LoaderReport:
     def acceptance_rate(self) -> float:
         """Kept per candidate; NaN before the first."""
         return self.kept / self.candidates if self.candidates else float("nan")
+
+    @property
+    def forward_passes(self) -> int:
+        """Of one example: what scoring and training cost."""
+        return FORWARD * self.scored + TRAIN * self.trained
 
     @property
     def effective_sample_size(self) -> float:
@@ -150,31 +156,30 @@ class RejectionLoader:
         on_decision: Callable[[list, np.ndarray, np.ndarray], object] | None = None,
         all_ranks: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        if unit not in ("example", "batch"):
-            raise ValueError(f'unit must be "example" or "batch", got {unit!r}')
-        if batch_size < 1 or batch_size != int(batch_size):
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}")
-        if getattr(rule, "joint", False):
-            raise ValueError(
-                f"{rule} chooses among the samples of one prompt, a loader decides on each example: "
-                "take above or tilted here"
-            )
-        if weighting != "none" and (weighting != "inverse" or unit == "batch" or batch_size < 2):
-            raise ValueError(
-                'weighting must be "none" or "inverse" (the twin weighs in the training loop), and '
-                'weighting="inverse" needs unit="example" and batches of at least 2: '
-                f"got {weighting!r}, {unit!r} and {batch_size}"
-            )
+        refuse_if(unit not in ("example", "batch"), f'unit must be "example" or "batch", got {unit!r}')
+        refuse_if(
+            batch_size < 1 or batch_size != int(batch_size),
+            f"batch_size must be a whole number of at least 1, got {batch_size}",
+        )
+        refuse_if(
+            getattr(rule, "joint", False),
+            f"{rule} chooses among the samples of one prompt, a loader decides on each example: "
+            "take above or tilted here",
+        )
+        refuse_if(
+            weighting != "none" and (weighting != "inverse" or unit == "batch" or batch_size < 2),
+            'weighting must be "none" or "inverse" (the twin weighs in the training loop), and '
+            'weighting="inverse" needs unit="example" and batches of at least 2: '
+            f"got {weighting!r}, {unit!r} and {batch_size}",
+        )
         self.candidates, self.score, self.rule, self.rng = candidates, score, rule, rng
         self.batch_size, self.unit, self.weighting = batch_size, unit, weighting
         self.collate, self.prepare = collate, prepare
         self.stop, self.on_decision, self.all_ranks = stop, on_decision, all_ranks
-        self.on_resume = (
-            None  # a function of the owner's, called where the place of a loaded state is reached
-        )
         self.report, self.total = LoaderReport(), LoaderReport()
         self._waiting = []  # kept, not yet handed out: (example, 1 / A, number of the candidate)
-        self._blocks = None  # the pass that is open
+        # the pass that is open, and the owner's function, called where the place of a loaded state is reached
+        self._blocks = self.on_resume = None
         self._place = Place()
         # scored by this process since `total` was told; candidates in a row that had A = 1
         self.pending = self._idle = 0
@@ -251,11 +256,11 @@ class RejectionLoader:
             self.candidates.set_epoch(self._place.passes)
         self._blocks = iter(self.candidates)
         for _ in range(self._place.block):
-            if next(self._blocks, None) is None:
-                raise ValueError(
-                    f"the state has {self._place.block} blocks of a pass behind it, there are fewer now: "
-                    "take the same data and blocks"
-                )
+            refuse_if(
+                next(self._blocks, None) is None,
+                f"the state has {self._place.block} blocks of a pass behind it, there are fewer now: "
+                "take the same data and blocks",
+            )
         if self._place.block and self.on_resume is not None:
             self.on_resume()
 
@@ -279,16 +284,17 @@ class RejectionLoader:
         kept = self.total.kept - self._place.kept
         self._place.epoch = passes
         self._place.candidates, self._place.kept = self.total.candidates, self.total.kept
-        if not candidates:
-            raise ValueError(
-                "a pass had no candidates: the data set is empty, or smaller than one block, "
-                "or can be iterated only once"
-            )
-        if not kept:
-            raise AcceptanceStarved(
-                f"{self.rule} kept none of {candidates:,} candidates in a whole pass: "
-                "loosen the rule (a smaller k or threshold), or stop here"
-            )
+        refuse_if(
+            not candidates,
+            "a pass had no candidates: the data set is empty, or smaller than one block, "
+            "or can be iterated only once",
+        )
+        refuse_if(
+            not kept,
+            f"{self.rule} kept none of {candidates:,} candidates in a whole pass: "
+            "loosen the rule (a smaller k or threshold), or stop here",
+            AcceptanceStarved,
+        )
 
     def _decide(self, block: list) -> None:
         """Score a block, toss its coins, and put what is kept into the waiting line."""
@@ -297,14 +303,13 @@ class RejectionLoader:
         scored = n if getattr(self.rule, "needs_criterion", True) else 0
         criterion = np.asarray(self.score(rows), dtype=np.float64) if scored else np.zeros(n)  # (n,)
         self._check(criterion, block)
-        if self.unit == "batch":
-            criterion = criterion.mean(keepdims=True)  # (1,)
+        criterion = criterion.mean(keepdims=True) if self.unit == "batch" else criterion  # (1,) or (n,)
         log_a = np.asarray(self.rule.log_probability(criterion))
-        if log_a.shape != criterion.shape:
-            raise ValueError(
-                f"the rule {self.rule} must return a probability for each criterion {criterion.shape}, "
-                f"got {log_a.shape}"
-            )
+        refuse_if(
+            log_a.shape != criterion.shape,
+            f"the rule {self.rule} must return a probability for each criterion {criterion.shape}, "
+            f"got {log_a.shape}",
+        )
         never = np.flatnonzero(np.isneginf(log_a))
         if self.weighting == "inverse" and never.size:
             raise ValueError(
@@ -348,16 +353,15 @@ class RejectionLoader:
 
     def _check(self, criterion: np.ndarray, block: list) -> None:
         """Raise ValueError if there is not one finite criterion for each example."""
-        if criterion.shape != (len(block),):
-            raise ValueError(
-                f"score must give one number for each of {len(block)} examples, got shape {criterion.shape}"
-            )
+        refuse_if(
+            criterion.shape != (len(block),),
+            f"score must give one number for each of {len(block)} examples, got shape {criterion.shape}",
+        )
         bad = np.flatnonzero(~np.isfinite(criterion))
         if bad.size:
-            named = "; ".join(self._named(block, i) for i in bad[:3])
             raise ValueError(
                 f"the criterion of {bad.size} of {len(block)} examples is not finite ({criterion[bad[0]]}), "
-                f"{named}"
+                + "; ".join(self._named(block, i) for i in bad[:3])
             )
 
     def _named(self, block: list, i: int) -> str:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rsf.acceptance import refuse_if
+
 IGNORED = -100  # the label of a position that has none
 SHIFTED = ("ForCausalLM", "LMHeadModel")  # the logits of a position predict the next one's label
 TOKENS = (
@@ -56,8 +58,7 @@ def per_example_loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], outpu
     if kind == "single_label_classification":
         return _cross_entropy(logits, labels)
     if kind == "span":
-        ends = [_cross_entropy(logits[:, i], labels[:, i]) for i in range(2)]
-        loss = torch.stack(ends, dim=1)  # (batch, 2)
+        loss = _cross_entropy(logits.flatten(0, 1), labels.flatten()).view_as(labels)  # (batch, 2)
     else:
         loss = _cross_entropy(logits.transpose(1, 2), labels)  # (batch, tokens)
     return loss.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
@@ -69,16 +70,18 @@ def per_example_error(model: torch.nn.Module, inputs: Mapping[str, Tensor], outp
     Arguments as for `per_example_loss`.
     """
     kind, logits, labels = _read(model, inputs, outputs)
-    if kind in ("CTC", "regression"):
-        raise ValueError(
-            f'the criterion "error" means nothing for {kind}: '
-            'use "loss", or a callable(model, inputs, outputs)'
-        )
+    refuse_if(
+        kind in ("CTC", "regression"),
+        f'the criterion "error" means nothing for {kind}: use "loss", or a callable(model, inputs, outputs)',
+    )
     if kind == "multi_label_classification":
         wrong = (logits > 0) != (labels > 0.5)
     else:
         wrong = (logits.argmax(-1) != labels) & (labels != IGNORED)
     return wrong.reshape(len(labels), -1).any(1).float()
+
+
+CRITERIA = {"loss": per_example_loss, "error": per_example_error}
 
 
 def as_the_model_does(model: torch.nn.Module, inputs: Mapping[str, Tensor], values: Tensor) -> Tensor:
@@ -97,6 +100,7 @@ def as_the_model_does(model: torch.nn.Module, inputs: Mapping[str, Tensor], valu
     return (weight * values).sum() / weight.sum().clamp(min=1)
 
 
+@torch.no_grad()
 def check_against_own(
     model: torch.nn.Module, inputs: Mapping[str, Tensor], outputs: object, loss: Tensor
 ) -> bool:
@@ -117,18 +121,17 @@ def check_against_own(
     one_sided = _head(model) == "ForQuestionAnswering" and bool((there[:, 0] != there[:, 1]).any())
     if one_sided or not math.isfinite(own):
         return False
-    loss = loss.detach()
     ours = float(as_the_model_does(model, inputs, loss))
 
     def differs(other):
         return abs(other - ours) > 0.02 * abs(other) + 0.002
 
-    if differs(own):
-        raise ValueError(
-            f"{type(model).__name__} reports the loss {own:.4g} where that of its examples is {ours:.4g}: "
-            "its loss is not the usual one of such a head, so say what the loss of an example is: "
-            "criterion=callable(model, inputs, outputs)"
-        )
+    refuse_if(
+        differs(own),
+        f"{type(model).__name__} reports the loss {own:.4g} where that of its examples is {ours:.4g}: "
+        "its loss is not the usual one of such a head, so say what the loss of an example is: "
+        "criterion=callable(model, inputs, outputs)",
+    )
     if len(labels[there].unique()) < 2:
         return False
     one_each = labels.ndim == 1 and not labels.is_floating_point()
@@ -201,11 +204,11 @@ def _read(model, inputs, outputs):
     if head == "ForCTC":
         return "CTC", logits, labels
     if head in TOKENS:
-        if logits.ndim != 3 or labels.shape != logits.shape[:2]:
-            raise ValueError(
-                "expected logits (batch, tokens, classes) and labels (batch, tokens), "
-                f"got {(*logits.shape,)} and {(*labels.shape,)}"
-            )
+        refuse_if(
+            logits.ndim != 3 or labels.shape != logits.shape[:2],
+            "expected logits (batch, tokens, classes) and labels (batch, tokens), "
+            f"got {(*logits.shape,)} and {(*labels.shape,)}",
+        )
         return "tokens", logits[:, :-1] if _is_shifted(model) else logits, _targets(model, inputs)
     kind = _configured(model, "problem_type")
     if kind is None:  # told as transformers does
@@ -214,12 +217,12 @@ def _read(model, inputs, outputs):
         kind = "regression" if logits.shape[-1] == 1 else kind
     single = kind == "single_label_classification"
     fits = labels.shape == logits.shape[:1] if single else labels.numel() == logits.numel()
-    if logits.ndim != 2 or not fits:
-        raise ValueError(
-            "expected logits (batch, labels) and labels (batch,), or (batch, labels) of floats, "
-            f"got {(*logits.shape,)} and {(*labels.shape,)}: "
-            "for other heads pass criterion=callable(model, inputs, outputs)"
-        )
+    refuse_if(
+        logits.ndim != 2 or not fits,
+        "expected logits (batch, labels) and labels (batch,), or (batch, labels) of floats, "
+        f"got {(*logits.shape,)} and {(*labels.shape,)}: "
+        "for other heads pass criterion=callable(model, inputs, outputs)",
+    )
     return kind, _precise(logits), labels
 
 
@@ -229,20 +232,22 @@ def _configured(model, name):
 
 def _need(outputs, name, model):
     value = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
-    if value is None:
-        raise ValueError(
-            f"{type(model).__name__} returned no {name}, so its loss per example is unknown: "
-            "pass criterion=callable(model, inputs, outputs)"
-        )
+    refuse_if(
+        value is None,
+        f"{type(model).__name__} returned no {name} but a {type(outputs).__name__}, so its loss per example "
+        "is unknown: let it return a dict (return_dict=True) that has it, or pass criterion=callable(model, "
+        "inputs, outputs)",
+    )
     return value
 
 
 def _labels(inputs, name):
-    if name not in inputs:
-        raise ValueError(
-            f"the batch has no column {name!r}, only {sorted(inputs)}: name the label column so ('label' is "
-            "renamed to 'labels'), and give numbers, for collators leave out a column of texts without a word"
-        )
+    refuse_if(
+        name not in inputs,
+        f"the batch has no column {name!r}, only {sorted(inputs)}: name the label column so ('label' is "
+        "renamed to 'labels'), and give numbers, for collators leave out a column of texts without a word; "
+        "for a model that takes labels by another name pass criterion=callable(model, inputs, outputs)",
+    )
     return inputs[name]
 
 
@@ -267,7 +272,14 @@ def _ctc(model, inputs, logits, labels):
     lengths = there.sum(-1)
     frames = model._get_feat_extract_output_lengths(samples).long()
     log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)  # (frames, batch, classes)
-    how = {"blank": config.pad_token_id, "reduction": "none", "zero_infinity": config.ctc_zero_infinity}
     with torch.backends.cudnn.flags(enabled=False):
-        loss = F.ctc_loss(log_p, labels[there], frames, lengths, **how)
+        loss = F.ctc_loss(
+            log_p,
+            labels[there],
+            frames,
+            lengths,
+            blank=config.pad_token_id,
+            reduction="none",
+            zero_infinity=config.ctc_zero_infinity,
+        )
     return loss / lengths.clamp(min=1) if config.ctc_loss_reduction == "mean" else loss

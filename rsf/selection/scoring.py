@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from rsf.acceptance import refuse_if
+
 DRAWS = 20  # so many batches of the same examples show whether a collator is random
 FILL = {
     "labels": -100,
@@ -67,15 +69,16 @@ def score(
         with torch.inference_mode(), autocast():
             for chunk in np.split(order, range(size, len(rows), size)):
                 inputs = collate([rows[i] for i in chunk])
-                values.append(criterion(model, inputs, model(**inputs)))
-                if (got := tuple(values[-1].shape)) != chunk.shape:
-                    raise ValueError(
-                        f"the criterion must be one number for each of {len(chunk)} examples, got shape "
-                        f"{got}: if the collator packs several examples into one row, take one that pads"
-                    )
-            scores = torch.cat(values).cpu().double().numpy()  # on the host, for not every device has float64
+                values.append(torch.as_tensor(criterion(model, inputs, model(**inputs))))
+                refuse_if(
+                    values[-1].shape != chunk.shape,
+                    f"the criterion must be one number for each of {len(chunk)} examples, got shape "
+                    f"{(*values[-1].shape,)}: if the collator packs several examples into one row, take one "
+                    "that pads",
+                )
     finally:
         model.train(training)
+    scores = torch.cat(values).cpu().double().numpy()  # on the host, for not every device has float64
     return scores[np.argsort(order)]
 
 
@@ -130,11 +133,11 @@ def joined(rows: Sequence[Mapping[str, torch.Tensor]], tokenizer: object = None)
     for name in rows[0]:
         parts = [row[name] for row in rows]
         widest = np.max([part.shape for part in parts], axis=0)
-        if len({part.shape[1:] for part in parts}) > 1 and fill.get(name) is None:
-            raise ValueError(
-                "the collator is random, so each example is collated once, and nothing says how to pad the "
-                f"column {name!r}: let it pad to a fixed length, or pass processing_class=tokenizer"
-            )
+        refuse_if(
+            len({part.shape[1:] for part in parts}) > 1 and fill.get(name) is None,
+            "the collator is random, so each example is collated once, and nothing says how to pad the "
+            f"column {name!r}: let it pad to a fixed length, or pass processing_class=tokenizer",
+        )
         for i, part in enumerate(parts):
             missing = (widest - part.shape)[:0:-1].tolist()  # of each dimension, the last one first
             sides = [n for d in missing for n in ((d, 0) if left else (0, d))]

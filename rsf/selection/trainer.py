@@ -3,37 +3,29 @@
     spent = scored + 3 x trained    (forward passes of one example, of all processes; a backward is two)
 
 It overrides where candidates come from, not how a step is taken: with `constant(1)` its weights equal the
-Trainer's bit for bit (where a pass is a whole number of steps; elsewhere kept examples fill a batch across
-passes, and the Trainer takes a short one). The learning rate is a function of spent / budget, so every arm of
-a comparison decays fully, just when its budget is spent; with progress="updates" it is one of the updates, as
-the Trainer's.
+Trainer's bit for bit (where a pass is a whole number of steps, and so are all epochs; elsewhere kept examples
+fill a batch across passes, and the Trainer takes a short one). The learning rate is a function of spent /
+budget, so every arm of a comparison decays fully, just when its budget is spent; with progress="updates" it
+is one of the updates, as the Trainer's.
 """
 
 import copy
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 
+from rsf.acceptance import refuse_if
 from rsf.rules import BaseRule, constant
-from rsf.selection import checkpoints
-from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, by_compute, cost, is_true, loader_of
-from rsf.selection.config import RSFConfig, judges, refuse
+from rsf.selection import checkpoints, losses
+from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, is_true
+from rsf.selection.config import RSFConfig, refuse, swapped
 from rsf.selection.loader import RejectionLoader
-from rsf.selection.losses import (
-    as_the_model_does,
-    check_against_own,
-    is_unlabelled,
-    per_example_error,
-    per_example_loss,
-)
 from rsf.selection.scoring import copies, is_random, joined, score
 
-CRITERIA = {"loss": per_example_loss, "error": per_example_error}
-LOGGED = ("acceptance_rate", "candidates", "kept", "effective_sample_size")
+LOGGED = ("acceptance_rate", "candidates", "kept", "effective_sample_size", "forward_passes")
 LOOKS = 20  # so many batches of weighed examples are run once more, the later half only where losses differ
 
 
@@ -45,7 +37,7 @@ class RSFTrainer(Trainer):
     rule : rsf.rules rule
         Default keeps everything: plain fine-tuning. A training that does not resume begins with the rule as
         it was given: what it remembers of an earlier one is forgotten.
-    criterion : "loss", "error" or callable(model, inputs, outputs) -> tensor (batch,)
+    criterion : "loss", "error" or callable(model, inputs, outputs) -> tensor or array (batch,)
         "loss" is the one that the model itself reports, also under a `compute_loss` of one's own.
     on_decision : callable(block, criterion, kept)
         Told each decision, see `RejectionLoader`.
@@ -62,8 +54,11 @@ class RSFTrainer(Trainer):
     1. Batches are full, except with unit="batch": what a pass leaves over opens the first batch of the next.
     2. An epoch is a pass over the candidates, and there are as many as the budget pays:
        `state.num_train_epochs` has those of plain fine-tuning, `state.max_steps` the most updates possible.
-    3. A run resumes only with the settings that order the candidates (seed, sizes, number of processes).
-    4. It makes its batches itself, of data with a length: no stream, no `get_train_dataloader` of one's own.
+       A callback that ends an epoch ends neither the pass nor the budget: training goes on behind it.
+    3. A run resumes only with the settings that order the candidates (seed, sizes, number of processes). It
+       goes on bit for bit; if the data set itself draws as it is read, only where workers read it.
+    4. It makes its batches itself, of data with a length: no stream, no `get_train_dataloader` of one's own
+       (a sampler of one's own is welcome), no batches that one process shares out among others.
     5. Several processes that group by length begin each pass from the seed and the number of the pass.
     6. Schedules that follow a metric need progress="updates".
     """
@@ -79,39 +74,33 @@ class RSFTrainer(Trainer):
         **more_arguments: object,
     ):
         args = RSFConfig("tmp_trainer") if args is None else args  # as the Trainer
-        if not isinstance(args, RSFConfig):
-            raise TypeError(
-                "args must be an RSFConfig, which takes all that TrainingArguments takes, "
-                f"got {type(args).__name__}"
-            )
-        if criterion not in CRITERIA and not callable(criterion):
-            raise ValueError(f"criterion must be one of {sorted(CRITERIA)} or a callable, got {criterion!r}")
         super().__init__(model, args, *arguments, **more_arguments)
-        if args.n_gpu > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise NotImplementedError(
-                "RSFTrainer scores on a whole model in each process: start one per device with torchrun (DDP)"
-            )
-        self.rule = rule or constant(1)
-        self.criterion = CRITERIA.get(criterion, criterion)
+        self.rule = constant(1) if rule is None else rule
+        self.criterion = losses.CRITERIA.get(criterion, criterion)
         self.on_decision = on_decision
-        self.loader = self.stopped = self._plan = None  # the plan is fixed while it trains
-        self._first_states = {}  # of each rule, as it was when its first training began
-        self._random = None  # whether each candidate is collated once, since the collator draws
+        # the plan is fixed while it trains; random: each candidate is collated once, since the collator draws
+        self.loader = self.stopped = self._plan = self._random = None
+        self._first_states = {}  # id of a rule -> the rule, and its state when its first training began
         self._looks = LOOKS  # that are left; 0: what is made of the losses of examples is the model's own
-        self._unlabelled = 0  # examples trained on, as long as none had a label, then None
-        own_loss = self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss
-        refuse(self, self.criterion in CRITERIA.values(), own_loss)
+        # examples trained on, as long as none had a label, or a weight above 0, then None
+        self._unlabelled = self._weightless = 0
+        refuse(self, self.compute_loss_func or type(self).compute_loss is not RSFTrainer.compute_loss)
         self.add_callback(AtTheBudget(self))
 
     @property
     def plan(self) -> Plan:
         """What the present settings let a run spend; while it trains, what they were when it began."""
-        return self._plan or Plan(self.args, len(self.train_dataset), self._train_batch_size)
+        if self._plan:
+            return self._plan
+        data = self.train_dataset
+        own = type(self)._get_train_sampler is not Trainer._get_train_sampler  # which may draw more, or fewer
+        drawn = (self._get_train_sampler(data) if own else None) or data
+        return Plan(self.args, len(drawn), self._train_batch_size)
 
     @property
     def spent(self) -> int:
         """Forward passes of one example so far, of all processes."""
-        return cost(self.loader.total) if self.loader else 0
+        return self.loader.total.forward_passes if self.loader else 0
 
     @property
     def budget(self) -> float:
@@ -130,12 +119,13 @@ class RSFTrainer(Trainer):
     ) -> TrainOutput:
         """Train until the budget is spent; arguments and result as in transformers.Trainer."""
         data = self.train_dataset
-        streams = isinstance(data, torch.utils.data.IterableDataset) or not hasattr(data, "__len__")
-        if streams or not len(data):
-            raise ValueError(
-                "there are no candidates that could be met again in the same order: train_dataset must have "
-                f"a length, not 0, and an index, got {type(data).__name__}"
-            )
+        refuse_if(
+            isinstance(data, torch.utils.data.IterableDataset)
+            or not hasattr(data, "__len__")
+            or not len(data),
+            "there are no candidates that could be met again in the same order: train_dataset must have "
+            f"a length, not 0, and an index, got {type(data).__name__}",
+        )
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, self.args.world_size)
         self._checkpoint = resume_from_checkpoint or None
@@ -153,12 +143,13 @@ class RSFTrainer(Trainer):
     ):
         """Train, with the plan worked out anew: a search changes the settings, and memory the batch size."""
         self._train_batch_size = batch_size
-        first = self._first_states.setdefault(id(self.rule), copy.deepcopy(self.rule.state_dict()))
+        present = (self.rule, copy.deepcopy(self.rule.state_dict()))  # a rule is kept, or another gets its id
+        _, first = self._first_states.setdefault(id(self.rule), present)
         self.rule.load_state_dict(copy.deepcopy(first))
         self.stopped = None
         now = self.plan
         # the loader knows its place itself
-        with _swapped(args, max_steps=max(now.steps, 1), ignore_data_skip=True), _swapped(self, _plan=now):
+        with swapped(args, max_steps=max(now.steps, 1), ignore_data_skip=True), swapped(self, _plan=now):
             return super()._inner_training_loop(
                 batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval
             )
@@ -169,17 +160,23 @@ class RSFTrainer(Trainer):
         """Take up the loader, at its place if the training resumes; a run that is over has no epochs left."""
         if not self._plan:  # asked from elsewhere
             return super().set_initial_training_values(args, dataloader, *more, **named)
-        self.loader = loader_of(dataloader)
+        refuse_if(
+            not isinstance(dataloader, UntilStarved),
+            f"get_train_dataloader returned a {type(dataloader).__name__}, but RSFTrainer makes its batches "
+            "of train_dataset: leave the method as it is, or use RejectionLoader in a loop of your own",
+            TypeError,
+        )
+        self.loader = dataloader.loader
         if self._state:
             checkpoints.go_on(self, self._state)
         # the Trainer would count passes by the length, so it is shown nothing that has one
         epochs, *others = super().set_initial_training_values(args, iter(()), *more, **named)
-        over = self.is_over(self.loader.report.batches // args.gradient_accumulation_steps)
-        return (0 if over else epochs, *others)
+        steps = self.loader.report.batches // args.gradient_accumulation_steps
+        return (0 if self.is_over(steps) else epochs, *others)
 
     def get_train_dataloader(self) -> UntilStarved:
         """Return the loader: the Trainer's own batches, not collated, are its blocks."""
-        with _swapped(self, data_collator=list, _train_batch_size=self.plan.block):
+        with swapped(self, data_collator=list, _train_batch_size=self.plan.block):
             blocks = checkpoints.Blocks(super().get_train_dataloader(), self.args.seed, self.args.world_size)
         loader = RejectionLoader(
             blocks,
@@ -210,11 +207,11 @@ class RSFTrainer(Trainer):
         self._weight = inputs.pop("weight") if self.args.weighting == "inverse" else None
         self._weighed = self.args.weighting == "none"
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not self._weighed:
-            raise ValueError(
-                f"weighting={self.args.weighting!r} weighs the model's own loss: it does not go with a "
-                'compute_loss of your own, take weighting="none" or weigh there'
-            )
+        refuse_if(
+            not self._weighed,
+            f"weighting={self.args.weighting!r} weighs the model's own loss: it does not go with a "
+            'compute_loss of your own, take weighting="none" or weigh there',
+        )
         return loss
 
     def compute_loss(
@@ -228,19 +225,23 @@ class RSFTrainer(Trainer):
         if not model.training or self.args.weighting == "none":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         own, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        loss = per_example_loss(self.model, inputs, outputs)  # (batch,)
+        loss = losses.per_example_loss(self.model, inputs, outputs)  # (batch,)
         if self._looks > LOOKS / 2 or (self._looks and loss.max() > 1.05 * loss.min()):
             self._look_again(inputs)
         if self.args.weighting == "acceptance":
-            criterion = self.criterion(self.model, inputs, outputs).detach().cpu().double().numpy()
+            criterion = torch.as_tensor(self.criterion(self.model, inputs, outputs))
+            criterion = criterion.detach().cpu().double().numpy()
             criterion = criterion.mean(keepdims=True) if self.args.unit == "batch" else criterion
             self._weight = self.rule(criterion)
             self.rule.observe(criterion)
+            if self._weightless is not None:
+                self._weightless = None if self._weight.any() else self._weightless + len(loss)
         self._weighed = True
         weight = torch.as_tensor(self._weight, dtype=loss.dtype).to(loss.device)
-        plain = as_the_model_does(self.model, inputs, loss).detach().clamp(min=torch.finfo(loss.dtype).tiny)
-        # scaled as the Trainer has scaled its own
-        loss = as_the_model_does(self.model, inputs, weight * loss) * (own.detach() / plain)
+        plain = losses.as_the_model_does(self.model, inputs, loss).clamp(min=torch.finfo(loss.dtype).tiny)
+        # scaled as the Trainer has scaled its own, which is NaN where each answer's end is cut off
+        scale = torch.where(own.isnan(), 1.0, own / plain).detach()
+        loss = losses.as_the_model_does(self.model, inputs, weight * loss) * scale
         return (loss, outputs) if return_outputs else loss
 
     def create_scheduler(
@@ -249,15 +250,21 @@ class RSFTrainer(Trainer):
         """Create the Trainer's schedule, as a function of what was spent, in steps of plain fine-tuning."""
         if not self._plan or self.args.progress == "updates" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        schedule = super().create_scheduler(self.budget / self.plan.per_step, optimizer)
-        return by_compute(schedule, lambda: self.spent / self.plan.per_step)
+        step = self.plan.per_step
+        schedule = super().create_scheduler(self.budget / step, optimizer)
+        refuse_if(
+            not hasattr(schedule, "lr_lambdas"),
+            f"a {type(schedule).__name__} is not a function of progress: take the lr_scheduler_type linear, "
+            'cosine or constant, or progress="updates"',
+        )
+        schedule.lr_lambdas = [lambda _, at=at: at(self.spent / step) for at in schedule.lr_lambdas]
+        return schedule
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what the Trainer logs, and what was kept by all processes, which is not written into `logs`."""
         ours = {}
         if self.loader and self.is_in_train:
             ours = {name: getattr(self.loader.total, name) for name in LOGGED}
-            ours["forward_passes"] = self.spent
             if np.isfinite(getattr(self.rule, "k", np.nan)):
                 ours["k"] = self.rule.k
         row = logs | ours | logs
@@ -273,26 +280,26 @@ class RSFTrainer(Trainer):
         each."""
         if self._random is None:
             draws = self.args.random_collator
-            scores = judges(self.rule) and self.args.weighting != "acceptance"
+            scores = self.rule.needs_criterion and self.args.weighting != "acceptance"
             self._random = scores and (is_random(self.data_collator, block) if draws is None else draws)
         return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 
     def _collate(self, rows):
-        if self._random:
-            return joined(rows, getattr(self.processing_class, "tokenizer", self.processing_class))
-        return self.data_collator(copies(rows))
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        return joined(rows, tokenizer) if self._random else self.data_collator(copies(rows))
 
     def _batch(self, rows):
         """Return the batch of kept examples that is trained on."""
         batch = self._collate(rows)
         if self._unlabelled is not None:
-            self._unlabelled = self._unlabelled + len(rows) if is_unlabelled(self.model, batch) else None
-        labels = batch.get("labels")
-        if self.args.weighting != "none" and torch.is_tensor(labels) and len(labels) != len(rows):
-            raise ValueError(
-                f"{type(self.data_collator).__name__} packs {len(rows)} examples into {len(labels)} row(s), "
-                "so none can be given a weight of its own: take a collator that pads"
-            )
+            blank = losses.is_unlabelled(self.model, batch)
+            self._unlabelled = self._unlabelled + len(rows) if blank else None
+        labels = batch.get("labels", rows)
+        refuse_if(
+            self.args.weighting != "none" and len(labels) != len(rows),
+            f"{type(self.data_collator).__name__} packs {len(rows)} examples into {len(labels)} row(s), "
+            "so none can be given a weight of its own: take a collator that pads",
+        )
         return batch
 
     def _score(self, rows):
@@ -300,8 +307,8 @@ class RSFTrainer(Trainer):
 
         def criterion(model, inputs, outputs):
             values = self.criterion(model, inputs, outputs)
-            if self._looks and self.criterion is per_example_loss:
-                self._looks *= not check_against_own(model, inputs, outputs, values)
+            if self._looks and self.criterion is losses.per_example_loss:
+                self._looks *= not losses.check_against_own(model, inputs, outputs, values)
             return values
 
         return score(
@@ -323,22 +330,11 @@ class RSFTrainer(Trainer):
         with torch.no_grad():
             outputs = self.model.eval()(**inputs)
         self.model.train()
-        loss = per_example_loss(self.model, inputs, outputs)
-        self._looks = 0 if check_against_own(self.model, inputs, outputs, loss) else self._looks - 1
+        loss = losses.per_example_loss(self.model, inputs, outputs)
+        self._looks = 0 if losses.check_against_own(self.model, inputs, outputs, loss) else self._looks - 1
 
     def _save_rng_state(self, output_dir):
         """Save the loader's state with the generators', on all ranks, before what ends a checkpoint."""
         checkpoints.save(checkpoints.state_of(self), output_dir, self.args.process_index)
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
-
-
-@contextmanager
-def _swapped(target, **values):
-    """Set attributes for the time of a with block."""
-    before = {name: getattr(target, name) for name in values}
-    vars(target).update(values)
-    try:
-        yield
-    finally:
-        vars(target).update(before)

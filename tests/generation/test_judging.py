@@ -2,10 +2,12 @@
 
 import gc
 import itertools
+import os
 import tracemalloc
 import warnings
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -587,6 +589,21 @@ def test_whatever_breaks_the_run_has_what_was_judged_before_and_nothing_passes_f
     assert not (tmp_path / "judged-0.arrow").exists() and (tmp_path / "judged-0-so-far.arrow").exists()
     dice(folder=tmp_path)
     assert (tmp_path / "judged-0.arrow").exists()
+
+
+def test_a_table_that_is_still_read_and_keeps_its_name_loses_no_other(tmp_path, monkeypatch):
+    def as_windows(source, target):
+        if Path(target) in mapped:
+            raise PermissionError(f"[WinError 5] Access is denied: {source} -> {target}")
+        mapped.append(Path(target))
+        return replace(source, target)
+
+    mapped = []
+    replace = os.replace
+    monkeypatch.setattr("rsf.generation.drafts.os.replace", as_windows)
+    tables = [dice(rule=rule, folder=tmp_path)[1] for rule in (above(4), above(2), above(4))]
+    assert tables[0]["kept"] == tables[2]["kept"] != tables[1]["kept"]
+    assert len(list(tmp_path.glob("judged-0*.arrow"))) == 3 and not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize(

@@ -136,27 +136,10 @@ def test_a_run_again_is_the_same_run_and_another_seed_is_not(small):
     assert torch.equal(last(0), last(0)) and not torch.equal(last(0), last(1))
 
 
-def test_tuning_gives_a_value_for_each_setting_and_the_best_mean_is_chosen(small, monkeypatch):
+def test_tuning_gives_a_value_for_each_setting_and_a_run_takes_the_best(small, monkeypatch):
     assert [len(values) for values in arithmetic.tune("small", "control", 0).values()] == [2, 2]
-    runs = {
-        seed: {"numbers": {"grid": [[1e-3, 1.0], [1e-2, 1.0]], "validation": values}}
-        for seed, values in ((100, [0.5, 0.4]), (101, [0.1, 0.4]))
-    }
-    monkeypatch.setattr(
-        arithmetic.records,
-        "protocol",
-        lambda name: {
-            "tuning": ["other", "this"],
-            "arms": ["gold"] if name == "other" else ["control", "rejection"],
-        },
-    )
-    monkeypatch.setattr(
-        arithmetic.records, "read", lambda name: {"control": runs, "rejection": {100: runs[100]}}
-    )
-    assert arithmetic.chosen("small", "control") == (1e-2, 1.0)
-    assert arithmetic.chosen("small", "nines") == arithmetic.chosen("small", "rejection") == (1e-3, 1.0)
-    with pytest.raises(ValueError, match="blind"):
-        arithmetic.chosen("small", "blind")
+    monkeypatch.setattr(arithmetic.validated, "best", lambda experiment, arm: ([[1e-2, 1.0]], 0.5))
+    assert arithmetic.measure("small", "control", 0)["setting"] == [1e-2, 1.0]
 
 
 def test_the_stored_protocol_keeps_tuning_and_experiment_apart():

@@ -60,3 +60,9 @@ def test_the_stored_run_reaches_what_its_protocol_calls_primary():
         assert cases[case]["loop"]["ratio"] >= 8 and cases[case]["floor"]["ratio"] >= 0.8
     assert set(numbers["differ"]["float64"].values()) == {0}
     assert numbers["peak_mib"]["10000"] < 1.2 * numbers["peak_mib"]["1000"]
+
+
+def test_where_memory_cannot_be_told_it_says_so_before_it_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "STATUS", tmp_path / "status")
+    with pytest.raises(NotImplementedError, match=r"reads its peak of memory in .*status: run it on Linux"):
+        bench.run()

@@ -2,11 +2,12 @@
 
 import copy
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, PrinterCallback
 
@@ -98,7 +99,6 @@ def test_every_arm_makes_one_pass_and_counts_the_tokens_that_it_trained_on():
         {"input_ids": rng.integers(1, 12, rng.integers(2, 9)).tolist(), "label": int(rng.integers(2))}
         for _ in range(40)
     ]
-    rows = Dataset.from_list(rows)
     settings = {
         "tokens": 8,
         "batch_size": 4,
@@ -171,3 +171,19 @@ def test_ratios_are_those_of_the_stored_seconds(monkeypatch):
     )
     assert kept.value < kept.bound < kept.most == 1.04 and not kept.held
     assert listing.value > listing.bound > listing.least and not listing.held
+
+
+def test_where_memory_cannot_be_told_it_says_so_before_it_runs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(NotImplementedError, match="the module resource, which Windows has not"):
+        bench_selection.run()
+
+
+def test_memory_is_told_in_mib_on_a_mac_too(monkeypatch):
+    told = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda _: SimpleNamespace(ru_maxrss=3 * 2**20))
+    monkeypatch.setitem(sys.modules, "resource", told)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for system, mib in (("linux", 3 * 2**10), ("darwin", 3)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert bench_selection._most_memory() == mib

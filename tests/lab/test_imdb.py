@@ -5,7 +5,7 @@ import pytest
 
 from rsf.__main__ import main
 from rsf.lab import data, records, tuning, verdicts, verify
-from rsf.lab.tasks import imdb, imdb_tuned
+from rsf.lab.tasks import imdb_tuned
 
 SMALL = """
 [imdb-tuned]
@@ -57,11 +57,12 @@ def test_no_text_stands_in_two_of_training_validation_and_test_and_old_sections_
     leak = small._replace(test=small.test.add_item({**small.train[5]}))
     assert 5 not in data.put_aside(leak, 0)[1]
     settings = records.protocol("imdb-tuned")
-    tested = imdb.prepare(settings, 1, validate=True)
-    again = imdb.prepare(settings, 2, validate=True)
-    assert [row["input_ids"] for row in tested.test] == [row["input_ids"] for row in again.test]
-    assert set(tested.train["index"]) <= set(data.put_aside(small, 16)[1])
-    assert tested.train["index"] != again.train["index"]
+    (train, tested), (others, again) = (
+        imdb_tuned.prepare(settings, seed, validate=True)[1:3] for seed in (1, 2)
+    )
+    assert tested == again
+    index, other = ([row["index"] for row in rows] for rows in (train, others))
+    assert set(index) <= set(data.put_aside(small, 16)[1]) and index != other
 
 
 def test_arms_are_tuned_each_and_all_of_it_is_verified(small, capsys):

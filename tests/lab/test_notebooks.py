@@ -4,6 +4,8 @@ import contextlib
 import importlib
 import io
 import re
+import subprocess
+import sys
 
 import jupytext
 import matplotlib
@@ -158,6 +160,14 @@ def test_text_is_what_one_edits_and_has_the_house_skeleton(name):
     guesses = sum(bool(re.search(r"^guess\w* = .*# yours$", source, re.MULTILINE)) for source in code)
     assert guesses == predicted, "each prediction has a cell with guess = ...  # yours"
     assert sum(source.strip() == "# yours" for source in code) == 3, "each exercise has a cell of its own"
+
+
+@pytest.mark.parametrize("name", notebooks.names(["00", "01", "02", "03", "04", "05", "09", "16"]))
+def test_notebooks_that_need_no_torch_load_none(name):
+    cells = [cell.source for cell in notebooks.from_text(name).cells if cell.cell_type == "code"]
+    imports = re.findall(r"^(?:import|from) .*(?<!\()$", "\n".join(cells), re.MULTILINE)
+    loaded = "import sys\nassert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", "\n".join([*imports, loaded])], check=True, cwd=notebooks.ROOT)
 
 
 def test_a_name_that_is_not_there_is_an_error():

@@ -337,6 +337,21 @@ def test_a_number_that_is_not_what_the_others_make_is_refused(run, changes, mess
         verify.recompute(stored(*run, **changes))
 
 
+def test_a_run_whose_rule_starved_may_end_before_its_budget_is_spent():
+    record = stored("imdb-whole-model-1", "article", 300)
+    numbers = record["numbers"]
+    trained = numbers["trained"] - 3200
+    less = {"trained": trained, "forward_passes": numbers["scored"] + 3 * trained}
+    numbers |= less
+    with pytest.raises(ValueError, match="and the budget is 68631"):
+        verify.recompute(record)
+    numbers["stopped"] = "min(1, loss / 0.5) kept none of 200 candidates in a whole pass"
+    assert verify.recompute(record) == []
+    numbers |= {"scored": numbers["scored"] + 30_000, "forward_passes": less["forward_passes"] + 30_000}
+    with pytest.raises(ValueError):
+        verify.recompute(record)
+
+
 @pytest.mark.parametrize("experiment", ["imdb-small", "imdb-whole-model", "arithmetic-50", "bench-selection"])
 def test_no_numbers_another_model_and_other_data_are_refused(experiment):
     record = copy.deepcopy(records.runs(experiment)[0])
@@ -444,6 +459,7 @@ def test_what_became_of_a_section_is_not_hashed_and_no_state_is_written(folder):
         "bench-selection",
         "arithmetic-200-judges",
         "imdb-full-minilm",
+        "sums-live",
     }
     assert not any("status" in section for section in records.sections().values())
     (folder / "protocol.toml").write_text(
@@ -624,6 +640,20 @@ def test_the_median_is_taken_where_runs_can_collapse_and_collapsed_runs_are_coun
     found = verdicts.judged(*verdicts.contrasts("sweep-twin"))
     assert found.collapsed == 1 and "1 runs collapsed" in str(found)
     assert found.difference.text.startswith("paired median") and found.judgement.word == "reproduced"
+
+
+def test_a_run_that_its_rule_stopped_may_leave_some_of_its_budget_and_no_other():
+    (run,) = (
+        run for run in records.runs("imdb-last-few-tuning") if records.key(run) == ("article", 110, 0.0016)
+    )
+    assert (
+        run["numbers"]["forward_passes"] < run["numbers"]["budget"] - 1
+        and "kept none" in run["numbers"]["stopped"]
+    )
+    assert verify.recompute(run) == []
+    numbers = {name: value for name, value in run["numbers"].items() if name != "stopped"}
+    with pytest.raises(ValueError, match=r"forward_passes are \d+, and the budget is 12000"):
+        verify.recompute(run | {"numbers": numbers})
 
 
 def test_a_tuning_section_or_one_that_lacks_an_arm_declares_no_contrast():

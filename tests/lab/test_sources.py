@@ -67,7 +67,7 @@ def test_the_hub_is_read_at_a_pinned_revision(monkeypatch):
     )
     called = []
     monkeypatch.setattr(
-        data.datasets, "load_dataset", lambda name, revision: called.append((name, revision)) or both
+        datasets, "load_dataset", lambda name, revision: called.append((name, revision)) or both
     )
     assert (
         data.load("imdb", source="hub").source == "imdb: hub, stanfordnlp/imdb at e6281661 (1 train, 1 test)"

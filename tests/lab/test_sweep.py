@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -286,8 +285,8 @@ def test_a_sweep_that_is_killed_and_started_again_gives_the_same_files(in_small,
     deadline = time.monotonic() + 120
     while len(list(section.glob("*.json"))) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL  # in the middle
+    process.kill()
+    assert process.wait() == (1 if sys.platform == "win32" else -9)  # in the middle
     before = numbers(killed)
     assert 2 <= len(before) < 12
     in_small("killed")

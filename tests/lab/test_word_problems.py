@@ -3,6 +3,7 @@
 import json
 import tomllib
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_gsm8k_of_the_hub_is_its_main_part_at_a_pinned_revision(monkeypatch):
     }
     called = []
     monkeypatch.setattr(
-        data.datasets, "load_dataset", lambda *place, revision: called.append((*place, revision)) or both
+        datasets, "load_dataset", lambda *place, revision: called.append((*place, revision)) or both
     )
     assert data.load("gsm8k", source="hub").source == "gsm8k: hub, openai/gsm8k at e53f0488 (1 train, 1 test)"
     assert called == [("openai/gsm8k", "main", "e53f048856ff4f594e959d75785d2c2d37b678ee")]
@@ -266,7 +267,7 @@ def test_the_comparison_is_by_question_for_one_seed_and_by_seed_for_more():
     one = compare(
         {"verified": {0: record([1, 1, 0, 1])}, "blind": {0: record([0, 1, 0, 0]), 1: record([1, 1, 1, 1])}}
     )
-    assert one[0] == "verified     0.7500 [-0.0456, 1.5456],           7 forward passes"
+    assert one[0] == "verified     0.7500 [-0.0456, 1.5456],           7 passes"
     assert (
         "verified minus it 0.5000 [-0.4187, 1.4187]" in one[1]
     )  # by hand: mean 1/2, sd 0.57735 / 2, t(3) = 3.1824

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import interpolate, stats
+from scipy import interpolate, special, stats
 
 from rsf.acceptance import EnvelopeError
 from rsf.checks import same_counts, same_law
@@ -325,6 +325,24 @@ def test_several_far_peaks_are_found_whatever_their_shapes():
         assert same_law(sample, lambda x, cdf=cdf: cdf(x[:, None]).mean(axis=1))
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(0.25, stats.laplace(-700, 0.5)), (0.25, stats.norm(40, 3)), (0.5, stats.cauchy())],
+        [(0.2, stats.laplace(-7000, 20)), (0.3, stats.norm(40, 3)), (0.5, stats.t(3, 3000, 5))],
+        [(0.3, stats.gamma(3, 500)), (0.4, stats.semicircular(-300, 2)), (0.3, stats.norm())],
+        [(0.5, stats.uniform(899, 2)), (0.4, stats.triang(0.5, -60, 3)), (0.1, stats.norm(0, 0.5))],
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_far_peaks_of_unlike_shapes_are_found_together(parts):
+    def mixture(name):
+        return lambda x: sum(weight * getattr(law, name)(x) for weight, law in parts)
+
+    sample = StripEnvelope(mixture("pdf"), REALS).rvs(20_000, np.random.default_rng(13))
+    assert same_law(sample, mixture("cdf"))
+
+
 @pytest.mark.parametrize(("place", "width"), [(1e6, 1.0), (-1e9, 1.0), (300, 1e-4)])
 def test_the_promise_ends_at_peaks_further_away_or_narrower_but_set_up_warns(place, width):
     pdf, cdf = far_mixture(place, 0.5, width)
@@ -382,6 +400,37 @@ def test_nan_where_a_formula_overflows_at_an_open_end_is_no_hindrance(law, suppo
 def test_nan_anywhere_else_is_refused_with_the_place(pdf, place):
     with pytest.raises(ValueError, match=f"the density is NaN at x = {place}"), np.errstate(all="ignore"):
         StripEnvelope(pdf, (0, 1))
+
+
+def sine_integral(x):
+    return special.sici(x)[0] / special.sici(2)[0]
+
+
+@pytest.mark.parametrize(
+    ("pdf", "support", "cdf"),
+    [
+        (lambda x: np.sin(x - 5) / (x - 5), (5, 7), lambda x: sine_integral(x - 5)),
+        (lambda x: np.sin(3 - x) / (3 - x), (1, 3), lambda x: 1 - sine_integral(3 - x)),
+        (lambda x: np.sin(1e6 - x) / (1e6 - x), (1e6 - 2, 1e6), lambda x: 1 - sine_integral(1e6 - x)),
+        (lambda x: np.power(x / 3 - 0.1, 1.5), (0.3, 1), lambda x: ((x - 0.3) / 0.7) ** 2.5),  # 0.3 / 3 < 0.1
+        (lambda x: np.exp(0 * np.log(x) + 0 * np.log(1 - x)), (0, 1), stats.uniform.cdf),
+    ],
+)
+def test_nan_at_an_end_alone_is_no_hindrance_wherever_it_lies(pdf, support, cdf):
+    with np.errstate(all="ignore"):
+        assert same_law(StripEnvelope(pdf, support).rvs(20_000, np.random.default_rng(14)), cdf)
+        log_k = log_k_bound(lambda x: np.log(pdf(x)), stats.uniform(support[0], np.ptp(support)), support)
+    inside = np.linspace(*support, 10_002)[1:-1]
+    assert log_k == pytest.approx(np.log(np.ptp(support) * pdf(inside).max()), abs=2e-3)
+
+
+@pytest.mark.parametrize("radius", [1.3, 50.0])
+def test_nan_beyond_where_the_density_is_not_small_is_refused_on_the_reals_too(radius):
+    with np.errstate(all="ignore"):
+        with pytest.raises(ValueError, match=r"the density is NaN at x = .* or the support narrower"):
+            StripEnvelope(lambda x: np.sqrt(radius**2 - x * x), REALS)
+        with pytest.raises(ValueError, match="log density or q's is NaN at x = "):
+            log_k_bound(lambda x: 0.5 * np.log(radius**2 - x * x), stats.cauchy(0, radius), REALS)
 
 
 @pytest.mark.parametrize("far", [1e60, 1e200])
@@ -465,6 +514,18 @@ def test_kernel_density_estimates_on_the_reals_are_drawn(name):
     assert same_law(sample, lambda x: stats.norm.cdf(x[:, None], data, sd).mean(axis=1))
 
 
+@pytest.mark.parametrize(("place", "width"), [(1e6, 1.0), (-3e8, 0.1), (5e4, 10.0)])
+def test_a_kernel_density_estimate_far_from_zero_is_refused_unless_it_is_said_where(place, width):
+    data = np.random.default_rng(0).normal(place, width, 100)
+    kernels = stats.gaussian_kde(data, 0.5)  # one mode
+    sd = np.sqrt(kernels.covariance.item())
+    with pytest.raises(ValueError, match=r"the density is 0 at all .* state extrema, or a narrower support"):
+        StripEnvelope(kernels.pdf, REALS)
+    for support, extrema in (((place - 30 * width, place + 40 * width), ()), (REALS, (place,))):
+        sample = StripEnvelope(kernels.pdf, support, extrema=extrema).rvs(5000, np.random.default_rng(16))
+        assert same_law(sample, lambda x: stats.norm.cdf(x[:, None], data, sd).mean(axis=1))
+
+
 def test_extrema_that_were_stated_are_not_looked_for_again_but_audited():
     data = np.random.default_rng(0).normal(size=100)
     with pytest.raises(EnvelopeError, match="state"):
@@ -500,6 +561,31 @@ def test_a_histogram_of_200_bins_takes_seconds(heights, stated):
     hat = StripEnvelope(density, support, extrema=edges if stated else ())
     assert hat.evaluations < 10**6 and hat.acceptance_bounds[0] > 0.85
     assert same_law(hat.rvs(20_000, np.random.default_rng(17)), cdf)
+
+
+@pytest.mark.parametrize("bins", [300, 2000])
+@pytest.mark.parametrize("kind", ["function", "function with its edges", "rv_histogram"])
+def test_a_histogram_of_thousands_of_bins_is_drawn_in_seconds(bins, kind):
+    counts, edges = np.histogram(np.random.default_rng(1).normal(size=100_000), bins)
+    density, support, cdf, _ = histogram(counts / 1.0, edges[0], edges[-1])
+    law = stats.rv_histogram((counts, edges)) if kind == "rv_histogram" else density
+    hat = StripEnvelope(law, support, extrema=edges if "edges" in kind else ())
+    assert hat.evaluations < 3e6 and hat.acceptance_bounds[0] > 0.4
+    assert same_law(hat.rvs(20_000, np.random.default_rng(17)), cdf)
+
+
+@pytest.mark.parametrize(
+    ("density", "support"),
+    [
+        (lambda x: np.exp(-x * x / 2) * (1 + 0.9 * np.cos(20 * x)), (-39, 39)),
+        (lambda x: 2.5 * np.exp(-x) * np.sin(x) ** 2, (0, np.inf)),
+    ],
+)
+def test_hundreds_of_waves_down_to_the_smallest_numbers_are_drawn(density, support):
+    x = np.linspace(max(support[0], -9), 40, 400_001)
+    below = np.append(0, np.cumsum((density(x)[1:] + density(x)[:-1]) / 2))
+    sample = StripEnvelope(density, support).rvs(20_000, np.random.default_rng(18))
+    assert same_law(sample, lambda at: np.interp(at, x, below / below[-1]))
 
 
 @pytest.mark.parametrize("periods", [10, 40])
@@ -585,3 +671,81 @@ def test_log_k_bound_passes_over_nan_at_an_open_end():
 def test_log_k_bound_refuses_other_nan_with_the_place(log_target, support, place):
     with pytest.raises(ValueError, match=f"is NaN at x = {place}"), np.errstate(all="ignore"):
         log_k_bound(log_target, stats.norm(), support)
+
+
+# log densities that are huge and nearly equal: e**-1e300 over e**-1e300
+HUGE = {
+    "one law by two formulas": (
+        lambda x: -3.5 * np.log(x) - 1 / x,
+        stats.invgamma(2.5),
+        (0, np.inf),
+        special.gammaln(2.5),
+    ),
+    "wald and inverse normal": (stats.wald(), stats.invgauss(2), (0, np.inf), 0.5),
+    "at the other end": (
+        lambda x: 2 * np.log(2 - x) - 1 / (2 - x),
+        lambda x: np.log(2 - x) - 1 / (2 - x),
+        (0, 2),
+        np.log(2),
+    ),
+    "small": (lambda x: -3.5 * np.log(x) - 1e-8 / x, stats.invgamma(2.5, scale=1e-8), (0, np.inf), None),
+    "large": (lambda x: -3.5 * np.log(x) - 1e8 / x, stats.invgamma(2.5, scale=1e8), (0, np.inf), None),
+    "far out": (lambda x: -(x**4) + np.tanh(x), lambda x: -(x**4), REALS, 1.0),
+    "at both ends": (lambda x: x - 1 / x - 1 / (1 - x), lambda x: -1 / x - 1 / (1 - x), (0, 1), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_the_difference_of_two_huge_logarithms_is_rounding_and_no_ratio(name):
+    target, proposal, support, exact = HUGE[name]
+    with np.errstate(all="ignore"):
+        found = log_k_bound(target, proposal, support)
+        if exact is None:
+            exact = target(proposal.median()) - proposal.logpdf(proposal.median())
+    assert exact - 1e-6 <= found <= exact + 0.002
+
+
+def test_a_ratio_that_grows_until_rounding_hides_it_is_unbounded():
+    for target, proposal in (
+        (stats.invgamma(3), stats.invgamma(2)),
+        (stats.norm(0, 1), stats.norm(0, 0.999)),
+    ):
+        with pytest.raises(EnvelopeError, match="unbounded"):
+            log_k_bound(target, proposal, target.support())
+
+
+@pytest.mark.parametrize(
+    ("target", "proposal", "exact"),
+    [
+        (stats.beta(0.5, 2), stats.beta(0.5, 0.5), None),  # both infinite at 0
+        (stats.beta(0.5, 0.5), stats.beta(0.4, 0.3), None),
+        (lambda x: -0.5 * np.log(x), lambda x: -0.5 * np.log(x) - np.log(2), np.log(2)),
+        (lambda x: np.where(x > 0, 0.0, np.nan), lambda x: np.zeros(len(x)), 0.0),
+        (lambda x: np.where(x > 0, 0.0, np.inf), lambda x: np.where(x > 0, 0.0, np.inf), 0.0),
+        (stats.uniform(), stats.powerlaw(0.7), -np.log(0.7)),  # the proposal alone is infinite at 0
+        (stats.uniform(), lambda x: np.where(x > 0, 0.0, -np.inf), 0.0),  # one point of the border
+    ],
+)
+def test_poles_that_the_proposal_shares_are_no_hindrance(target, proposal, exact):
+    if exact is None:
+        x = np.linspace(0, 1, 100_001)[1:-1]
+        exact = np.max(target.logpdf(x) - proposal.logpdf(x))
+    with np.errstate(all="ignore"):
+        assert log_k_bound(target, proposal, (0, 1)) == pytest.approx(exact, abs=2e-3)
+
+
+@pytest.mark.parametrize("target", [stats.gamma(2), stats.rayleigh()])
+def test_a_proposal_that_underflows_beside_an_end_is_no_hindrance(target):
+    proposal = stats.fisk(2.0)  # its formula is 0 at x = 1e-200
+    x = np.geomspace(1e-6, 1e3, 100_001)
+    with np.errstate(all="ignore"):
+        exact = np.max(target.logpdf(x) - proposal.logpdf(x))
+        assert log_k_bound(target, proposal, (0, np.inf)) == pytest.approx(exact, abs=2e-3)
+
+
+def test_nan_between_the_points_of_the_grid_is_named_with_its_place():
+    def log_target(x):
+        return np.where(np.abs(x - 1 / np.pi) < 1e-5, np.nan, -np.abs(x - 1 / np.pi))
+
+    with pytest.raises(ValueError, match=r"log density or q's is NaN at x = 0\.3183"):
+        log_k_bound(log_target, stats.uniform(), (0, 1))

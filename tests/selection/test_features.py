@@ -10,6 +10,8 @@ import torch
 from helpers import DATA, LOSS, arguments, no_dropout, numpy_loader, same_weights, tensors, tiny_bert, train
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     DataCollatorWithFlattening,
     GPT2Config,
@@ -601,12 +603,56 @@ def test_data_without_any_label_are_said_to_have_none(tmp_path, caplog, rule, op
     assert NO_LABEL not in caplog.text or options.get("max_steps") == 3
 
 
+@pytest.mark.parametrize("options", [{}, {"max_steps": 3}], ids=str)
+def test_a_twin_whose_weights_are_all_0_says_so(tmp_path, caplog, options):
+    options = {"weighting": "acceptance"} | options
+    train(tmp_path, options=options, rule=above(99))
+    assert caplog.text.count("r >= 99 gives each of the first") == 1 and "the weight 0" in caplog.text
+    caplog.clear()
+    for rule in (above(0.1), clipped(50.0)):
+        train(tmp_path, options=options, rule=rule)
+    train(tmp_path, options=options | {"weighting": "none", "compute_budget": 40}, rule=above(99))
+    assert "the weight 0" not in caplog.text
+
+
+@pytest.mark.parametrize("weighting", ["acceptance", "inverse"])
+def test_a_batch_in_which_each_answers_end_is_cut_off_spoils_no_weight(tmp_path, weighting):
+    torch.manual_seed(5)
+    shape = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertForQuestionAnswering(BertConfig(**shape, intermediate_size=32, max_position_embeddings=8))
+    data = [
+        {"input_ids": row["input_ids"], "start_positions": i % 6, "end_positions": 9 if i % 3 else 3}
+        for i, row in enumerate(DATA)
+    ]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"weighting": weighting, "per_device_train_batch_size": 2}
+    train(tmp_path, model, data=data, options=options, rule=easy(1.5))
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [np.array, list, torch.tensor], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("weighting", ["none", "acceptance", "inverse"])
+def test_a_criterion_may_give_an_array_or_a_list(tmp_path, weighting, kind):
+    first = lambda model, inputs, outputs: kind([row[0] / 50 for row in inputs["input_ids"].tolist()])
+    trainer = train(tmp_path, options={"weighting": weighting}, rule=easy(0.4), criterion=first)
+    assert trainer.state.global_step > 10
+
+
 class Streamed(torch.utils.data.IterableDataset):
     def __len__(self):
         return len(DATA)
 
     def __iter__(self):
         return iter(DATA)
+
+
+def by_another_name(self, input_ids=None, attention_mask=None, target=None):
+    return BertForSequenceClassification.forward(self, input_ids, attention_mask, labels=target)
+
+
+def as_a_tuple(self, input_ids=None, attention_mask=None, labels=None):
+    return BertForSequenceClassification.forward(self, input_ids, attention_mask, labels=labels).to_tuple()
 
 
 PACKING = DataCollatorWithFlattening()
@@ -617,6 +663,21 @@ CAUSES = {
         lambda: tiny_bert(),
         {"data": TEXTUAL, "rule": clipped(1)},
         "'labels'.*give numbers",
+    ),
+    "labels by another name": (
+        lambda: type("Named", (BertForSequenceClassification,), {"forward": by_another_name})(
+            tiny_bert().config
+        ),
+        {
+            "data": [{n if n != "labels" else "target": v for n, v in row.items()} for row in DATA],
+            "rule": clipped(1),
+        },
+        r"'labels', only .*'target'.* by another name pass criterion=callable",
+    ),
+    "a tuple": (
+        lambda: type("Tuples", (BertForSequenceClassification,), {"forward": as_a_tuple})(tiny_bert().config),
+        {"rule": clipped(1)},
+        r"Tuples returned no logits but a tuple.*return_dict=True.* or pass criterion=callable",
     ),
     "a stream": (lambda: tiny_bert(), {"data": Streamed()}, "got Streamed"),
     "packed": (

@@ -1,5 +1,6 @@
 """What a script that was written for the Trainer meets: its numbers of steps, its searches, its dicts, its data loader."""
 
+import gc
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -11,6 +12,7 @@ import torch
 from helpers import DATA, LABELLED, PADDING, TOKENIZER, arguments, heard, same_weights, tiny_bert, train
 from transformers import (
     BertForSequenceClassification,
+    EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -461,6 +463,155 @@ def test_arguments_may_be_given_by_place(tmp_path):
     trainer = RSFTrainer(tiny_bert(), arguments(tmp_path, max_steps=2), PADDING, LABELLED, rule=clipped(0.9))
     trainer.train()
     assert trainer.state.global_step > 0 and trainer.data_collator is PADDING and TOKENIZER
+
+
+# ---- the same calls, the same data, the same weights
+
+
+def drawing(sampler):
+    """Return a mixin whose candidates a sampler of one's own draws."""
+
+    class Drawing:
+        def _get_train_sampler(self, train_dataset=None):
+            return sampler(train_dataset)
+
+    return Drawing
+
+
+def more_of_one_label(data):
+    return torch.utils.data.WeightedRandomSampler([1.0 + row["labels"] for row in data], len(data))
+
+
+SAMPLERS = {
+    "more of one label": more_of_one_label,
+    "half of the data": lambda data: torch.utils.data.SubsetRandomSampler(range(0, len(data), 2)),
+    "more than the data": lambda data: torch.utils.data.WeightedRandomSampler([1.0] * len(data), 48),
+    "none": lambda data: None,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"progress": "updates"}, {"max_steps": 5}], ids=str)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_with_a_sampler_of_ones_own_a_pass_is_as_long_as_what_it_draws(tmp_path, name, options):
+    options = {"max_steps": -1, "num_train_epochs": 3} | options
+    mixin = drawing(SAMPLERS[name])
+    found = []
+    for kind in (Trainer, RSFTrainer):
+        mine = {n: v for n, v in options.items() if n != "progress" or kind is RSFTrainer}
+        settings = arguments(tmp_path, RSFConfig if kind is RSFTrainer else TrainingArguments, **mine)
+        trainer = type("Own", (mixin, kind), {})(tiny_bert(), settings, train_dataset=DATA)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        found.append(trainer)
+    stock, ours = found
+    assert stock.state.global_step == ours.state.global_step and stock.state.epoch == ours.state.epoch
+    assert same_weights(stock.model, ours.model)
+
+
+def twice(trainer):
+    trainer.train()
+    trainer.train()
+
+
+def with_looks_between(trainer):
+    trainer.train()
+    trainer.evaluate()
+    trainer.predict(DATA[:4])
+    trainer.train()
+
+
+class StopAtFive(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop |= state.global_step == 5
+
+
+class Counting:
+    """Metrics made batch by batch."""
+
+    def __init__(self):
+        self.right = []
+
+    def __call__(self, predicted, compute_result=False):
+        self.right += (predicted.predictions.argmax(1) == predicted.label_ids).tolist()
+        if compute_result:
+            share = float(np.mean(self.right))
+            self.right = []
+            return {"right": share}
+
+
+BEST = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+BEST |= {"load_best_model_at_end": True, "save_total_limit": 1}
+ALIKE = {
+    "half an epoch": ({"num_train_epochs": 0.5}, {}),
+    "trained twice": ({}, {"go": twice}),
+    "looked at between": ({}, {"go": with_looks_between}),
+    "stopped by a callback": ({}, {"callbacks": [StopAtFive()]}),
+    "stopped by a callback, twice": ({}, {"callbacks": [StopAtFive()], "go": twice}),
+    "stopped early": (BEST, {"callbacks": [EarlyStoppingCallback(2)]}),
+    "metrics by batches": (
+        {"batch_eval_metrics": True, "eval_strategy": "epoch", "per_device_eval_batch_size": 3},
+        {"compute_metrics": Counting()},
+    ),
+    "a sampler without a seed": ({"accelerator_config": {"use_seedable_sampler": False}}, {}),
+    "batches split": ({"accelerator_config": {"split_batches": True}}, {}),
+    "a seed for the data": ({"data_seed": 5}, {}),
+    "balanced over processes": ({"train_sampling_strategy": "batch_rebalance"}, {}),
+    "noise": ({"neftune_noise_alpha": 5}, {}),
+    "tokens counted": ({"include_num_input_tokens_seen": "all"}, {}),
+    "warm-up as a share": ({"warmup_steps": 0.3, "lr_scheduler_type": "polynomial"}, {}),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_keeping_everything_it_is_the_trainer_in_weights_and_logs(tmp_path, name):
+    options, more = ALIKE[name]
+    options = {"max_steps": -1, "num_train_epochs": 2, "logging_steps": 3} | options
+    more = {"eval_dataset": DATA[:10]} | more
+    go = more.pop("go", lambda trainer: trainer.train())
+    found = []
+    for kind in (Trainer, RSFTrainer):
+        trainer = make(tmp_path / kind.__name__, kind, options=options, **more)
+        go(trainer)
+        found.append(trainer)
+    stock, ours = found
+    assert same_weights(stock.model, ours.model) and stock.state.epoch == ours.state.epoch
+    rows = [
+        [
+            {n: v for n, v in row.items() if n not in ADDED and "_per_" not in n and "runtime" not in n}
+            for row in log
+        ]
+        for log in (stock.state.log_history, ours.state.log_history)
+    ]
+    assert rows[0] == rows[1] and rows[0]
+
+
+def test_batches_that_one_process_shares_out_are_refused_in_training_alone(tmp_path):
+    options = {"accelerator_config": {"dispatch_batches": True}}
+    trainer = make(tmp_path, options=options, eval_dataset=DATA[:8])
+    assert (
+        trainer.evaluate()["eval_loss"]
+        == make(tmp_path, Trainer, eval_dataset=DATA[:8]).evaluate()["eval_loss"]
+    )
+    with pytest.raises(ValueError, match="dispatch_batches and split_batches share out batches"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("rule", [0.5, "clipped", clipped, lambda r: r], ids=str)
+def test_what_is_no_rule_is_refused(tmp_path, rule):
+    with pytest.raises(TypeError, match=r"rule must be one of rsf.rules, such as clipped\(0.5\).*, got "):
+        make(tmp_path, rule=rule)
+
+
+def test_rules_that_come_and_go_each_begin_as_they_were_given(tmp_path):
+    trainer = make(tmp_path, options={"max_steps": 1})
+    for n in range(8):
+        trainer.rule = at_rate(clipped, 0.4, window=24)
+        trainer.rule.observe(np.full(4, n + 1.0))
+        trainer.train()
+        assert [n + 1.0] * 4 in [values for _, values in trainer.rule.state_dict()["past"]]
+        trainer.rule = constant(1)
+        trainer.train()
+        gc.collect()  # one that is gone may leave its id to the next
 
 
 # ---- updates for compute

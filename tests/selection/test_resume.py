@@ -1,11 +1,15 @@
 """Killed at any moment and resumed, a run ends as if nothing had happened: the same weights, decisions and logs, bit for bit."""
 
 import copy
+import datetime
 import json
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +22,7 @@ from helpers import (
     PADDING,
     TEXTS,
     TOKENIZER,
+    WORDS,
     arguments,
     at_rate_rule,
     heard,
@@ -27,6 +32,7 @@ from helpers import (
     tiny_bert,
 )
 from transformers import (
+    BatchEncoding,
     BertConfig,
     BertForMaskedLM,
     DataCollatorForLanguageModeling,
@@ -35,7 +41,7 @@ from transformers import (
     TrainerState,
 )
 
-from rsf.rules import clipped, constant
+from rsf.rules import clipped, constant, percentile
 from rsf.selection import RSFTrainer, checkpoints
 
 OFTEN = {
@@ -107,9 +113,11 @@ RUNS = {
 }
 
 
-def run(folder, options, told, *, data=DATA, model=tiny_bert, rule=None, resume=False, **more):
+def run(
+    folder, options, told, *, data=DATA, model=tiny_bert, rule=None, resume=False, kind=RSFTrainer, **more
+):
     """Train and note each decision."""
-    trainer = RSFTrainer(
+    trainer = kind(
         model(),
         arguments(folder, **OFTEN | options),
         train_dataset=data,
@@ -150,6 +158,10 @@ def killed(folder, options, more, moment):
     run(folder, options, told, **more)
 
 
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"),
+    reason="kills a forked process by SIGKILL: Windows has neither, and macOS forks no process with threads safely",
+)
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_and_resumed_a_run_ends_with_the_same_weights_decisions_and_logs(tmp_path, name):
     options, more, moment = RUNS[name]
@@ -221,9 +233,7 @@ def test_there_must_be_a_whole_checkpoint_to_resume_from(tmp_path):
     (tmp_path / "checkpoint-5").mkdir()
     (tmp_path / "checkpoint-5" / "rejection_0.pt").write_bytes(b"")  # killed while it was written
     trainer = RSFTrainer(tiny_bert(), arguments(tmp_path, max_steps=2), train_dataset=DATA)
-    with pytest.raises(
-        ValueError, match=r"No valid checkpoint found in output directory \(/.*\): none there"
-    ):
+    with pytest.raises(ValueError, match=r"No valid checkpoint found in output directory \(.*\): none there"):
         trainer.train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match=r"Can't find a valid checkpoint at .*not written by RSFTrainer"):
         trainer.train(resume_from_checkpoint=str(tmp_path))
@@ -246,7 +256,29 @@ def test_a_checkpoint_of_the_model_alone_is_none_to_go_on_from(tmp_path):
 
 # ---- between two passes
 
+
+class Drawing(torch.utils.data.Dataset):
+    """Rows whose tokens are shuffled each time."""
+
+    def __len__(self):
+        return len(DATA)
+
+    def __getitem__(self, i):
+        order = torch.randperm(6).tolist()
+        return DATA[i] | {"input_ids": [DATA[i]["input_ids"][j] for j in order]}
+
+
+class OwnSampler(RSFTrainer):
+    """Draws more examples of one label, from torch's generator."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        weights = [1.0 + row["labels"] for row in train_dataset]
+        return torch.utils.data.WeightedRandomSampler(weights, len(weights))
+
+
 EACH_PASS = {"save_strategy": "epoch", "logging_strategy": "epoch"}
+# what is due at the end of a pass is not made up for behind a step, as in the Trainer
+EACH_STEPS = {"save_strategy": "steps", "logging_strategy": "steps", "logging_steps": 3}
 BETWEEN = {
     "plain": ({}, {"rule": constant(1)}),
     "a rule with a memory": ({}, {}),
@@ -272,6 +304,23 @@ BETWEEN = {
         {"eval_dataset": DATA[:10]},
     ),
     "updates": ({"progress": "updates", "compute_budget": 0, "max_steps": 24}, {}),
+    "passes that are no whole number of batches": ({}, {"data": DATA[:30]}),
+    "balanced over processes": ({"train_sampling_strategy": "batch_rebalance"}, {}),
+    "data that draw, read by workers": (
+        {"dataloader_num_workers": 1, "save_steps": 4} | EACH_STEPS,
+        {"data": Drawing()},
+    ),
+    "a sampler of one's own": ({}, {"kind": OwnSampler}),
+    "dropping the rest": ({"dataloader_drop_last": True}, {"data": DATA[:31]}),
+    "a sampler without a seed": ({"accelerator_config": {"use_seedable_sampler": False}}, {}),
+    "by steps, at the end of a pass": (
+        {"save_steps": 8, "compute_budget": 0, "num_train_epochs": 4} | EACH_STEPS,
+        {"rule": constant(1)},
+    ),
+    "each step": (
+        {"save_steps": 1, "gradient_accumulation_steps": 3} | EACH_STEPS,
+        {"data": DATA[:31]},
+    ),
 }
 
 
@@ -347,11 +396,89 @@ def test_examples_of_numpys_numbers_wait_in_a_checkpoint_and_stay_what_they_are(
     assert same_weights(straight.model, resumed.model) and seen[-8:] == expected
 
 
-def test_examples_that_no_checkpoint_can_hold_are_said_to_be_so(tmp_path, caplog):
-    data = [row | {"extra": SimpleNamespace()} for row in DATA]
+@pytest.mark.parametrize(
+    "extra",
+    [
+        datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),  # noqa: UP017
+        datetime.date(2026, 1, 2),
+        datetime.timedelta(3),
+        Decimal("0.1"),
+        b"bytes",
+        {1, 2},
+        (1, None, "text"),
+        1j,
+        np.array(["text", None], dtype=object),
+        np.zeros(2, dtype=[("a", "i4")]),
+        torch.ones(2, dtype=torch.bfloat16),
+        {"nested": [{"value": np.float32(2)}]},
+    ],
+    ids=lambda extra: type(extra).__name__,
+)
+def test_values_of_many_kinds_wait_in_a_checkpoint(tmp_path, extra, caplog):
+    data = [row | {"extra": extra} for row in DATA]
     more = {"data": data, "data_collator": tensors}
-    run(tmp_path, {"remove_unused_columns": False, "save_steps": 3}, str, **more)
-    assert "cannot be resumed from: the examples must be numbers, texts, arrays or tensors" in caplog.text
+    options = {"remove_unused_columns": False, "save_steps": 3, "compute_budget": 200}
+    straight = run(tmp_path, options, str, **more)
+    for folder in list(tmp_path.glob("checkpoint-*")):
+        resumed = run(tmp_path / "resumed", options, str, resume=str(folder), **more)
+        assert same_weights(straight.model, resumed.model)
+    assert "cannot be resumed from" not in caplog.text
+
+
+def test_what_a_tokenizer_gives_waits_in_a_checkpoint(tmp_path, caplog):
+    texts = [" ".join(WORDS[i] for i in text["input_ids"]) for text in LABELLED]
+    encoded = TOKENIZER(texts)
+    data = [
+        BatchEncoding({"labels": row["label"], **{n: v[i] for n, v in encoded.items()}})
+        for i, row in enumerate(LABELLED)
+    ]
+    for row, text in zip(data, texts, strict=True):
+        row._encodings = TOKENIZER(text)._encodings  # what makes it more than a dict
+    more = PADDED | {"data": data}
+    options = {"save_steps": 3, "compute_budget": 200}
+    straight = run(tmp_path, options, str, **more)
+    folders = list(tmp_path.glob("checkpoint-*"))
+    assert any(checkpoints.load(folder, 0)["loader"]["ready"] for folder in folders)
+    for folder in folders:
+        resumed = run(tmp_path / "resumed", options, str, resume=str(folder), **more)
+        assert same_weights(straight.model, resumed.model)
+    assert "cannot be resumed from" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "extra", [SimpleNamespace(), lambda: None, threading.Lock(), range(3)], ids=lambda x: type(x).__name__
+)
+def test_examples_that_no_checkpoint_can_hold_are_said_to_be_so_and_training_goes_on(tmp_path, caplog, extra):
+    data = [row | {"extra": extra} for row in DATA]
+    more = {"data": data, "data_collator": tensors}
+    options = {"remove_unused_columns": False, "save_steps": 3}
+    trainer = run(tmp_path, options, str, **more)
+    assert trainer.spent >= trainer.budget and "cannot be resumed from: " in caplog.text
+    newest = max(tmp_path.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
+    if (newest / checkpoints.file_of(0)).exists():
+        assert "the examples must be numbers, texts, times, arrays or tensors" in caplog.text
+    holds = [folder for folder in tmp_path.glob("checkpoint-*") if not resumable(folder)]
+    assert holds
+    with pytest.raises(ValueError, match=r"the examples must be numbers|Can't find a valid checkpoint at"):
+        run(tmp_path, options, str, resume=str(holds[0]), **more)
+
+
+def resumable(folder):
+    try:
+        return bool(checkpoints.load(folder, 0))
+    except ValueError:
+        return False
+
+
+def test_a_rule_that_remembers_other_things_is_refused_by_name(tmp_path):
+    for first, second in (
+        (at_rate_rule(), clipped(0.9)),
+        (clipped(0.9), at_rate_rule()),
+        (at_rate_rule(), percentile(1.0, 24)),
+    ):
+        run(tmp_path, {"compute_budget": 150}, str, rule=first)
+        with pytest.raises(ValueError, match=r"resume with the settings.*'what the rule remembers'"):
+            run(tmp_path, {"compute_budget": 150}, str, rule=second, resume=True)
 
 
 def test_other_settings_than_the_checkpoints_are_refused_by_name(tmp_path):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,6 +65,7 @@ def stories(_):
     return model, AutoTokenizer.from_pretrained(path)
 
 
+STATUS = Path("/proc/self/status")  # getrusage counts what the parent had before exec
 CASES = (
     ("tiny GPT-2", tiny, None),
     ("stories260K", stories, None),
@@ -86,9 +88,15 @@ def ours(model, tokenizer, texts, settings, seed=0, **options):
     """Sample and judge one completion a prompt; return what was judged."""
     options = {"max_new_tokens": settings["new_tokens"], "batch_size": settings["batch_size"]} | options
     folder = options.pop("folder", None)
-    sample = model_sampler(model, tokenizer, **options)
-    rng = np.random.default_rng(seed)
-    return sample_and_judge(sample, texts, always, above(1), rng, samples_per_prompt=1, folder=folder)[1]
+    return sample_and_judge(
+        model_sampler(model, tokenizer, **options),
+        texts,
+        always,
+        above(1),
+        np.random.default_rng(seed),
+        samples_per_prompt=1,
+        folder=folder,
+    )[1]
 
 
 def generate(model, rows, steps, **options):
@@ -104,8 +112,7 @@ def ways(model, tokenizer, settings, rng, stop=None):
     or the number of tokens."""
     size, steps = settings["batch_size"], settings["new_tokens"]
     ids, texts = ids_and_texts(tokenizer, settings["prompts"], settings["lengths"], rng)
-    mean = round(np.mean([len(row) for row in ids]))
-    even = [max(ids, key=len)[:mean]] * size
+    even = [max(ids, key=len)[: round(np.mean([len(row) for row in ids]))]] * size
     until = {"stop_strings": stop, "tokenizer": tokenizer} if stop else {}
     drawn = round(np.mean(ours(model, tokenizer, texts, settings, stop=stop or ())["tokens"]))  # mean length
 
@@ -176,9 +183,16 @@ def memory(settings):
     folder."""
     found = {}
     for number in settings["memory_prompts"]:
-        code = f"from rsf.lab.bench import generation; generation.write_and_weigh({number})"
         out = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=records.ROOT
+            [
+                sys.executable,
+                "-c",
+                f"from rsf.lab.bench import generation; generation.write_and_weigh({number})",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=records.ROOT,
         ).stdout
         found[str(number)] = json.loads(out.splitlines()[-1])
     return found
@@ -193,15 +207,15 @@ def write_and_weigh(number):
     _, texts = ids_and_texts(tokenizer, number, settings["lengths"], rng)
     with tempfile.TemporaryDirectory() as folder:
         ours(model, tokenizer, texts, settings, max_new_tokens=settings["memory_new_tokens"], folder=folder)
-    with open(
-        "/proc/self/status", encoding="utf-8"
-    ) as status:  # getrusage counts what the parent had before exec
-        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    status = STATUS.read_text(encoding="utf-8").splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     sys.stdout.write(f"\n{json.dumps(round(peak / 1024, 1))}\n")
 
 
 def run():
     """Run section bench-generation of the protocol: return the arm and its run."""
+    if not STATUS.exists():
+        raise NotImplementedError(f"the benchmark reads its peak of memory in {STATUS}: run it on Linux")
     settings = records.protocol("bench-generation")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

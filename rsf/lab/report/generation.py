@@ -1,13 +1,14 @@
-"""README's picture and table of the benchmark of generation, and its tables of the sums, from results/."""
+"""README's picture and table of the benchmark of generation, and its table of the sums, from results/."""
 
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from rsf import checks, plots
+from rsf import plots
 from rsf.lab import records, verdicts
 from rsf.lab.report.parts import limits, save, span, table
+from rsf.lab.report.sweep import values
 
 Cases = dict[str, dict[str, dict]]  # {case: {way: row}}
 FAINT = "#6A6A6A"  # for text of the proposal's grey
@@ -21,16 +22,14 @@ def benched() -> tuple[Cases, dict]:
 
 
 def generation_figure(file: Path) -> None:
-    """Draw samples a second in each way of writing, and our share of the floor."""
+    """Draw samples a second in each way of writing."""
     cases, _ = benched()
     times = span((rows["loop"]["ratio"] for rows in cases.values()), 0)
     title = f"Sampled and judged in batches: {times} times as fast as one call of generate a prompt"
-    with plots.figure(title, columns=2, width=10, height=4) as (left, right):
-        _speeds(left, cases)
-        _shares(right, cases)
-        for axis in (left, right):
-            axis.set_ylim(len(cases) - 0.5, -0.5)
-        save(left, file)
+    with plots.figure(title, width=9, height=4) as axis:
+        _speeds(axis, cases)
+        axis.set_ylim(len(cases) - 0.5, -0.5)
+        save(axis, file)
 
 
 def _speeds(axis: Axes, cases: Cases) -> None:
@@ -50,27 +49,6 @@ def _speeds(axis: Axes, cases: Cases) -> None:
     axis.set_yticks(range(len(cases)), [case.replace(", ", ",\n") for case in cases])
     axis.set(xscale="log", xlim=(3, 6000), xlabel="samples a second")
     axis.set_title("64 tokens at the most, prompts of 4 to 64")
-
-
-def _shares(axis: Axes, cases: Cases) -> None:
-    """Draw our share of the floor's samples a second, with a draw of each token and without."""
-    for place, rows in enumerate(cases.values()):
-        for shift, way, label, colour in (
-            (-0.12, "floor", "tokens drawn", plots.KEPT),
-            (0.12, "floor, greedy", "no draw (greedy)", "#56A5D8"),
-        ):
-            row = rows[way]
-            height = place + shift
-            axis.plot([row["least"], row["most"]], [height] * 2, color=colour, linewidth=1)
-            axis.plot(row["ratio"], height, "o", color=colour)
-            if place == 0:
-                where = {"xytext": (-6, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-                axis.annotate(label, (row["least"], height), color=colour, **where)
-    axis.axvline(1, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(cases)), [""] * len(cases))
-    repeats = records.protocol("bench-generation")["repeats"]
-    title = f"median, range of {repeats} interleaved pairs"
-    axis.set(xlim=(0, 1.25), xlabel="samples a second / those of the floor", title=title)
 
 
 def generation_table() -> str:
@@ -97,51 +75,15 @@ def generation_table() -> str:
     )
 
 
-def _percent(runs: dict, arm: str, key: str = "accuracy") -> np.ndarray:
-    """Return a number of each seed of the protocol, (seeds,) in percent."""
-    seeds = records.protocol("arithmetic-200")["seeds"]
-    return 100 * np.array([runs[arm][seed]["numbers"][key] for seed in seeds])
-
-
-def arithmetic_table() -> str:
-    """Return README's table of what a small transformer learns from its own verified answers."""
-    names = {
-        "control": "the sums with answers alone",
-        "rejection": "own answers, verified",
-        "blind": "own answers, unfiltered",
-        "best-of-4": "best of 4 own answers",
-        "gold": "right answers to the same sums (ceiling)",
-    }
+def sums_table() -> str:
+    """Return README's table of both maps of the sums; of a section that lacks a run nothing but its name."""
+    arms = ("control", "control-in-rounds", "rejection", "blind", "best-of-4", "gold")
     rows = []
-    for experiment in records.protocol("arithmetic-200")["family"]:
-        runs = records.read(experiment)
-        (contrast,) = verdicts.contrasts(experiment)
-        finding = verdicts.judged(contrast)
-        means = [f"{_percent(runs, arm).mean():.1f}" for arm in names]
-        number = records.protocol(experiment)["numbers"]
-        rows.append((number, *means, limits(finding.difference), finding.judgement.word))
-    return table(["sums with answers", *names.values(), "verified minus alone, points", "verdict"], rows)
-
-
-def shares(key: str = "accuracy") -> dict[str, np.ndarray]:
-    """Return a number in percent of each seed (seeds,), by the judge of what was learned from."""
-    runs = records.read("arithmetic-200-judges") | {"rejection": records.read("arithmetic-200")["rejection"]}
-    return {arm: _percent(runs, arm, key) for arm in ("rejection", "noisy", "nines")}
-
-
-def judges_table() -> str:
-    """Return README's table of what is learned from own answers when their judge errs."""
-    names = {
-        "rejection": "is always right",
-        "noisy": "turns every tenth verdict round",
-        "nines": "casts out nines",
-    }
-    right = shares()
-    nines = shares("nines")
-    rows = []
-    for arm, name in names.items():
-        gain = checks.paired_difference(right[arm], right["rejection"])
-        against = limits(gain) if arm != "rejection" else ""
-        rows.append((name, f"{right[arm].mean():.1f}", against, f"{nines[arm].mean():.1f}"))
-    minus = "minus the right judge's, points, 95 % interval"
-    return table(["the judge", "right, %", minus, "right by casting out nines, %"], rows)
+    for name in ("sums-50", "sums-200", "sums-800", "arithmetic-50", "arithmetic-200", "arithmetic-800"):
+        there = {name, f"{name}-others"} & records.sections().keys()  # an arm stands in one of them
+        found = [[value for one in there for value in values(one, arm)] for arm in arms]
+        (finding,) = map(verdicts.judged, verdicts.contrasts(name))
+        shown = [f"{np.median(of_arm):.1f}" if of_arm else "" for of_arm in found]
+        shown.append(limits(finding.difference) if finding.difference else "")
+        rows.append((name, *shown, finding.judgement.word))
+    return table(["section", *arms, "rejection minus control, points", "verdict"], rows)

@@ -1,4 +1,4 @@
-"""README's first picture, its table of the runs on IMDb, and what set-up takes."""
+"""README's first picture, and what set-up takes."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
-from rsf import checks, plots
+from rsf import plots
 from rsf.acceptance import acceptance_probability
 from rsf.lab import records, verdicts
-from rsf.lab.report.parts import limits, save, table
+from rsf.lab.report.parts import limits, save
 from rsf.lab.report.whole_model import MAIN
-
-ARMS = {
-    "plain": "plain fine-tuning",
-    "article": "the article's rule, min(1, loss / 0.5)",
-    "random": "random, at the rule's rate",
-}
 
 
 def accuracies(experiment: str) -> dict[str, np.ndarray]:
@@ -80,21 +74,3 @@ def setup_line() -> str:
         f"{cost['test_minutes']:.0f} min; {cost['memory_gib']:.1f} GiB of memory at the most, "
         f"{cost['disk_gib']:.1f} GiB of disk."
     )
-
-
-def imdb_table() -> str:
-    """Return the table of the real IMDb runs."""
-    runs = records.read("imdb-small")
-    accuracy = accuracies("imdb-small")
-    rows = []
-    for arm, name in ARMS.items():
-        rate, steps, passes = (
-            np.mean([run["numbers"][key] for run in runs[arm].values()])
-            for key in ("acceptance_rate", "steps", "forward_passes")
-        )
-        gain = checks.paired_difference(100 * accuracy[arm], 100 * accuracy["plain"])
-        against = "" if arm == "plain" else limits(gain)
-        mean = f"{100 * accuracy[arm].mean():.1f}"
-        rows.append((name, mean, against, f"{rate:.2f}", f"{steps:.0f}", f"{passes:,.0f}"))
-    minus = "minus plain, points, 95 % interval"
-    return table(["arm", "test accuracy, %", minus, "acceptance rate", "steps", "forward passes"], rows)

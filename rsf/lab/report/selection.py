@@ -92,20 +92,6 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
     return rows
 
 
-def reached() -> dict[str, np.ndarray]:
-    """Return {arm: seconds (seeds,) until the watched accuracy was reached, NaN where it was not}."""
-    runs = records.read("imdb-short")
-    section = records.protocol("imdb-short")
-
-    def first(curve: list) -> float:
-        return next((seconds for seconds, accuracy in curve if accuracy >= section["reached"]), np.nan)
-
-    return {
-        arm: np.array([first(runs[arm][seed]["numbers"]["curve"]) for seed in section["seeds"]])
-        for arm in section["arms"]
-    }
-
-
 def selection_table() -> str:
     """Return README's tables of what selection costs, and of whether its fast form is as accurate."""
     rows = []
@@ -126,17 +112,11 @@ def _line() -> str:
     plain, score = (found[name][:, 1].sum() / found[name][:, 0].sum() for name in ("plain", "score"))
     floor = record["numbers"]["floor"]["flops"] / record["numbers"]["floor"]["flops_per_second"]
     of_scoring, of_training = (floor / found[name][0, 0] for name in ("score", "plain"))
-    times = ", ".join(
-        f"{arm} {np.nanmedian(t):.0f} s in {np.sum(~np.isnan(t))} of {len(t)} seeds"
-        for arm, t in reached().items()
-    )
-    share = 100 * records.protocol("imdb-short")["reached"]
     return (
         f"{len(found['plain'])} slices of {record['data']}, {found['plain'][:, 1].sum():,.0f} tokens, "
         f"reviews cut at {section['tokens']}; MiniLM in float32, {record['machine']['device']}, processor "
         f"seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; the matrix "
-        f"products of scoring alone would take {of_scoring:.2f} of its time, {of_training:.2f} of "
-        f"training's. Median time until {share:.0f} % were right in `imdb-short`: {times}."
+        f"products of scoring alone would take {of_scoring:.2f} of its time, {of_training:.2f} of training's."
     )
 
 
@@ -156,23 +136,17 @@ def _accuracies() -> str:
 
 
 def selection_figure(file: Path) -> None:
-    """Draw what a pass costs by acceptance rate, measured and predicted, and the listing's beside it."""
-    rows = ratios()
-    worst = rows["a pass over its parts"].value
-    times = rows["candidates a second over the listing, 0.3"].value
-    title = (
-        f"A pass takes up to {worst:.2f} times its scoring and training; "
-        f"the repaired listing {times:.1f} times the trainer's time"
-    )
+    """Draw the time of a pass against the share that is trained on, over that of plain fine-tuning."""
+    worst = ratios()["a pass over its parts"].value
     found, _ = stored()
-    with plots.figure(title, columns=2, width=10, height=4) as (left, right):
-        _costs(left, found)
-        _listing(right, found)
-        save(left, file)
+    title = f"A pass takes up to {worst:.2f} times its scoring and training"
+    with plots.figure(title, width=6, height=4) as axis:
+        _costs(axis, found)
+        save(axis, file)
 
 
 def _costs(axis: Axes, found: dict[str, np.ndarray]) -> None:
-    """Draw the time of a pass against the share that is trained on, over that of plain fine-tuning."""
+    """Draw the passes, and the line of scoring and that share of training."""
     plain = found["plain"][:, 0]
     line = np.array([0, 1])
     score = found["score"][:, 0].sum() / plain.sum()
@@ -193,19 +167,3 @@ def _costs(axis: Axes, found: dict[str, np.ndarray]) -> None:
     axis.set(xlabel="share of the tokens trained on, a", ylabel="time of a pass / plain")
     axis.set(xlim=(-0.03, 1.05), ylim=(0, None))
     axis.set_title(f"{len(plain)} slices of reviews")
-
-
-def _listing(axis: Axes, found: dict[str, np.ndarray]) -> None:
-    """Draw the repaired listing's time of a pass beside the trainer's."""
-    plain = found["plain"][:, 0]
-    for place, share in enumerate(SHARES):
-        for shift, name, label, colour in (
-            (-0.18, "listing", "repaired listing", plots.REJECTED),
-            (0.18, "batches", "RSFTrainer, same unit and rate", plots.KEPT),
-        ):
-            seconds = (found[f"{name}, {share:g}"][:, 0] / plain).mean()
-            axis.barh(place + shift, seconds, 0.32, color=colour)
-            axis.text(seconds + 0.03, place + shift, label, va="center", color=colour)
-    axis.set_yticks(range(len(SHARES)), [f"keep {share:g}" for share in SHARES])
-    axis.set(xlabel="time of a pass / plain fine-tuning")
-    axis.set_xlim(0, 1.45 * max(found["listing, 1"][:, 0] / plain))

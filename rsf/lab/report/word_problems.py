@@ -6,7 +6,9 @@ from rsf import checks
 
 
 def compare(runs: dict) -> list[str]:
-    """Return a line for each arm: its mean reward on the test questions, and what `verified` has more.
+    """Return a line for each arm: its mean reward on the test questions, its cost, what `verified` has more.
+
+    The cost is in forward passes of one token.
 
     Intervals are of 95 % (t). The unit is the seed; where all arms share only one of them, it is the
     question, which says nothing about other seeds.
@@ -24,7 +26,7 @@ def compare(runs: dict) -> list[str]:
     for arm, values in unit.items():
         own = checks.paired_difference(values, 0 * values)
         passes = np.mean([runs[arm][seed]["numbers"]["forward_passes"] for seed in seeds])
-        line = f"{arm:12} {own.estimate:.4f} [{own.low:z.4f}, {own.high:.4f}], {passes:11,.0f} forward passes"
+        line = f"{arm:12} {own.estimate:.4f} [{own.low:z.4f}, {own.high:.4f}], {passes:11,.0f} passes"
         if arm != "verified":
             more = checks.paired_difference(unit["verified"], values)
             line += f"; verified minus it {more.estimate:z.4f} [{more.low:z.4f}, {more.high:z.4f}]"

@@ -1,5 +1,5 @@
 """The first map of the sums: own verified answers beside a control that learns in one piece (sections
-arithmetic-*).
+arithmetic-*), kept as it was run.
 
 python -m rsf experiment arithmetic-200      every arm and seed of that section, a result file each
 """
@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from rsf import rules
 from rsf.accounts import TRAIN
-from rsf.lab import records
+from rsf.lab import records, validated
 from rsf.lab.tasks import addition
 
 ARMS = {  # sampler, rule, samples for a prompt, judge
@@ -86,24 +86,10 @@ def tune(experiment: str, arm: str, seed: int) -> dict:
     return {"grid": grid, "validation": [addition.accuracy(model, validation) for model in models]}
 
 
-def chosen(experiment: str, arm: str) -> tuple:
-    """Return (learning_rate, weight_decay): the best on the validation sums, mean over the tuning seeds.
-
-    Other judges than the right one take rejection's.
-    """
-    arm = "rejection" if arm in ("noisy", "nines") else arm
-    for name in records.protocol(experiment)["tuning"]:
-        if arm in records.protocol(name)["arms"]:
-            runs = [run["numbers"] for run in records.read(name)[arm].values()]
-            mean = np.mean([numbers["validation"] for numbers in runs], axis=0)
-            return tuple(runs[0]["grid"][int(np.argmax(mean))])
-    raise ValueError(f"no tuning section of {experiment} has the arm {arm!r}")
-
-
 def measure(experiment: str, arm: str, seed: int) -> dict:
     """Return the numbers of a run: accuracy after each round and in the end, what was accepted, what was
     spent."""
-    setting = chosen(experiment, arm)
+    setting = validated.best(experiment, arm)[0][0]
     settings = records.protocol(experiment)
     test = addition.world(settings, seed)["test"].tolist()
     clock = time.process_time()
@@ -113,10 +99,6 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
         curve.append(addition.accuracy(model, test))
 
     model, reports, spent = train(experiment, arm, seed, *setting, on_round=on_round)
-    longer = addition.sums(np.random.default_rng([seed, 5]).integers(10**6, size=1000), digits=3)
-    slack = [
-        report.sampling.slack for report in reports if np.isfinite(report.sampling.slack)
-    ]  # of no coins: inf
     return {
         "accuracy": addition.accuracy(model, test),
         "setting": setting,
@@ -125,9 +107,12 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
         "acceptance": [report.sampling.acceptance_rate for report in reports],
         "reward": [report.reward for report in reports],
         "examples": [report.examples for report in reports],
-        "margin": min(slack, default=None),  # as the files of these sections call it
+        # as the files of these sections call the slack, of no coins inf
+        "margin": min(filter(np.isfinite, (report.sampling.slack for report in reports)), default=None),
         "nines": addition.accuracy(model, test, addition.nines),
-        "longer": addition.accuracy(model, longer),
+        "longer": addition.accuracy(
+            model, addition.sums(np.random.default_rng([seed, 5]).integers(10**6, size=1000), digits=3)
+        ),
         "forward_passes": spent,
         "cpu_seconds": round(time.process_time() - clock, 1),
     }

@@ -4,36 +4,20 @@ python -m rsf experiment imdb-small    every arm and seed of that section; goes 
 """
 
 import time
-from collections.abc import Callable
+from collections import namedtuple
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from rsf.lab import arms, compact, data, models, records
 
-
-class Prepared(NamedTuple):
-    """A model and its reviews, ready to be trained on.
-
-    `collate` pads to the longest or as the section says, or as it is told.
-    """
-
-    model: torch.nn.Module
-    train: object
-    test: object
-    collate: Callable
-    test_index: np.ndarray
-    data: str
-    checkpoint: str
+# a model and its reviews, ready to be trained on; collate pads to the longest, or as section or caller say
+Prepared = namedtuple("Prepared", "model train test collate test_index data checkpoint")
 
 
-def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
-    """Load what a run needs; the seed draws the training reviews and the head.
-
-    With `validate` the reviews to be tested on are those that the section puts aside for tuning.
-    """
+def prepare(settings: dict, seed: int) -> Prepared:
+    """Load what a run needs; the seed draws the training reviews and the head."""
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
     if settings.get("train_data") == "embedded":
         reviews = _train_on_embedded(reviews, settings)
@@ -46,24 +30,25 @@ def prepare(settings: dict, seed: int, *, validate: bool = False) -> Prepared:
         padded = tokenizer.pad(batch, padding=padding, max_length=settings["tokens"], return_tensors="pt")
         return {**padded, "labels": torch.tensor([row["label"] for row in rows])}
 
-    aside, pool = data.put_aside(reviews, settings.get("validation", 0))
-    chosen = rng.permutation(pool)[: settings["train"]]
+    chosen = rng.permutation(data.put_aside(reviews, 0)[1])[: settings["train"]]
     tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]])
-    columns = reviews.train.select_columns(["text", "label"])
-    train = columns.select(chosen).add_column("index", chosen)
-    test = columns.select(aside) if validate else reviews.test.select(tested)
-    if (
-        "top" in settings
-    ):  # only so many layers are trained; what those below make of a review is computed once
+    train = reviews.train.select_columns(["text", "label"]).select(chosen).add_column("index", chosen)
+    test = reviews.test.select(tested)
+    if "top" in settings:  # of the layers alone trained; what those below make of a review is computed once
         lower, model = models.split_layers(checkpoint.model, settings["top"])
         train, test = (
             models.lower_outputs(lower, tokenizer, part["text"], part["label"], settings["tokens"])
             for part in (train, test)
         )
         return Prepared(model, train, test, models.pad_hidden, tested, reviews.source, checkpoint.source)
-    encode = partial(tokenizer, truncation=True, max_length=settings["tokens"])
     train, test = (
-        part.map(encode, batched=True, input_columns="text", remove_columns="text") for part in (train, test)
+        part.map(
+            partial(tokenizer, truncation=True, max_length=settings["tokens"]),
+            batched=True,
+            input_columns="text",
+            remove_columns="text",
+        )
+        for part in (train, test)
     )
     return Prepared(checkpoint.model, train, test, collate, tested, reviews.source, checkpoint.source)
 
@@ -84,8 +69,9 @@ class Watch:
     def __init__(self, prepared: Prepared, settings: dict):
         self.prepared = prepared
         self.every = settings.get("watch_every")
-        some = np.linspace(0, len(prepared.test) - 1, settings.get("watched", 0))
-        self.some = [prepared.test[int(i)] for i in some]
+        self.some = [
+            prepared.test[int(i)] for i in np.linspace(0, len(prepared.test) - 1, settings.get("watched", 0))
+        ]
         self.decisions = {"index": [], "criterion": [], "kept": []}  # one row a coin
         self.curve = []
         self.stopped = np.zeros(2)
@@ -97,10 +83,11 @@ class Watch:
         self.decisions["kept"].append(int(kept.all()))
         if self.some and len(self.decisions["kept"]) % self.every == 0:
             before = _clock()
-            model = self.prepared.model
-            right = arms.accuracy(arms.logits(model, self.some, self.prepared.collate), self.some)
-            self.curve.append([round((before - self.begun - self.stopped)[0], 1), right])
-            model.train()
+            scores = arms.logits(self.prepared.model, self.some, self.prepared.collate)
+            self.curve.append(
+                [round((before - self.begun - self.stopped)[0], 1), arms.accuracy(scores, self.some)]
+            )
+            self.prepared.model.train()
             self.stopped += _clock() - before
 
     def taken(self) -> np.ndarray:

@@ -33,8 +33,10 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         return [checkpoint.tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded["input_ids"]]
 
     begun = time.perf_counter()
-    words = TfidfVectorizer(ngram_range=tuple(settings["ngrams"]), sublinear_tf=True)
-    model = make_pipeline(words, LogisticRegression(C=settings["C"], max_iter=1000))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=tuple(settings["ngrams"]), sublinear_tf=True),
+        LogisticRegression(C=settings["C"], max_iter=1000),
+    )
     model.fit(seen(reviews.train, chosen), np.array(reviews.train["label"])[chosen])
     log_p = model.predict_log_proba(seen(reviews.test, tested))
     numbers = compact.outcomes(log_p, np.array(reviews.test["label"])[tested])

@@ -9,7 +9,6 @@ What the frozen layers make of the reviews is computed once, into the folder RSF
 
 import gc
 import os
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,10 +26,10 @@ declared = tuning.declared  # an edge widens the grid
 @lru_cache
 def sources() -> tuple[data.Data, models.Checkpoint]:
     """Return reviews and model; published numbers come from real data."""
-    reviews = data.load("imdb", source="hub,local")
-    checkpoint = models.load("bert", 2, np.random.default_rng(0), source="embedded")
     gc.freeze()  # every training collects garbage: not among what was there before
-    return reviews, checkpoint
+    return data.load("imdb", source="hub,local"), models.load(
+        "bert", 2, np.random.default_rng(0), source="embedded"
+    )
 
 
 @lru_cache
@@ -38,9 +37,14 @@ def outputs(part: str, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """Return what the frozen layers make of "train" or "test" (see `last_layer.cached`), and the labels."""
     reviews, checkpoint = sources()
     lower, _ = models.split_layers(checkpoint.model, 1)
-    folder = Path(os.environ.get("RSF_CACHE") or records.checkout() / "build" / "cache")
     texts = getattr(reviews, part)
-    found = last_layer.cached(lower, checkpoint.tokenizer, texts["text"], tokens, folder)
+    found = last_layer.cached(
+        lower,
+        checkpoint.tokenizer,
+        texts["text"],
+        tokens,
+        Path(os.environ.get("RSF_CACHE") or records.checkout() / "build" / "cache"),
+    )
     return *found, np.array(texts["label"])
 
 
@@ -53,19 +57,11 @@ def parts() -> tuple[np.ndarray, np.ndarray]:
 
 def reviews_of(settings: dict, rng: np.random.Generator) -> tuple[last_layer.CachedOutputs, ...]:
     """Return the reviews to train on, drawn from the pool, and those to validate on, with labels flipped."""
-    aside, pool = parts()
-    drawn = rng.permutation(pool)
-    ends = [settings["train"], settings["train"] + settings["validation"]]
-    chosen, others, _ = np.split(drawn, ends)
-    validation = aside if settings["validate"] == "aside" else others
     hidden, lengths, label = outputs("train", settings["tokens"])
-    found = []
-    for index in (chosen, validation):
-        labels = label[index]
-        wrong = rng.permutation(len(index))[: round(settings["flipped"] * len(index))]
-        labels[wrong] = 1 - labels[wrong]
-        found.append(last_layer.CachedOutputs(hidden, lengths, labels, index))
-    return tuple(found)
+    return tuple(
+        last_layer.CachedOutputs(hidden, lengths, labels, index)
+        for index, labels in data.drawn(label, *parts(), settings, rng)
+    )
 
 
 @lru_cache
@@ -86,15 +82,14 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     models.draw(model, HEAD, rng, checkpoint.model.config.initializer_range)
     train, validation = reviews_of(settings, rng)
     examples = tested(settings["tokens"], *settings["test_places"]) if rate is None else validation
-    coins = arms.Coins()
-    begun = time.perf_counter()
-    trainer = arms.fine_tune(model, train, arm, seed, settings, models.pad_hidden, coins)
-    seconds = time.perf_counter() - begun
-    scores = arms.logits(model, examples, models.pad_hidden, 128)
-    decides = settings["measure"] == "nll"
-    numbers = {
-        **arms.reached(trainer, coins, scores, examples.labels, tuning=rate is not None, each=decides),
-        "learning_rate": settings["learning_rate"],
-        "seconds": round(seconds, 1),
-    }
+    numbers = arms.measured(
+        (experiment, arm, seed, rate),
+        model,
+        train,
+        examples,
+        examples.labels,
+        settings,
+        models.pad_hidden,
+        128,
+    )
     return records.Run(reviews.source, checkpoint.source, arms.device_name(), numbers)

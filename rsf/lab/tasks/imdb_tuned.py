@@ -1,32 +1,75 @@
-"""As `imdb`, each arm at a learning rate of its own, in the compact form: imdb-article and imdb-full.
+"""As `imdb`, each arm at a learning rate of its own, in the compact form: imdb-article, imdb-full, and the
+whole MiniLM at other budgets and with wrong labels.
 
 python -m rsf experiment imdb-full-tuning    every arm, seed and rate; an edge widens the grid
 python -m rsf experiment imdb-full           each arm at the learning rate that was best for it
+python -m rsf full imdb-full --out DIR       both, for as long as there is time (see `rsf.lab.full`)
 """
 
-import time
-
 import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from rsf.lab import arms, records, tuning
-from rsf.lab.tasks import imdb
+from rsf.lab import arms, data, models, records, tuning
 
 declared = tuning.declared  # an edge widens the grid
+
+
+def prepare(settings: dict, seed: int, *, validate: bool = False) -> tuple:
+    """Return a model, rows to train on, rows to test on, and where reviews and model are from.
+
+    The seed draws the head, the training reviews and which labels are wrong. With `validate` the reviews to
+    be tested on are those for tuning, with labels as wrong.
+    """
+    reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
+    rng = np.random.default_rng(seed)
+    checkpoint = models.load("bert", 2, rng, source=settings["model"])
+    own = checkpoint.tokenizer, settings["tokens"]
+    train, tested = (
+        data.encoded(reviews.train, index, *own, labels)
+        for index, labels in data.drawn(
+            np.array(reviews.train["label"]), *data.put_aside(reviews, settings["validation"]), settings, rng
+        )
+    )
+    if not validate:
+        tested = data.encoded(
+            reviews.test,
+            np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]]),
+            *own,
+        )
+    return checkpoint.model, train, tested, reviews.source, checkpoint.source
+
+
+def pad(rows: list[dict], tokens: int = 0) -> dict[str, torch.Tensor]:
+    """Collate reviews, padded to the longest, or to `tokens` where that is more.
+
+    >>> pad([{"input_ids": [101, 102], "label": 1}], 3)["attention_mask"].tolist()
+    [[1, 1, 0]]
+    """
+    ids = [torch.tensor(row["input_ids"]) for row in rows]
+    width = max(tokens, *map(len, ids))
+    padded = pad_sequence([*ids, torch.zeros(width, dtype=torch.long)], batch_first=True)[:-1]
+    return {
+        "input_ids": padded,
+        "attention_mask": (torch.arange(width) < torch.tensor([[len(one)] for one in ids])).long(),
+        "labels": torch.tensor([row["label"] for row in rows]),
+    }
 
 
 def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> records.Run:
     """Run one arm with one seed, at a learning rate of the grid where it is for tuning."""
     settings = tuning.setting(experiment, arm, rate)
-    prepared = imdb.prepare(settings, seed, validate=rate is not None)
-    coins = arms.Coins()
-    begun = time.perf_counter()
-    trainer = arms.fine_tune(prepared.model, prepared.train, arm, seed, settings, prepared.collate, coins)
-    seconds = time.perf_counter() - begun
-    scores = arms.logits(prepared.model, prepared.test, prepared.collate)
-    labels = np.array(prepared.test["label"])
-    numbers = {
-        **arms.reached(trainer, coins, scores, labels, tuning=rate is not None, each=False),
-        "learning_rate": settings["learning_rate"],
-        "seconds": round(seconds, 1),
-    }
-    return records.Run(prepared.data, prepared.checkpoint, arms.device_name(), numbers)
+    model, train, tested, *sources = prepare(settings, seed, validate=rate is not None)
+    tokens = settings["tokens"] if settings["padding"] == "max_length" else 0
+    numbers = arms.measured(
+        (experiment, arm, seed, rate),
+        model,
+        train,
+        tested,
+        np.array([row["label"] for row in tested]),
+        settings,
+        lambda rows: pad(rows, tokens),
+        64,
+        lambda row: len(row["input_ids"]),
+    )
+    return records.Run(*sources, arms.device_name(), numbers)

@@ -43,10 +43,18 @@ def chooses(number: int, rng: np.random.Generator) -> Callable:
     return reward
 
 
-def train(experiment: str, arm: str, seed: int, setting: tuple, kept: list | None = None) -> tuple:
+def train(
+    experiment: str,
+    arm: str,
+    seed: int,
+    setting: tuple,
+    kept: list | None = None,
+    on_round: Callable | None = None,
+) -> tuple:
     """Return (model, reports, spent) of an arm with a learning rate and a weight decay.
 
     kept : how many samples rejection kept in each round, for the arm "blind"
+    on_round : callable(model), called after each round
     """
     settings = records.protocol(experiment)
     step = TRAIN * addition.BATCH * addition.TOKENS
@@ -79,8 +87,10 @@ def train(experiment: str, arm: str, seed: int, setting: tuple, kept: list | Non
             "control-in-rounds": (own, addition.right, rules.constant(1), addition.given, 1, None),
         }
         prompts, reward, rule, sampler, samples, beside = how[arm]
-        more = {"sampler": sampler, "samples": samples, "supervised": beside}
-        reports += addition.learn(model, prompts, reward, rule, rng, **more, **options)
+        options |= {"sampler": sampler, "samples": samples, "supervised": beside}
+        reports += addition.learn(model, prompts, reward, rule, rng, **options)
+        if on_round:
+            on_round(model)
     spent = step * settings["base_steps"] + settings["rounds"] * (sampling + options["steps"] * step)
     return model, reports, spent
 
@@ -89,8 +99,7 @@ def kept_by_rejection(experiment: str, seed: int, setting: tuple) -> list:
     """Return how many samples rejection keeps in each round: stored for that seed and setting, or made
     anew."""
     for name in (experiment, records.protocol(experiment).get("beside", experiment)):
-        run = records.find(name, "rejection", seed)
-        numbers = run["numbers"] if run else {}
+        numbers = (records.find(name, "rejection", seed) or {"numbers": {}})["numbers"]
         tried = numbers.get("grid", [numbers.get("setting")])
         if list(setting) in tried:
             return numbers["kept"][tried.index(list(setting))] if "grid" in numbers else numbers["kept"]
@@ -134,13 +143,13 @@ def tune(experiment: str, arm: str, seed: int) -> dict:
 def measure(experiment: str, arm: str, seed: int) -> dict:
     """Return the numbers of a run with the setting that validated best."""
     clock = time.process_time()
-    setting = best(experiment, arm)[0]
-    others = best(experiment, "rejection")[0] if arm == "blind" else None
-    kept = kept_by_rejection(experiment, seed, others) if arm == "blind" else None
+    given = records.protocol(experiment).get("setting")  # in a section that is not tuned
+    setting = given or best(experiment, arm)[0]
+    others = given or best(experiment, "rejection")[0] if arm == "blind" else None
+    kept = kept_by_rejection(experiment, seed, others) if others else None
     model, reports, spent = train(experiment, arm, seed, setting, kept)
     test = addition.world(records.protocol(experiment), seed)["test"].tolist()
     right = np.array(addition.right(test, addition.likeliest(model, test)))
-    slack = [report.sampling.slack for report in reports if np.isfinite(report.sampling.slack)]
     return {
         "accuracy": float(right.mean()),
         "right": compact.pack(right),
@@ -149,7 +158,7 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
         "kept": [report.sampling.kept for report in reports],
         "samples": [report.sampling.samples for report in reports],
         "steps": [report.steps for report in reports],
-        "slack": min(slack, default=None),
+        "slack": min(filter(np.isfinite, (report.sampling.slack for report in reports)), default=None),
         "forward_passes": spent,
         "cpu_seconds": round(time.process_time() - clock, 1),
     }
@@ -160,5 +169,9 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     torch.set_num_threads(1)
     settings = records.protocol(experiment)
     numbers = (tune if "stage" in settings else measure)(experiment, arm, seed)
-    data = f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000"
-    return records.Run(data, "GPT-2, 1 layer of width 64, random weights", "CPU, 1 thread", numbers)
+    return records.Run(
+        f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000",
+        "GPT-2, 1 layer of width 64, random weights",
+        "CPU, 1 thread",
+        numbers,
+    )

@@ -52,12 +52,11 @@ def fitting(rows, checkpoint, tokens, shots=()):
 def score(model, tokenizer, problems, reward, settings, rng):
     """Return the rewards (problems, samples) of fresh answers; a single one is the likeliest."""
     number = settings["test_samples"]
-    warpers = [TopKLogitsWarper(1)] if number == 1 else []
     sample = model_sampler(
         model,
         tokenizer,
         max_new_tokens=settings["tokens"],
-        warpers=warpers,
+        warpers=([TopKLogitsWarper(1)] if number == 1 else []),
         batch_size=settings["sampling_batch_size"],
     )
     _, judged, _ = sample_and_judge(sample, problems, reward, constant(1), rng, samples_per_prompt=number)
@@ -168,10 +167,9 @@ def measure(arm, checkpoint, problems, reward, settings, seed, verified=None):
     rate, model, reports, spent = best
     right = score(model, tokenizer, test, reward, settings, np.random.default_rng([seed, 4])).mean(axis=1)
     samples = sum(one.sampling.samples for one in reports)
-    accepted = sum(one.sampling.accepted for one in reports)
     return {
         "accuracy": float(right.mean()),
-        "acceptance_rate": accepted / samples if samples else 0.0,
+        "acceptance_rate": sum(one.sampling.accepted for one in reports) / samples if samples else 0.0,
         "forward_passes": spent,
         "samples": samples,
         "kept": sum(one.sampling.kept for one in reports),
@@ -190,8 +188,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     settings = records.protocol(experiment)
     problems = data.load("gsm8k", source="hub,local")  # published numbers come from real data
     checkpoint = models.load("chat", None, np.random.default_rng(seed), source=settings["model"])
-    verified = None
-    if arm in ("blind", "supervised"):
-        verified = records.validate(records.path(experiment, "verified", seed))["numbers"]
+    file = records.path(experiment, "verified", seed)
+    verified = records.validate(file)["numbers"] if arm in ("blind", "supervised") else None
     numbers = measure(arm, checkpoint, problems, answers.verify, settings, seed, verified)
     return records.Run(problems.source, checkpoint.source, arms.device_name(), numbers)
