@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from rsf.generation.arguments import Conversation, refuse_if
+from rsf.acceptance import refuse_if
+from rsf.generation.arguments import Conversation
 
 
 def prompt_ids(

@@ -141,14 +141,16 @@ class ModelSampler:
             text: prompt_ids(self.tokenizer, prompt, self.seq2seq) for text, prompt in different.items()
         }
         for text, ids in ids_of.items():
-            refuse_if(not ids, f"the prompt {different[text]!r} has no tokens: a model needs one to begin with")
+            refuse_if(
+                not ids, f"the prompt {different[text]!r} has no tokens: a model needs one to begin with"
+            )
         longest = max(ids_of, key=lambda text: len(ids_of[text]))
         lengths = (len(ids_of[longest]), self.max_new_tokens)
         needed = max(lengths) if self.seq2seq else sum(lengths) - (not to_train)
         refuse_if(
             needed > positions(self.model),
-            f"the prompt {different[longest]!r:.80} has {lengths[0]} tokens, with max_new_tokens={lengths[1]} that is "
-            f"{needed} positions, the model has {positions(self.model)}: cut the prompt or write less",
+            f"the prompt {different[longest]!r:.80} has {lengths[0]} tokens, with "
+            f"max_new_tokens={lengths[1]} that is {needed} positions, the model has {positions(self.model)}: cut it or write less",
         )
         return [ids_of[json.dumps(prompt)] for prompt in prompts]
 
