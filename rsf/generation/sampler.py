@@ -150,7 +150,8 @@ class ModelSampler:
         refuse_if(
             needed > positions(self.model),
             f"the prompt {different[longest]!r:.80} has {lengths[0]} tokens, with "
-            f"max_new_tokens={lengths[1]} that is {needed} positions, the model has {positions(self.model)}: cut it or write less",
+            f"max_new_tokens={lengths[1]} that is {needed} positions, the model has {positions(self.model)}: "
+            "cut the prompt or write less",
         )
         return [ids_of[json.dumps(prompt)] for prompt in prompts]
 
