@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rsf.generation import encode, model_sampler, pairs, rsf_rounds, sample_and_
 from rsf.generation.encoding import prompt_ids
 from rsf.rules import above, random_like
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 LETTERS = "bcdefs ua\n"
 SPECIAL = {"bos_token": "<b>", "eos_token": "<e>", "pad_token": "<p>"}
 TURN = "{{ message['content'] }}{{ eos_token }}"
@@ -175,13 +177,13 @@ def settings(kind, folder, **options):
 
 def test_trls_trainers_take_what_was_kept_and_judged(tmp_path):
     trl = pytest.importorskip("trl")
-    encoded = KEPT.map(encode, fn_kwargs={"tokenizer": TOKENIZER}, remove_columns=KEPT.column_names)
-    labelled = JUDGED.select_columns(["prompt", "completion", "kept"]).rename_column("kept", "label")
+    of = {"kept": KEPT, "judged": JUDGED, "tokenizer": TOKENIZER}
+    exec(how_to("sft", "kto", "dpo"), of)
     cases = {
-        "SFT": (trl.SFTTrainer, trl.SFTConfig, encoded, {}),
+        "SFT": (trl.SFTTrainer, trl.SFTConfig, of["sft"], {}),
         "SFT, as it is": (trl.SFTTrainer, trl.SFTConfig, KEPT, {}),
-        "DPO": (trl.DPOTrainer, trl.DPOConfig, pairs(JUDGED), {"ref_model": gpt2()}),
-        "KTO": (trl.KTOTrainer, trl.KTOConfig, labelled, {"ref_model": gpt2()}),
+        "DPO": (trl.DPOTrainer, trl.DPOConfig, of["dpo"], {"ref_model": gpt2()}),
+        "KTO": (trl.KTOTrainer, trl.KTOConfig, of["kto"], {"ref_model": gpt2()}),
     }
     for name, (trainer, config, table, more) in cases.items():
         model = gpt2().train()
@@ -286,17 +288,22 @@ def test_a_solution_that_cannot_be_read_does_not_apply():
     assert np.isnan(judged["reward"]).all() and report.skipped == len(judged)
 
 
-def test_several_rewards_with_weights_and_an_async_one_are_five_lines():
-    async def slow(completions, **_):
+def how_to(*names):
+    """Return the Python block of README's *Learn from your own samples* that has these names, as code."""
+    part = README.read_text(encoding="utf-8").split("## Learn from your own samples")[1].split("\n## ")[0]
+    blocks = [block.split("```")[0] for block in part.split("```python\n")[1:]]
+    (block,) = [block for block in blocks if all(name in block for name in names)]
+    return block
+
+
+def test_readmes_several_rewards_with_weights_and_an_async_one():
+    async def style(completions, **_):
         return [0.5] * len(completions)
 
-    def reward(prompts, completions, **columns):
-        first = many_b(prompts, completions)
-        second = asyncio.run(slow(prompts=prompts, completions=completions, **columns))
-        return [2 * a + b for a, b in zip(first, second, strict=True)]
-
-    _, judged, _ = judged_chats(reward=reward)
-    assert judged["reward"][:] == [2 * one + 0.5 for one in JUDGED["reward"]]
+    names = {"asyncio": asyncio, "correct": many_b, "style": style}
+    exec(how_to("asyncio.run"), names)
+    _, judged, _ = judged_chats(reward=names["reward"])
+    assert judged["reward"][:] == [one + 0.1 * 0.5 for one in JUDGED["reward"]]
 
 
 def test_a_reward_is_given_the_tokens_only_if_it_takes_them():
