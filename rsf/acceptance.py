@@ -37,6 +37,18 @@ def refuse_if(wrong: object, message: str, error: type[Exception] = ValueError) 
         raise error(message)
 
 
+def refuse_where(wrong: np.ndarray, message: str, **values: np.ndarray) -> None:
+    """Raise ValueError if something is wrong anywhere, its message filled in with the first place.
+
+    `values` are arrays of the same shape; the message gets theirs at that place.
+
+    >>> refuse_where(np.array([False, False]), "{r} at index {place} is wrong", r=np.array([1.0, 2.0]))
+    """
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(message.format(place=place, **{name: at[place] for name, at in values.items()}))
+
+
 @np.errstate(invalid="ignore")  # -inf - (-inf), where p = q = 0: np.where settles it
 def log_acceptance(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.ndarray:
     """Return log p - log q - log k, not clipped: a value above 0 betrays a k that is too small.
@@ -64,15 +76,16 @@ def log_acceptance(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.n
     [-0.5, -1.5]
     """
     log_p, log_q, log_k = (np.asarray(value, dtype=np.float64) for value in (log_p, log_q, log_k))
-    if not np.isfinite(log_k).all():
-        raise ValueError(f"log_k must be finite, got {log_k}: k itself must be a positive number")
+    refuse_if(
+        not np.isfinite(log_k).all(),
+        f"log_k must be finite, got {log_k}: k itself must be a positive number",
+    )
     for name, value in (("log_p", log_p), ("log_q", log_q)):
-        bad = np.isnan(value) | (value == np.inf)
-        if bad.any():
-            place = first_index(bad)
-            raise ValueError(
-                f"{name} is {value[place]} at index {place}: a log density must be a number below +inf"
-            )
+        refuse_where(
+            np.isnan(value) | (value == np.inf),
+            name + " is {value} at index {place}: a log density must be a number below +inf",
+            value=value,
+        )
     log_p, log_q = np.broadcast_arrays(log_p, log_q)
     return np.where(np.isneginf(log_p), -np.inf, log_p - log_q - log_k)
 
@@ -114,8 +127,7 @@ def accept(
     [True, False, True]
     """
     log_a = np.asarray(log_probability, dtype=np.float64)
-    if np.isnan(log_a).any():
-        raise ValueError(f"the acceptance probability is NaN at index {first_index(np.isnan(log_a))}")
+    refuse_where(np.isnan(log_a), "the acceptance probability is NaN at index {place}")
     if (log_a > ROUNDING).any():
         worst = np.unravel_index(np.argmax(log_a), log_a.shape)
         raise EnvelopeError(
@@ -125,9 +137,7 @@ def accept(
     a = np.exp(np.minimum(log_a, 0.0))
     u = rng.random(log_a.shape)
     kept = u < a
-    if not with_slack:
-        return kept
-    return kept, float(np.min(np.abs(u - a), initial=np.inf))
+    return (kept, float(np.min(np.abs(u - a), initial=np.inf))) if with_slack else kept
 
 
 def rounded_up(log_k: float) -> float:
@@ -137,12 +147,3 @@ def rounded_up(log_k: float) -> float:
     0.250001
     """
     return float(np.ceil(float(log_k) * 1e6) / 1e6)
-
-
-def first_index(mask: np.ndarray) -> tuple[int, ...]:
-    """Return the index of the first True of a boolean array, for messages.
-
-    >>> first_index(np.array([[False, False], [True, False]]))
-    (1, 0)
-    """
-    return tuple(int(i) for i in np.argwhere(mask)[0])

@@ -4,7 +4,6 @@ spent = FORWARD x scored + TRAIN x trained     (forward passes of one example or
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +14,7 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> Path:
     """Write a file whole or not at all, and return it: `write` fills a part, which then takes its name."""
     part = file.with_name(file.name + ".part")
     write(part)
-    os.replace(part, file)
-    return file
+    return part.replace(file)
 
 
 def write_text(file: Path, text: str) -> Path:

@@ -32,8 +32,8 @@ class Mutation(NamedTuple):
 MUTATIONS = [
     Mutation(
         *("outcomes without a law pass", "checks/conformance.py"),
-        "cells = [*law, *(outcome for outcome in seen if outcome not in law)]",
-        "cells = [*law]",
+        "beyond = [outcome for outcome in seen if outcome not in law]",
+        "beyond = []",
         "house/test_conformance.py",
         "one_outcome_that_the_law_does_not_have",
     ),
@@ -250,8 +250,8 @@ MUTATIONS = [
         *(
             "rejected work is trained on",
             "selection/loader.py",
-            "in np.flatnonzero(kept).tolist()]",
-            "in range(n)]",
+            "for i in np.flatnonzero(kept).tolist()",
+            "for i in range(n)",
         ),
         *("selection/test_training.py", "follow_the_coins"),
     ),
@@ -452,7 +452,7 @@ MUTATIONS = [
         *(
             "half a file of drafts",
             "accounts.py",
-            "os.replace(part, file)",
+            "return part.replace(file)",
             "file.write_text(part.read_text()[:9])",
         ),
         *("generation/test_judging.py", "killed_and_resumed"),

@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rsf.acceptance import refuse_if
 from rsf.rules.fixed import BaseRule, Rule, checked, constant
 
 SPEED = 8  # at_rate makes up for an error within about window / SPEED candidates
@@ -31,8 +32,10 @@ class _FromThePast(BaseRule):
     """What these rules share: the last blocks, the fewest that hold at least `window` criterion values."""
 
     def __init__(self, window: int) -> None:
-        if not (window >= 1 and window == int(window)):
-            raise ValueError(f"window must be a whole number of at least 1, got {window}")
+        refuse_if(
+            not (window >= 1 and window == int(window)),
+            f"window must be a whole number of at least 1, got {window}",
+        )
         self.window = int(window)
         self._past = deque()  # for each block: how many values it had, and what is remembered of them
 
@@ -142,10 +145,11 @@ class at_rate(_FromThePast):
 
     def __init__(self, family: Callable[[float], BaseRule], rate: float, window: int = 512) -> None:
         super().__init__(window)
-        if not 0 <= rate < 1:
-            raise ValueError(f"the rejection rate must lie in [0, 1), got {rate}")
-        if not callable(family) or not hasattr(family(_float_at(LARGEST)), "log_probability"):
-            raise ValueError(f"family must make a rule from k, like clipped (not clipped(0.5)), got {family}")
+        refuse_if(not 0 <= rate < 1, f"the rejection rate must lie in [0, 1), got {rate}")
+        refuse_if(
+            not callable(family) or not hasattr(family(_float_at(LARGEST)), "log_probability"),
+            f"family must make a rule from k, like clipped (not clipped(0.5)), got {family}",
+        )
         self.family = family
         self.rate = float(rate)
         self.level = 1 - self.rate
@@ -247,8 +251,10 @@ class percentile(_FromThePast):
 
     def __init__(self, power: float, window: int = 512) -> None:
         super().__init__(window)
-        if not (np.isscalar(power) and 0 <= power < np.inf):
-            raise ValueError(f"power must be a finite number of at least 0, got {power}")
+        refuse_if(
+            not (np.isscalar(power) and 0 <= power < np.inf),
+            f"power must be a finite number of at least 0, got {power}",
+        )
         self.power = float(power)
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rsf.acceptance import first_index, log_acceptance
+from rsf.acceptance import log_acceptance, refuse_if, refuse_where
 
 
 class BaseRule:
@@ -47,8 +47,7 @@ class BaseRule:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a state; from the state of a new rule, begin."""
-        if state:
-            raise ValueError(f"the rule {self} has no state, got {state}")
+        refuse_if(state, f"the rule {self} has no state, got {state}")
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,10 @@ class Rule(BaseRule):
 
     def surrogate(self, criterion: ArrayLike) -> np.ndarray:
         """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
-        if self.phi is None:
-            raise ValueError(f"the rule {self} was made without a surrogate: give Rule a phi with phi' = A")
+        refuse_if(
+            self.phi is None,
+            f"the rule {self} was made without a surrogate: give Rule a phi with phi' = A",
+        )
         with np.errstate(divide="ignore"):
             return self.phi(checked(criterion))
 
@@ -125,13 +126,12 @@ def tilted(beta: float, ceiling: float, clip: bool = False) -> Rule:
     ceiling = float(checked(ceiling))
 
     def within(r: np.ndarray) -> np.ndarray:
-        over = r > ceiling
-        if over.any() and not clip:
-            place = first_index(over)
-            raise ValueError(
-                f"reward {r[place]:g} at index {place} exceeds the ceiling {ceiling:g}: raise the ceiling, "
-                "or clip=True if it is an estimate"
-            )
+        refuse_where(
+            (r > ceiling) & (not clip),
+            f"reward {{r:g}} at index {{place}} exceeds the ceiling {ceiling:g}: raise the ceiling, "
+            "or clip=True if it is an estimate",
+            r=r,
+        )
         return r - ceiling
 
     return Rule(
@@ -161,8 +161,7 @@ def constant(a: float) -> Rule:
     >>> constant(0.25)([0.0, 9.0]).tolist()
     [0.25, 0.25]
     """
-    if not 0 <= a <= 1:
-        raise ValueError(f"a constant acceptance probability must lie in [0, 1], got {a}")
+    refuse_if(not 0 <= a <= 1, f"a constant acceptance probability must lie in [0, 1], got {a}")
     return Rule(f"keep {a:g}", lambda r: np.full(r.shape, np.log(a)), lambda r: a * r, needs_criterion=False)
 
 
@@ -183,8 +182,7 @@ class best_of(BaseRule):
     joint = True  # decides over several samples at once: not for a RejectionLoader, not with until_accepted
 
     def __init__(self, n: int) -> None:
-        if not (n >= 1 and n == int(n)):
-            raise ValueError(f"n must be a whole number of at least 1, got {n}")
+        refuse_if(not (n >= 1 and n == int(n)), f"n must be a whole number of at least 1, got {n}")
         self.n = int(n)
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:
@@ -214,10 +212,10 @@ class best_of(BaseRule):
     def _best(self, criterion: ArrayLike) -> np.ndarray:
         """Return where the best samples are, booleans (..., n)."""
         r = checked(criterion)
-        if r.ndim == 0 or r.shape[-1] != self.n:
-            raise ValueError(
-                f"{self} needs a last axis of {self.n} samples of one prompt, got shape {r.shape}"
-            )
+        refuse_if(
+            r.ndim == 0 or r.shape[-1] != self.n,
+            f"{self} needs a last axis of {self.n} samples of one prompt, got shape {r.shape}",
+        )
         return r == r.max(axis=-1, keepdims=True)
 
     def __str__(self) -> str:
@@ -249,17 +247,15 @@ def inverse_weights(log_probability: ArrayLike, kept: ArrayLike) -> np.ndarray:
     """
     log_a = np.asarray(log_probability, dtype=np.float64)
     kept = np.asarray(kept, dtype=bool)
-    if log_a.shape != kept.shape:
-        raise ValueError(
-            f"need a decision for each candidate, got log probabilities {log_a.shape} "
-            f"and decisions {kept.shape}"
-        )
-    if not np.isfinite(log_a).all():
-        place = first_index(~np.isfinite(log_a))
-        raise ValueError(
-            f"the candidate at index {place} has log A = {log_a[place]}: "
-            "no weight brings back what is never kept"
-        )
+    refuse_if(
+        log_a.shape != kept.shape,
+        f"need a decision for each candidate, got log probabilities {log_a.shape} and decisions {kept.shape}",
+    )
+    refuse_where(
+        ~np.isfinite(log_a),
+        "the candidate at index {place} has log A = {log_a}: no weight brings back what is never kept",
+        log_a=log_a,
+    )
     return np.where(kept, np.exp(-log_a), 0.0)
 
 
@@ -272,9 +268,7 @@ def effective_sample_size(weights: ArrayLike) -> float:
     3.0
     """
     w = checked(weights)
-    if (w < 0).any():
-        place = first_index(w < 0)
-        raise ValueError(f"weights must not be negative, got {w[place]:g} at index {place}")
+    refuse_where(w < 0, "weights must not be negative, got {w:g} at index {place}", w=w)
     w = w / max(w.max(initial=0.0), np.finfo(np.float64).tiny)  # squares of 1e200 would overflow
     return float(w.sum() ** 2 / (w**2).sum()) if w.any() else 0.0
 
@@ -282,23 +276,23 @@ def effective_sample_size(weights: ArrayLike) -> float:
 def checked(criterion: ArrayLike) -> np.ndarray:
     """Return criterion values as float64, refusing NaN and infinities by index."""
     values = np.asarray(criterion, dtype=np.float64)
-    if not np.isfinite(values).all():
-        place = first_index(~np.isfinite(values))
-        raise ValueError(f"the criterion is {values[place]} at index {place}: it must be finite")
+    refuse_where(~np.isfinite(values), "the criterion is {r} at index {place}: it must be finite", r=values)
     return values
 
 
 def _positive(name: str, value: float) -> float:
-    if not (np.isscalar(value) and np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive, finite number, got {value}")
+    refuse_if(
+        not (np.isscalar(value) and np.isfinite(value) and value > 0),
+        f"{name} must be a positive, finite number, got {value}",
+    )
     return float(value)
 
 
 def _non_negative(r: np.ndarray) -> np.ndarray:
-    if (r < 0).any():
-        place = first_index(r < 0)
-        raise ValueError(
-            f"this rule is for losses, which are not negative; got {r[place]:g} at index {place} "
-            "(rewards: use `tilted` or `above`)"
-        )
+    refuse_where(
+        r < 0,
+        "this rule is for losses, which are not negative; got {r:g} at index {place} "
+        "(rewards: use `tilted` or `above`)",
+        r=r,
+    )
     return r

@@ -105,8 +105,9 @@ class Landscape:
             "state extrema, or a narrower support",
         )
         refuse_growth(grid, log_value[used], (self.low, self.high), "the density")
-        outer = zip((self.low, self.high), grid[[0, -1]].tolist(), strict=True)
-        self.low, self.high = (x if np.isfinite(end) else end for end, x in outer)
+        self.low, self.high = np.where(
+            np.isinf([self.low, self.high]), [self.low, self.high], grid[[0, -1]]
+        ).tolist()
         while True:
             found = turning_points(self._pdf, grid, value, max(NARROW, self._rounding) * value)
             self.knots = np.unique(np.concatenate([self._stated, found]))
@@ -230,13 +231,12 @@ def _steps(
     flip = -1 if height[piece][-1] > height[piece][0] else 1
     x = (flip * known[piece])[::flip].tolist()
     f = height[piece][::flip].tolist()
-    at = x[0]
-    edges = [at]
-    while at < x[-1] and len(edges) <= most:
+    edges = x[:1]
+    while edges[-1] < x[-1] and len(edges) <= most:
+        at = edges[-1]
         i = min(bisect_right(x, at), len(x) - 1)
         top = f[i - 1]
         if f[i] > 0.9 * top:  # else a jump may lie between
             top += (f[i] - top) * (at - x[i - 1]) / (x[i] - x[i - 1])
-        at = min(max(at + area / top, nextafter(at, x[-1])), x[-1]) if top > 0 else x[-1]
-        edges.append(at)
+        edges.append(min(max(at + area / top, nextafter(at, x[-1])), x[-1]) if top > 0 else x[-1])
     return flip * np.array(edges)

@@ -7,7 +7,6 @@ starves.
 import logging
 import math
 import time
-from collections.abc import Iterator
 
 from transformers import TrainerCallback
 
@@ -166,7 +165,7 @@ class UntilStarved:
     def __len__(self):
         return self.trainer.plan.batches
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self):
         try:
             yield from self.loader
             while self.loader.report.batches % self.trainer.args.gradient_accumulation_steps:

@@ -330,8 +330,10 @@ class RejectionLoader:
 
         kept = np.broadcast_to(kept, n)  # one coin may decide for all
         weights = np.exp(np.where(kept, -log_a, -np.inf))  # (n,): 1 / A, 0 where rejected
-        first = self.report.candidates + 1  # the number of the block's first candidate
-        self._waiting += [(rows[i], float(weights[i]), first + i) for i in np.flatnonzero(kept).tolist()]
+        self._waiting += [
+            (rows[i], float(weights[i]), self.report.candidates + i + 1)
+            for i in np.flatnonzero(kept).tolist()
+        ]
         self.pending += scored
         self.report.candidates += n
         self.report.scored += scored

@@ -179,9 +179,10 @@ def _head(model):
 def _is_shifted(model):
     """Return whether the logits of a position predict the label of the next."""
     head = _head(model)
-    if head == "ForConditionalGeneration":  # one with images has no encoder for text, and writes on
-        return not _configured(model, "is_encoder_decoder")
-    return head in SHIFTED
+    # one for conditional generation that takes images has no encoder for text, and writes on
+    return head in SHIFTED or (
+        head == "ForConditionalGeneration" and not _configured(model, "is_encoder_decoder")
+    )
 
 
 def _targets(model, inputs):
@@ -265,9 +266,12 @@ def _ctc(model, inputs, logits, labels):
     Logits are (batch, frames, classes), labels (batch, tokens), IGNORED or blank where padded.
     """
     config = model.config
-    samples = labels.new_full((len(labels),), inputs[model.main_input_name].shape[1])
-    if inputs.get("attention_mask") is not None:
-        samples = inputs["attention_mask"].sum(-1)
+    mask = inputs.get("attention_mask")
+    samples = (
+        labels.new_full((len(labels),), inputs[model.main_input_name].shape[1])
+        if mask is None
+        else mask.sum(-1)
+    )
     there = (labels != IGNORED) & (labels != config.pad_token_id)
     lengths = there.sum(-1)
     frames = model._get_feat_extract_output_lengths(samples).long()

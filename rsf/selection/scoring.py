@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from rsf.acceptance import refuse_if
 
@@ -78,8 +77,8 @@ def score(
                 )
     finally:
         model.train(training)
-    scores = torch.cat(values).cpu().double().numpy()  # on the host, for not every device has float64
-    return scores[np.argsort(order)]
+    # float64 on the host, for not every device has it
+    return torch.cat(values).cpu().double().numpy()[np.argsort(order)]
 
 
 def is_random(collate: Callable[[list], Mapping], block: Sequence) -> bool:
@@ -101,9 +100,10 @@ def is_random(collate: Callable[[list], Mapping], block: Sequence) -> bool:
 
 def _same(one, two):
     """Return whether two batches hold the same tensors, NaN like NaN."""
-    pairs = [(value, two.get(name)) for name, value in one.items() if torch.is_tensor(value)]
     return one.keys() == two.keys() and all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs
+        a.shape == two[name].shape and torch.allclose(a, two[name], rtol=0, atol=0, equal_nan=True)
+        for name, a in one.items()
+        if torch.is_tensor(a)
     )
 
 
@@ -141,7 +141,7 @@ def joined(rows: Sequence[Mapping[str, torch.Tensor]], tokenizer: object = None)
         for i, part in enumerate(parts):
             missing = (widest - part.shape)[:0:-1].tolist()  # of each dimension, the last one first
             sides = [n for d in missing for n in ((d, 0) if left else (0, d))]
-            parts[i] = F.pad(part, sides, value=fill[name]) if any(missing) else part
+            parts[i] = torch.nn.functional.pad(part, sides, value=fill[name]) if any(missing) else part
         batch[name] = torch.cat(parts)
     return batch
 

@@ -292,8 +292,9 @@ class RSFTrainer(Trainer):
         """Return the batch of kept examples that is trained on."""
         batch = self._collate(rows)
         if self._unlabelled is not None:
-            blank = losses.is_unlabelled(self.model, batch)
-            self._unlabelled = self._unlabelled + len(rows) if blank else None
+            self._unlabelled = (
+                self._unlabelled + len(rows) if losses.is_unlabelled(self.model, batch) else None
+            )
         labels = batch.get("labels", rows)
         refuse_if(
             self.args.weighting != "none" and len(labels) != len(rows),

@@ -29,6 +29,37 @@ def test_the_most_false_alarms_allowed_are_73():
     assert MOST == 73
 
 
+# ---- counts
+
+
+@pytest.mark.parametrize("n", [200, 5_000])
+def test_a_rare_cell_raises_no_more_false_alarms_than_the_level_allows(n):
+    """Exactly, over all counts of the rare one of two cells; chi-square alone has 3.5 times the level."""
+    for expected in np.append(np.linspace(6, 12, 25), 5.35):
+        law, few = np.array([expected, n - expected]) / n, np.arange(60)
+        refused = [not same_counts([x, n - x], law) for x in few]
+        by_chi2 = stats.chi2.sf((few - expected) ** 2 / (expected * law[1]), 1) < 1e-3
+        mass = stats.binom.pmf(few, n, law[0])
+        assert mass @ refused < 1.1e-3 and (mass @ refused <= mass @ by_chi2)
+    assert mass @ by_chi2 > 3e-3
+
+
+def test_a_p_value_above_the_level_is_chi_squares_and_one_below_it_the_larger_of_two():
+    counts, law = np.array([14, 30, 156]), np.array([0.025, 0.2, 0.775])
+    chi2, ratio = (stats.power_divergence(counts, 200 * law, lambda_=power)[1] for power in (1, 0))
+    assert chi2 < 1e-3 < ratio
+    assert same_counts(counts, law).p_value == pytest.approx(ratio) and same_counts(counts, law)
+    assert same_counts(counts, law, level=1e-5).p_value == pytest.approx(chi2)
+    found = same_counts(counts, law, level=0.05)
+    assert found.p_value == pytest.approx(ratio) and not found
+
+
+@pytest.mark.parametrize("law", [[0.5, float("nan")], [0.5, 0.6], [1.5, -0.5], [1.0], [0.5, 0.25, 0.25]])
+def test_what_is_no_law_of_the_cells_is_refused(law):
+    with pytest.raises(ValueError, match="one probability per cell, summing to 1"):
+        same_counts([50, 50], law)
+
+
 # ---- pairs
 
 

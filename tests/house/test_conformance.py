@@ -121,17 +121,66 @@ def test_a_shared_coin_is_seen_only_in_what_comes_out_together():
     assert alone and not together and together.cell == (True, False)  # a coin below 0.3 is below 0.6
 
 
+def never(rng):
+    pytest.fail("called, although the answer cannot be judged")
+
+
 @pytest.mark.parametrize(
     "law, words",
     [
-        ([0.5, 0.6], "2 probabilities summing to 1.1"),
+        ([0.5, 0.6], "2 probabilities summing to 1.1, 10 counts"),
         ({0: 1.5, 1: -0.5}, "one probability per cell"),
+        ([0.5, math.nan], "summing to nan"),
+        ({}, "0 probabilities"),
         (np.full(4, 1 / 4), "one cell is left"),
     ],
 )
-def test_what_is_no_law_or_too_fine_for_the_calls_is_refused(law, words):
+def test_what_is_no_law_or_too_fine_for_the_calls_is_refused_before_the_first(law, words):
     with pytest.raises(ValueError, match=words):
-        draws_law(lambda rng: int(rng.integers(len(law))), law, np.random.default_rng(6), calls=10)
+        draws_law(never, law, np.random.default_rng(6), calls=10)
+
+
+@pytest.mark.parametrize("as_law", [np.asarray, torch.tensor, lambda law: torch.tensor(law).requires_grad_()])
+def test_a_law_in_single_precision_is_made_to_sum_to_1(as_law):
+    law = as_law(np.full(7, 1 / 7, dtype=np.float32))
+    assert abs(sum(law.tolist()) - 1) > 1e-9
+    found = draws_law(lambda rng: int(rng.integers(7)), law, np.random.default_rng(13), calls=1_000)
+    assert found and "for 0.1429" in str(found)
+    with pytest.raises(ValueError, match=r"summing to 0\.99"):
+        draws_law(never, np.full(7, 0.999 / 7), np.random.default_rng(13))
+
+
+def test_a_series_is_read_by_its_labels():
+    pd = pytest.importorskip("pandas")
+    law = pd.Series({"a": 0.3, "b": 0.7})
+    assert draws_law(lambda rng: "ab"[int(rng.random() > 0.3)], law, np.random.default_rng(14), calls=1_000)
+
+
+def test_all_that_is_not_a_number_is_one_outcome():
+    found = draws_law(
+        lambda rng: float("nan") if rng.random() < 0.1 else np.float32("nan"),
+        [0.5, 0.5],
+        np.random.default_rng(15),
+    )
+    assert not found and math.isnan(found.cell) and "most off nan, 1.0000 for 0.0000" in str(found)
+
+
+@pytest.mark.parametrize("outcome", [{"a": 1}, {1}, (1, [{2}]), iter([1])])
+def test_what_cannot_be_counted_is_named(outcome):
+    for judge, truth in ((draws_law, [1.0]), (estimates, 1.0)):
+        with pytest.raises(TypeError, match=r"one call must return a number.*got "):
+            judge(lambda rng: outcome, truth, np.random.default_rng(16))
+
+
+def test_recorded_outcomes_that_are_too_few_are_counted():
+    for judge, truth in ((draws_law, [0.5, 0.5]), (estimates, 0.5)):
+        recorded = iter([0, 1] * 20)
+        with pytest.raises(ValueError, match=r"call 41 of 20,000 had nothing left.*calls=40 would do"):
+            judge(lambda rng, recorded=recorded: next(recorded), truth, np.random.default_rng(17))
+        recorded = iter([0, 1] * 20)
+        assert judge(
+            lambda rng, recorded=recorded: next(recorded), truth, np.random.default_rng(17), calls=40
+        )
 
 
 # ---- estimates
@@ -174,6 +223,26 @@ def test_a_constant_is_right_or_wrong_without_an_interval():
     assert right and right.p_value == 1 and (right.low, right.high) == pytest.approx((0.3, 0.3))
     wrong = estimates(lambda rng: 0.3, 0.31, rng, calls=10)
     assert not wrong and wrong.p_value < 1e-12
+    for single in (np.float32(0.3), torch.tensor(0.3)):  # 0.30000001192...
+        assert estimates(lambda rng, single=single: single, 0.3, rng, calls=10)
+        assert not estimates(lambda rng, single=single: single, 0.3001, rng, calls=10)
+
+
+@pytest.mark.parametrize(
+    "as_estimate",
+    [
+        torch.tensor,
+        lambda x: torch.tensor(x, requires_grad=True) * 1,
+        lambda x: torch.tensor(x, dtype=torch.float64),
+        list,
+        tuple,
+    ],
+)
+def test_tensors_with_or_without_gradients_lists_and_tuples_are_estimates(as_estimate):
+    found = estimates(
+        lambda rng: as_estimate(rng.random(2)), torch.tensor([0.5, 0.5]), np.random.default_rng(18), calls=500
+    )
+    assert found and found.estimate == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_baseline_that_rejected_rows_leak_into_is_caught():
@@ -194,8 +263,10 @@ def test_a_baseline_that_rejected_rows_leak_into_is_caught():
 @pytest.mark.parametrize(
     "estimator, calls, words",
     [
-        (lambda rng: float("nan"), 5, "5 numbers not finite"),
-        (lambda rng: [1.0, 2.0], 5, r"of the value's shape \(\); got 5 calls of shape \(2,\)"),
+        (lambda rng: float("nan"), 5, "of those that 5 calls returned, 5 are not finite"),
+        (lambda rng: None, 5, "5 are not finite"),
+        (lambda rng: [1.0, 2.0], 5, r"of the value's shape \(\); got the shapes \[\(2,\)\]"),
+        (lambda rng: [1.0] * int(rng.integers(1, 3)), 20, r"got the shapes \[\(1,\), \(2,\)\]"),
         (lambda rng: 1.0, 1, "needs 2 calls or more.*got 1 calls"),
     ],
 )
@@ -204,10 +275,16 @@ def test_what_is_no_estimate_is_refused(estimator, calls, words):
         estimates(estimator, 1.0, np.random.default_rng(11), calls=calls)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, [1.0, math.nan], []])
+def test_what_is_no_value_is_refused_before_the_first_call(value):
+    with pytest.raises(ValueError, match="a finite value; got 20000 calls and"):
+        estimates(never, value, np.random.default_rng(19))
+
+
 @pytest.mark.parametrize("level", [0, 1, 5, float("nan")])
 def test_a_level_outside_0_to_1_is_refused(level):
     rng = np.random.default_rng(12)
     with pytest.raises(ValueError, match=r"level must lie in \(0, 1\)"):
-        estimates(lambda rng: rng.random(), 0.5, rng, calls=10, level=level)
+        estimates(never, 0.5, rng, calls=10, level=level)
     with pytest.raises(ValueError, match=r"level must lie in \(0, 1\)"):
-        draws_law(lambda rng: int(rng.integers(2)), [0.5, 0.5], rng, calls=20, level=level)
+        draws_law(never, [0.5, 0.5], rng, calls=20, level=level)
