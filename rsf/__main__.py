@@ -3,11 +3,12 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from importlib import import_module
 
 BENCHMARKS = ("sampling", "selection", "generation")
-AUDITED = ("above", "tilted", "clipped", "easy", "constant")
+AUDITED = ("above", "tilted", "clipped", "easy", "constant", "best_of")
 
 
 def experiment(name, arms=None, seeds=None, rates=None, again=False):
@@ -170,14 +171,20 @@ def audit(file, rule, columns, figure):
     if unnamed := [pair for pair in columns if pair.count("=") != 1]:
         raise ValueError(f"--columns takes pairs such as prompt=question, got {unnamed[0]!r}")
     if rule:
-        name, *numbers = rule
+        text = " ".join(rule)
+        parts = re.fullmatch(r"(\w+)(?:\s*\(([^()]*)\)|\s([^()]*))?", text) or ["", text, "", ""]
+        name, numbers = parts[1], re.split(r"[,\s]+", (parts[2] or parts[3] or "").strip())
         if name not in AUDITED:
-            raise ValueError(f"--rule must be one of {', '.join(AUDITED)} with its numbers, got {name!r}")
+            past = name in ("percentile", "at_rate", "random_like")
+            raise ValueError(
+                f"--rule must be one of {', '.join(AUDITED)} with its numbers, as in above(0.5), got {name!r}"
+                + ", which decides from a past that no log holds" * past
+            )
         options = {"clip": True} if name == "tilted" else {}
         try:
-            rule = getattr(rsf.rules, name)(*map(float, numbers), **options)
+            rule = getattr(rsf.rules, name)(*map(float, filter(None, numbers)), **options)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"--rule {name} {' '.join(numbers)}: {error}") from error
+            raise ValueError(f"--rule {text}: {error}") from error
     report = audit(read(file, dict(pair.split("=") for pair in columns)), rule)
     print(report)
     report.figure().savefig(figure)
@@ -242,16 +249,18 @@ ARGUMENTS = {
         "--no-browser": {"dest": "browser", "action": "store_false"},
     },
     audit: {
-        "file": {"help": ".jsonl, .csv or .parquet with a row a sample: prompt, reward, kept"},
+        "file": {
+            "help": ".jsonl, .csv or .parquet with a row a sample: prompt, reward, kept; or a folder of such"
+        },
         "--rule": {
             "metavar": ("NAME", "NUMBER"),
-            "help": "that decided, such as: tilted 0.5 3",
+            "help": "that decided, such as: tilted 0.5 3, or 'above(0.5)'; derives kept where there is none",
             **SEVERAL,
         },
         "--columns": {
             "default": [],
             "metavar": "OURS=THEIRS",
-            "help": "prompt=question kept=chosen",
+            "help": "prompt=question reward=score.accuracy kept=chosen; in rsf.audit: lines for other tools",
             **SEVERAL,
         },
         "--figure": {"default": "audit.png", "help": "where the picture goes"},

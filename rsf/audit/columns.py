@@ -7,83 +7,154 @@ cannot be read is refused with its row, counted from 0, or its line, counted fro
 import csv
 import io
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from rsf.acceptance import refuse_if
+
 NEEDED = ("prompt", "reward", "kept")
-KNOWN = (*NEEDED, "completion", "log_probability", "log_acceptance", "round")
+TEXTS = ("prompt", "completion", "origin")
+KNOWN = {name: name for name in (*NEEDED, *TEXTS, "log_probability", "log_acceptance", "round")}
+OF_TRL = {"step", "prompt", "completion", "advantage"}  # and a number for each reward function
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+KINDS = (str, list, tuple, np.ndarray)  # a plain text, or a conversation
 MISSING = ("", "none", "null", "nan", "nat", "<na>")
-BLANK = re.compile(r"\s*")
-BYTE_ORDERS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"": "utf-8-sig"}
 
 
-def read_columns(table: Any) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the columns of a table in memory as arrays (n,), texts as numbers, and the prompts by number.
+class _Table(dict):
+    """Columns by an audit's names, with the `names` of all that there are, and what the `reward` sums."""
+
+
+def read_columns(table: Any, spare: Iterable = ()) -> tuple[dict[str, np.ndarray], dict, str]:
+    """Return the columns of a table in memory as arrays (n,), their texts by number, and what the reward is.
 
     table : mapping of columns, rows (mappings), Dataset of any format, data frame, or what `read` gives
+    spare : names of columns that it need not have
     """
-    columns, names = _selected(table, dict(zip(KNOWN, KNOWN, strict=True)))
-    _demand(NEEDED, columns, names)
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"the columns must have one length, got {lengths}")
-    for name in columns.keys() - {"prompt", "completion", "kept"}:
+    table = table if isinstance(table, _Table) else _selected(table)
+    _demand(NEEDED, table, spare)
+    columns, texts = dict(table), {}
+    for name in columns.keys() - {*TEXTS, "kept"}:
         columns[name] = _numbers(name, columns[name])
-    columns["kept"] = _truth(
-        columns["kept"], np.isnan(columns["reward"]) | np.isnan(columns.get("log_acceptance", 0.0))
-    )
-    columns["prompt"], prompts = _codes("prompt", columns["prompt"])
-    if "completion" in columns:
-        columns["completion"], _ = _codes("completion", columns["completion"])
-    return columns, prompts
+    if "kept" in columns:
+        columns["kept"] = _truth(
+            columns["kept"], np.isnan(columns["reward"]) | np.isnan(columns.get("log_acceptance", 0.0))
+        )
+    for name in columns.keys() & {*TEXTS}:
+        columns[name], texts[name] = _codes(name, columns[name])
+    return columns, texts, table.reward
 
 
-def _selected(table: Any, own: Mapping) -> tuple[dict, Iterable]:
-    """Return a table's known columns as lists, and the names of all; own: {an audit's name: the table's}."""
+def _selected(table: Any) -> _Table:
+    """Return a table's known columns as lists."""
     table = table.with_format(None) if hasattr(table, "with_format") else table  # Dataset: no tensors
     names = getattr(table, "column_names", getattr(table, "columns", table))
     if not isinstance(names, Mapping) and (names is table or not hasattr(table, "__len__")):
-        return _by_row(table, own)
-    return {name: _listed(table[theirs]) for name, theirs in own.items() if theirs in names}, names
+        return _by_row(table, [])
+    return _by_row(_rows(table, names), list(names))
 
 
-def _listed(column: Any) -> list:
-    """Return a column of any kind as a list; of {row: value}, as pandas writes JSON, the values."""
-    values = column.values() if isinstance(column, Mapping) else column[:]
-    return values.to_pylist() if hasattr(values, "to_pylist") else list(values)
+def _rows(table: Any, names: Iterable, own: Mapping = KNOWN) -> Iterator:
+    """Return the rows of a table of columns, of any kind; pandas writes one in JSON as {row: value}."""
+    columns = {
+        name: values.to_pylist() if hasattr(values, "to_pylist") else list(values)
+        for name in _wanted(names, own)
+        for values in [table[name].values() if isinstance(table[name], Mapping) else table[name][:]]
+    }
+    lengths = {name: len(column) for name, column in columns.items()}
+    refuse_if(
+        len(set(lengths.values())) > 1,
+        f"the columns must have one length, got {lengths}",
+    )
+    return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
-def _by_row(rows: Iterable, own: Mapping, names: Sequence = ()) -> tuple[dict, Iterable]:
-    """Return the known columns that a table, or any of its rows, names, and the names of all."""
-    if twice := [name for name in own.values() if names.count(name) > 1]:
-        raise ValueError(f"several columns are named {twice[0]!r}: rename all but one")
-    columns, once = {name: [] for name in own}, {}  # once: one object for equal texts
-    every = set(names)
-    for number, row in enumerate(rows):
+def _wanted(names: Iterable, own: Mapping) -> list:
+    """Return those of a table's names that lead to what `own` names; of a log of TRL's, all."""
+    parts = [part for name in own.values() for part in (name, *name.split("+"))]
+    heads = dict.fromkeys(head for part in parts for head in accumulate(part.split("."), "{}.{}".format))
+    return list(names) if {*names} >= OF_TRL else [head for head in heads if head in names]
+
+
+def _by_row(rows: Iterable, names: list, own: Mapping = KNOWN) -> _Table:
+    """Return the columns that a table, or any of its rows, has; own: {an audit's name: the table's}."""
+    rows = iter(rows)
+    asked = own["reward"]
+    start = list(islice(rows, 1))
+    first = start[0] if start and isinstance(start[0], Mapping) else {}
+    if first.keys() >= OF_TRL and asked == "reward" not in first:
+        scores = {name for name, value in first.items() if isinstance(value, float | None)} - {*own.values()}
+        own = {**own, "reward": "+".join(sorted(scores - OF_TRL, key=[*first].index)), "round": "step"}
+    columns = {part: [] for name in own.values() for part in (name, *name.split("+"))}
+    dotted = [part for part in columns if "." in part]
+    once = {}  # one object for equal texts
+    twice = [part for part in columns if names.count(part) > 1]
+    refuse_if(
+        twice,
+        f"several columns are named {', '.join(map(repr, twice))}: rename all but one",
+    )
+    every = {
+        *names,
+        *(f"{name}.{key}" for name, one in first.items() if isinstance(one, Mapping) for key in one),
+    }
+    for number, row in enumerate(chain(start, rows)):
         if not isinstance(row, Mapping) or None in row:  # None: a line of CSV with too many cells, or too few
             raise ValueError(
                 f"row {number} must map names to values, with a cell of CSV for each name, got {row!r:.200}"
             )
-        every |= row.keys()
-        for name, theirs in own.items():
-            value = row.get(theirs, np.nan)
-            columns[name].append(once.setdefault(value, value) if isinstance(value, str) else value)
-    return {name: column for name, column in columns.items() if own[name] in every}, every
+        inner = {part: value for part in dotted if (value := _within(row, part)) is not np.nan}
+        every.update(row, inner)
+        for part, column in columns.items():
+            value = row.get(part, inner.get(part, np.nan))
+            column.append(once.setdefault(value, value) if isinstance(value, str) else value)
+    table = _Table({name: columns[theirs] for name, theirs in own.items() if theirs in every})
+    table.names = every
+    table.reward = "" if asked in every else own["reward"].replace("+", " + ")
+    for name, theirs in own.items():
+        if name not in table and every.issuperset(theirs.split("+")):
+            numbers = np.array([_numbers(part, columns[part]) for part in theirs.split("+")])
+            table[name] = np.nansum(numbers, axis=0) + np.where(np.isnan(numbers).all(axis=0), np.nan, 0)
+    return table
 
 
-def _demand(needed: Iterable, columns: Mapping, names: Iterable) -> None:
-    """Raise if one of the needed columns is missing; names: of all that the table has."""
-    if missing := [name for name in needed if name not in columns]:
-        raise ValueError(
-            f"the table lacks the columns {missing}; it has {sorted(map(str, names))}: rename yours, or name "
-            "them as in read(file, {'reward': 'score'})"
-        )
+def _within(value: Any, name: str) -> Any:
+    """Return what stands under a name: dots lead into mappings, and to places and slices of lists; else NaN.
+
+    >>> _within({"score": {"rm-1.5": 2.0}}, "score.rm-1.5")
+    2.0
+    >>> _within({"messages": ["system", "user", "assistant"]}, "messages.:-1")
+    ['system', 'user']
+    """
+    if isinstance(value, Mapping) and name in value:
+        return value[name]
+    if (
+        isinstance(value, KINDS[1:])
+        and name
+        and all(end.removeprefix("-").isdigit() or not end for end in name.split(":"))
+    ):
+        ends = [int(end) if end else None for end in name.split(":")]
+        if len(ends) > 1:
+            return value[slice(*ends)]
+        return next(iter(value[ends[0] :]), np.nan)
+    heads = [*accumulate(name.split("."), "{}.{}".format)][:-1]
+    inner = (_within(_within(value, head), name[len(head) + 1 :]) for head in heads)
+    return next((one for one in inner if one is not np.nan), np.nan)
+
+
+def _demand(needed: Iterable, table: _Table, spare: Iterable = (), own: Mapping = KNOWN) -> None:
+    """Refuse a table that lacks one of the needed columns, unless it is spare."""
+    missing = [name for name in dict.fromkeys(needed) if name not in table]
+    refuse_if(
+        set(missing) - set(spare),
+        f"the table lacks the columns {missing}; it has {sorted(map(str, table.names))}: rename yours, or "
+        "name them as in read(file, {'reward': 'score'})"
+        + "".join(f"; nothing is called {own[name]}" for name in missing if own[name] != name)
+        + "; where the tool wrote no kept, give the rule that decided" * ("kept" in missing),
+    )
 
 
 def _numbers(name: str, column: list) -> np.ndarray:
@@ -96,7 +167,8 @@ def _numbers(name: str, column: list) -> np.ndarray:
             if str(value).strip().lower() not in MISSING:
                 raise ValueError(
                     f"the column {name} must hold numbers, one a row, got {value!r:.60} in row {row}: take "
-                    "one of several, or their sum; a fraction has a point"
+                    f"one of several, or their sum, as in {name}=scores.one or {name}=one+other; a fraction "
+                    "has a point"
                 ) from error
     return numbers
 
@@ -113,74 +185,103 @@ def _truth(column: list, undecided: np.ndarray) -> np.ndarray:
 def _codes(name: str, column: list) -> tuple[np.ndarray, list[str]]:
     """Return a number for each text (n,), and the texts by number; messages are as Python writes them."""
     for row, value in enumerate(column if name == "prompt" else ()):
-        if (value == "" and any(column)) if isinstance(value, str) else str(value).lower() in MISSING:
-            raise ValueError(f"row {row} has no prompt: give it one, or leave the row out")
+        bare = (value == "" and any(column)) if isinstance(value, str) else str(value).lower() in MISSING
+        refuse_if(bare, f"row {row} has no prompt: give it one, or leave the row out")
+    last = {isinstance(one, str): row for row, one in enumerate(column) if isinstance(one, KINDS)}
+    refuse_if(
+        len(last) > 1,
+        f"the column {name} mixes plain texts, as in row {last.get(True)}, and conversations, as in row "
+        f"{last.get(False)}: write all rows in one form, or audit the two apart",
+    )
     numbers = {}
-    texts = (value if isinstance(value, str) else str(value) for value in column)
-    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64), list(numbers)
+    codes = [numbers.setdefault(one if isinstance(one, str) else str(one), len(numbers)) for one in column]
+    return np.array(codes, dtype=np.int64), list(numbers)
 
 
 def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
-    """Return the columns of a file that `audit` knows.
+    """Return the columns of a file that `audit` knows; of a folder, those of its files, one after another.
 
     Parameters
     ----------
     file : str or Path
-        JSON (a mapping a line, or one table of rows or of columns), CSV (cells parted by commas, semicolons,
-        tabs or bars) or parquet (through pyarrow).
+        JSON (a mapping a line, one table of rows or of columns, or a table of columns a line), CSV (cells
+        parted by commas, semicolons, tabs or bars) or parquet (through pyarrow).
     names : {an audit's name: the file's}, optional
+        "score.accuracy" leads into a mapping, "messages.:-1" and "messages.-1" into a list, "accuracy+format"
+        is a sum. `reference` names the data set's answer: where the completion is that, word for word, the
+        origin is "reference", elsewhere "sample".
 
     Raises
     ------
     ValueError
         The file or a row of it cannot be read, or it lacks a column.
     """
-    readers = {"parquet": _parquet, "csv": _csv, "tsv": _csv, "json": _json, "jsonl": _json, "ndjson": _json}
-    kind = Path(file).suffix.lower().lstrip(".")
-    if kind not in readers:
-        raise ValueError(f"cannot read {Path(file).name}: .{', .'.join(readers)} can be read")
-    if unknown := set(names or {}) - set(KNOWN):
-        raise ValueError(f"an audit knows no columns {sorted(unknown)}, only {', '.join(KNOWN)}")
+    path, names = Path(file), dict(names or {})
+    unknown = sorted(names.keys() - {*KNOWN, "reference"})
+    refuse_if(
+        unknown,
+        f"an audit knows no columns {unknown}, only {', '.join(KNOWN)}, reference",
+    )
+    if path.is_dir():
+        files = [one for one in path.iterdir() if one.suffix.lower() in READERS]
+        tables = [read(one, names) for one in sorted(files, key=lambda one: (len(one.name), one.name))]
+        table = _by_row(
+            chain.from_iterable(_rows(one, one) for one in tables),
+            [*{name for one in tables for name in one.names}],
+        )
+        table.reward = "; ".join({one.reward: None for one in tables if one.reward})
+        return table
+    kind, own = path.suffix.lower(), KNOWN | names
+    refuse_if(kind not in READERS, f"cannot read {path.name}: {', '.join(READERS)} can be read")
     limit = csv.field_size_limit(2**31 - 1)  # a completion may be long
     try:
         with open(file, "rb") as stream:
-            encoding = next(name for mark, name in BYTE_ORDERS.items() if stream.peek(4).startswith(mark))
-            text = io.TextIOWrapper(stream, encoding, newline="")
-            columns, theirs = readers[kind](text, {name: (names or {}).get(name, name) for name in KNOWN})
+            text = io.TextIOWrapper(stream, json.detect_encoding(stream.peek(4)[:4]), newline="")
+            table = _by_row(*READERS[kind](text, own), own)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{Path(file).name} cannot be read, {error}: save it anew, as UTF-8") from error
+        raise ValueError(f"{path.name} cannot be read, {error}: save it anew, as UTF-8") from error
     finally:
         csv.field_size_limit(limit)
-    _demand([*NEEDED, *(names or ())], columns, theirs)
-    return columns
+    _demand([*NEEDED, *names, *["completion"] * ("reference" in names)], table, {"kept"} - names.keys(), own)
+    if "json" in kind and "log_acceptance" in table:
+        table["log_acceptance"] = [  # pandas, and so datasets, writes null for log 0
+            -np.inf if log_a is None and reward is not None else log_a
+            for log_a, reward in zip(table["log_acceptance"], table["reward"], strict=True)
+        ]
+    if "reference" in names:
+        pairs = zip(table["completion"], table.pop("reference"), strict=True)
+        table["origin"] = ["reference" if completion == answer else "sample" for completion, answer in pairs]
+    return table
 
 
-def _json(text: TextIO, own: Mapping) -> tuple[dict, Iterable]:
-    """Return the columns of JSON, and the names of all: rows one after another, or one table."""
+def _json(text: TextIO, own: Mapping) -> tuple[Iterable, list]:
+    """Return the rows of JSON, and their names: rows or tables of columns one after another, or one table."""
     documents = _documents(text.read())
     table, more = next(documents, []), list(islice(documents, 1))
     rows = chain([table], more, documents) if more or not isinstance(table, list) else table
-    if not more and isinstance(table, dict):
-        known = [table[name] for name in own.values() if name in table]
+    if not more and isinstance(table, dict) and not _wanted(table, own):
         lists = [value for value in table.values() if isinstance(value, list)]
-        if known and all(isinstance(column, list | dict) for column in known):
-            rows = table  # of columns
-        elif not known and len(lists) == 1:
-            rows = lists[0]  # {"data": rows}
-    columns, names = _selected(rows, own)
-    if "log_acceptance" in columns and len(columns["log_acceptance"]) == len(columns.get("reward", ())):
-        columns["log_acceptance"] = [  # pandas, and so datasets, writes null for log 0
-            -np.inf if log_a is None and reward is not None else log_a
-            for log_a, reward in zip(columns["log_acceptance"], columns["reward"], strict=True)
-        ]
-    return columns, names
+        rows = lists[0] if len(lists) == 1 else rows  # {"data": rows}
+    tables = (_rows(one, one, own) if _of_columns(one, own) else [one] for one in rows)
+    return (chain.from_iterable(tables), list(table)) if _of_columns(table, own) else (rows, [])
+
+
+def _of_columns(document: Any, own: Mapping) -> bool:
+    """Whether a JSON value is a table of columns: lists, or pandas' {row: value}, but no conversations."""
+    known = [document[name] for name in _wanted(document, own)] if isinstance(document, dict) else []
+    chats = [part for one in known if isinstance(one, list) for part in one[:1] if isinstance(part, dict)]
+    return (
+        bool(known)
+        and all(isinstance(one, list | dict) for one in known)
+        and not any("role" in one for one in chats)
+    )
 
 
 def _documents(text: str) -> Iterator:
     """Yield the JSON values that stand one after another in a text."""
     decoder = json.JSONDecoder(object_pairs_hook=_mapping)
     at = 0
-    while (at := BLANK.match(text, at).end()) < len(text):
+    while (at := json.decoder.WHITESPACE.match(text, at).end()) < len(text):
         try:
             value, at = decoder.raw_decode(text, at)
         except ValueError as error:
@@ -191,26 +292,35 @@ def _documents(text: str) -> Iterator:
 
 def _mapping(pairs: list) -> dict:
     """Return a JSON object as a dict; a name that stands twice is an error."""
-    if len(row := dict(pairs)) < len(pairs):
-        raise ValueError(f"one of the names {[name for name, _ in pairs]} stands twice")
+    row = dict(pairs)
+    refuse_if(len(row) < len(pairs), f"one of the names {[*row]} stands twice")
     return row
 
 
-def _csv(text: TextIO, own: Mapping) -> tuple[dict, Iterable]:
-    """Return the columns of CSV, and the names of all, which its first line gives."""
+def _csv(text: TextIO, own: Mapping) -> tuple[Iterable, list]:
+    """Return the rows of CSV, and their names, which its first line gives."""
     head = next(filter(str.strip, text), "")
     cells = {mark: [cell.strip(' "\r\n') for cell in head.split(mark)] for mark in ",;\t|"}
-    mark = max(cells, key=lambda mark: (len({*own.values()} & {*cells[mark]}), len(cells[mark])))
+    mark = max(cells, key=lambda mark: (len(_wanted(cells[mark], own)), len(cells[mark])))
     rows = csv.DictReader(chain([head], text), delimiter=mark, strict=True)
     rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
-    return _by_row(({None: row} if None in row.values() else row for row in rows), own, rows.fieldnames)
+    return ({None: row} if None in row.values() else row for row in rows), rows.fieldnames
 
 
-def _parquet(text: TextIO, own: Mapping) -> tuple[dict, Iterable]:
-    """Return the columns of parquet, and the names of all."""
+def _parquet(text: TextIO, own: Mapping) -> tuple[Iterable, list]:
+    """Return the rows of parquet, and their names."""
     from pyarrow import parquet
 
     file = parquet.ParquetFile(text.buffer)
-    names = file.schema_arrow.names
-    batches = file.iter_batches(columns=[name for name in names if name in own.values()])
-    return _by_row((row for batch in batches for row in batch.to_pylist()), own, names)
+    names, blocks = file.schema_arrow.names, file.iter_batches
+    return (row for block in blocks(columns=_wanted(names, own)) for row in block.to_pylist()), names
+
+
+READERS = {
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".json": _json,
+    ".jsonl": _json,
+    ".ndjson": _json,
+}

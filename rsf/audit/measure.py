@@ -3,8 +3,8 @@
     kept prompts follow rho(x) Z(x) / E[Z],    KL(kept | sampled) <= log(1 / acceptance rate)
 
 A row is a sample: prompt, reward, kept, and optionally completion, log_probability, log_acceptance (log A as
-decided) and round. The bound is an equality for a verifier. NumPy only; `python -m rsf audit FILE` reads a
-file and prints the page.
+decided), round and origin. The bound is an equality for a verifier. NumPy only; `python -m rsf audit FILE`
+reads a file and prints the page.
 """
 
 from statistics import NormalDist
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rsf.acceptance import refuse_if, refuse_where
 from rsf.audit.columns import read_columns
 from rsf.audit.report import LEVEL, SOME, AuditReport, Clipping
 
@@ -25,33 +26,40 @@ def audit(table: Any, rule: Any = None, *, until_accepted: bool | None = None) -
     Parameters
     ----------
     table : mapping of columns (n,), list of mappings, Dataset, data frame, or what `read` gives
-        prompt, reward (None or NaN: no decision was made) and kept; optionally the other columns.
+        prompt, reward (None or NaN: no decision was made) and kept; optionally the other columns. `origin`
+        says whose a completion is: "sample" is the model's own, "reference" the data set's (nine are shown).
     rule : rsf.rules rule, optional
         The rule that decided: its A (unless there is a column log_acceptance), and what its ceiling cut off.
+        Where no column tells what was kept, it is derived from a rule that tosses no coin: A is 0 or 1, or
+        `best_of(n)` (the first of equals), for n samples of a prompt after one another.
     until_accepted : bool, optional
         How the prompts were sampled; None: it is seen from the table.
 
     Raises
     ------
     ValueError
-        A column is missing or cannot be read, or a row was kept to which the rule gives A = 0.
+        A column is missing or cannot be read, a row was kept to which the rule gives A = 0, or what was kept
+        cannot be derived.
 
     >>> rows = [{"prompt": f"{i % 2}?", "reward": i % 3, "kept": i % 3 == 2} for i in range(12)]
     >>> report = audit(rows)
     >>> report.acceptance_rate, report.taken
     (0.3333333333333333, array([2, 2]))
     """
-    columns, names = read_columns(table)
+    columns, texts, source = read_columns(table, ["kept"] if rule is not None else [])
     reward = columns["reward"]
     there = ~(np.isnan(reward) | np.isnan(columns.get("log_acceptance", 0.0)))  # where something was decided
-    if not there.any() or np.isinf(reward).any():
-        raise ValueError(
-            f"there must be rewards, all of them finite: of {len(there):,} rows {there.sum():,} have one, "
-            f"{np.isinf(reward).sum():,} have an infinite reward"
-        )
+    refuse_if(
+        not there.any() or np.isinf(reward).any(),
+        f"there must be rewards, all of them finite: of {len(there):,} rows {there.sum():,} have one, "
+        f"{np.isinf(reward).sum():,} have an infinite reward",
+    )
     columns = {name: column[there] for name, column in columns.items()}
-    reward, kept = columns["reward"], columns["kept"]
+    derived = "" if "kept" in columns else str(rule)
     used, prompt = np.unique(columns["prompt"], return_inverse=True)
+    names = [texts["prompt"][number] for number in used]
+    columns |= {"kept": _derived(rule, columns["reward"], prompt, names)} if derived else {}
+    reward, kept = columns["reward"], columns["kept"]
     n, k = np.bincount(prompt), np.bincount(prompt, kept).astype(np.int64)  # (prompts,)
     some = k > 0
     rate = float(k.sum() / n.sum())
@@ -61,7 +69,7 @@ def audit(table: Any, rule: Any = None, *, until_accepted: bool | None = None) -
     bound = -np.log(rate) if rate else np.inf
     edges = np.histogram_bin_edges(reward, 25)
     return AuditReport(
-        names=[names[number] for number in used],
+        names=names,
         asked=n,
         taken=k,
         skipped=int((~there).sum()),
@@ -78,9 +86,37 @@ def audit(table: Any, rule: Any = None, *, until_accepted: bool | None = None) -
         effective=float(rho[some].sum() ** 2 / np.sum(rho[some] ** 2 / k[some])) if rate else 0.0,
         histogram=(edges, np.histogram(reward, edges)[0], np.histogram(reward[kept], edges)[0]),
         clipping=_clipping(rule, reward),
+        instead={"reward": source, "kept": derived and f"in no column: derived from the rule {derived}"},
+        origins={
+            origin: (int(np.sum(columns["origin"] == number)), int(np.sum(kept[columns["origin"] == number])))
+            for number, origin in enumerate(texts.get("origin", ())[:9])
+        },
         **({} if way.startswith("best") else _known(columns, rule, fixed)),
         **_optional(columns, prompt),
     )
+
+
+def _derived(rule: Any, reward: np.ndarray, prompt: np.ndarray, names: list[str]) -> np.ndarray:
+    """Return what a rule that tosses no coin has kept: of samples with A = 1 each, or the best of each n."""
+    if not getattr(rule, "joint", False):
+        a = np.asarray(rule(reward))
+        refuse_where(
+            (a > 0) & (a < 1),
+            f"what {rule} kept cannot be derived: it tosses coins, A = {{a:.4g}} for reward {{reward:g}}: "
+            "name the tool's column, as in kept=chosen, or a rule such as above(1)",
+            a=a,
+            reward=reward,
+        )
+        return a == 1
+    n = np.bincount(prompt)
+    wrong = [f"{names[i]!r:.60} has {n[i]}" for i in np.flatnonzero(n % rule.n)]
+    refuse_if(
+        wrong,
+        f"{rule} needs {rule.n} samples with a reward of each prompt, or a multiple, but "
+        f"{'; '.join(wrong[:3])}: give the number that the tool drew, and every row",
+    )
+    groups = np.argsort(prompt, kind="stable").reshape(-1, rule.n)
+    return np.isin(np.arange(len(prompt)), groups[np.arange(len(groups)), reward[groups].argmax(axis=1)])
 
 
 def _optional(columns: dict, prompt: np.ndarray) -> dict:
@@ -124,9 +160,8 @@ def _way(
     if until_accepted or (ends and until_accepted is None):
         return "until accepted"
     one_of_several = len(n) > 1 and (k == 1).all() and np.ptp(n) == 0 < n[0] - 1
-    if until_accepted is None and one_of_several and (reward[kept] == best[prompt[kept]]).all():
-        return f"best of {n[0]}"
-    return SOME
+    takes_best = until_accepted is None and one_of_several and (reward[kept] == best[prompt[kept]]).all()
+    return f"best of {n[0]}" if takes_best else SOME
 
 
 def _wilson(rate: float, n: int) -> tuple[float, float]:
@@ -181,10 +216,11 @@ def _known(columns: dict, rule: Any, fixed: bool) -> dict:
     log_a = (
         columns["log_acceptance"] if "log_acceptance" in columns else np.asarray(rule.log_probability(reward))
     )
-    if len(wrong := np.flatnonzero(kept & (log_a == -np.inf))):
-        raise ValueError(
-            f"a sample of reward {reward[wrong[0]]:g} was kept although its A is 0: another rule has decided"
-        )
+    refuse_where(
+        kept & (log_a == -np.inf),
+        "a sample of reward {reward:g} was kept although its A is 0: another rule has decided",
+        reward=reward,
+    )
     a, w = np.exp(log_a), np.exp(-log_a[kept])
     return {
         "kl": float(np.sum(a[a > 0] * log_a[a > 0]) / a.sum() - np.log(a.mean()))

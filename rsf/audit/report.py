@@ -49,6 +49,8 @@ class AuditReport:
     overruled : share of those with A = 1 that are not kept (duplicates, a cap, another rule)
     duplicates, log_probability : (among the kept, among all)
     rounds : {round: (samples, rate, mean reward)}
+    instead : what the reward is, and kept, where the table has no column of that name, else ""
+    origins : {whose completions they are: (samples, kept)}
     """
 
     names: list[str] = field(repr=False)
@@ -73,6 +75,8 @@ class AuditReport:
     duplicates: tuple[float, float] | None = None
     log_probability: tuple[float, float] | None = None
     rounds: dict[float, tuple[int, float, float]] = field(default_factory=dict)
+    instead: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def control(self) -> str:
@@ -98,15 +102,26 @@ class AuditReport:
     def __str__(self) -> str:
         """Return the page: a line for each finding that applies."""
         kept, asked, prompts = self.taken.sum(), self.asked.sum(), len(self.names)
-        spread = [f"{rate:.4f}" for rate in np.quantile(self.taken / self.asked, (0, 0.25, 0.5, 0.75, 1))]
         cut = self.clipping
         page = [
             f"samples | {kept:,} kept of {asked:,}, of {prompts:,} prompts, {self.way}; "
             f"{self.skipped:,} without a reward left out",
+            *(what and f"{name} | {what}" for name, what in self.instead.items()),
+            *(
+                f"origin {origin} | {taken:,} kept of {samples:,}"
+                for origin, (samples, taken) in sorted(self.origins.items())
+            ),
+            *(
+                f" | a {origin} is the data set's: what is kept is not sampled from the model alone"
+                for origin in ("reference", "dataset", "ground truth", "ground_truth")
+                if self.origins.get(origin, (0, 0))[1]
+            ),
             f"acceptance rate | {self.acceptance_rate:.4f}; "
             f"{LEVEL:.0%} interval for these prompts {SPAN.format(*self.interval)}",
             f" | for other prompts like them {SPAN.format(*self.interval_prompts)}",
-            f"rate of a prompt | {' / '.join(spread)} (least, quartiles, most)",
+            "rate of a prompt | "
+            + " / ".join(map("{:.4f}".format, np.quantile(self.taken / self.asked, (0, 0.25, 0.5, 0.75, 1))))
+            + " (least, quartiles, most)",
             f"prompts vanished | {len(self.vanished):,} of {prompts:,}; "
             f"by chance, at one rate for all, {self.vanished_by_chance:,.1f}",
             f"law of the prompts | moved by KL {self.prompt_kl:.4f} nats; by chance {self.kl_by_chance:.4f}",

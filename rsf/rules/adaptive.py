@@ -70,6 +70,8 @@ class random_like(_FromThePast):
     [0.5, 0.5]
     """
 
+    no_surrogate = "no fixed surrogate: its rate moves with the model; at one moment it is rate * criterion"
+
     def __init__(self, rule: BaseRule, window: int = 512) -> None:
         super().__init__(window)
         self.rule = rule
@@ -79,13 +81,6 @@ class random_like(_FromThePast):
         number = sum(n for n, _ in self._past)
         rate = sum(total for _, total in self._past) / number if number else 1.0
         return np.full(checked(criterion).shape, min(rate, 1.0))
-
-    def surrogate(self, criterion: ArrayLike) -> np.ndarray:
-        """Refuse: there is none."""
-        raise ValueError(
-            f"{self} has no fixed surrogate: its rate moves with the model; "
-            "at one moment it is rate * criterion"
-        )
 
     def observe(self, criterion: ArrayLike) -> None:
         """Remember how many of a block the rule would have kept, and let the rule observe it."""
@@ -143,6 +138,11 @@ class at_rate(_FromThePast):
     ([0.2, 0.4, 0.6, 0.8], 1.0)
     """
 
+    no_surrogate = (
+        "no fixed surrogate: its k moves with the model, so what it follows is no mean over single examples, "
+        "and for most families no gradient at all (`above`, at the exact k: the gradient of (1 - rate) CVaR)"
+    )
+
     def __init__(self, family: Callable[[float], BaseRule], rate: float, window: int = 512) -> None:
         super().__init__(window)
         refuse_if(not 0 <= rate < 1, f"the rejection rate must lie in [0, 1), got {rate}")
@@ -165,14 +165,6 @@ class at_rate(_FromThePast):
         values = checked(criterion)
         return np.minimum(
             (1 - self._share) * self._stingy(values) + self._share * self._generous(values), 1.0
-        )
-
-    def surrogate(self, criterion: ArrayLike) -> np.ndarray:
-        """Refuse: there is none."""
-        raise ValueError(
-            f"{self} has no fixed surrogate: its k moves with the model, so what it follows is no mean over "
-            "single examples, and for most families no gradient at all (`above`, at the exact k: the "
-            "gradient of (1 - rate) CVaR)"
         )
 
     def observe(self, criterion: ArrayLike) -> None:
@@ -211,14 +203,10 @@ class at_rate(_FromThePast):
         low, high = 0, last
         while high - low > 1:
             middle = (low + high) // 2
-            if mean_a(rule_at(middle)) <= self.level:
-                low = middle
-            else:
-                high = middle
+            low, high = (middle, high) if mean_a(rule_at(middle)) <= self.level else (low, middle)
         self._stingy, self._generous = rule_at(low), rule_at(high)
         a_low, a_high = mean_a(self._stingy), mean_a(self._generous)
-        share = (self.level - a_low) / (a_high - a_low) if a_high > a_low else 1.0
-        self._share = min(max(share, 0.0), 1.0)
+        self._share = min(max((self.level - a_low) / (a_high - a_low), 0.0), 1.0) if a_high > a_low else 1.0
         self.k = k_at(min(high, last - 1))
 
     def state_dict(self) -> dict:
@@ -266,9 +254,8 @@ class percentile(_FromThePast):
             return np.full(values.shape, 1 / (m + 1))
         # the share of the past below each value, and the share that is not above it
         low, high = (np.searchsorted(past, values, side) / len(past) for side in ("left", "right"))
-        spread = np.where(high > low, high - low, 1.0)
-        tied = np.minimum((high ** (m + 1) - low ** (m + 1)) / ((m + 1) * spread), 1.0)
-        return np.where(high > low, tied, low**m)
+        width = (m + 1) * np.where(high > low, high - low, 1.0)
+        return np.where(high > low, np.minimum((high ** (m + 1) - low ** (m + 1)) / width, 1.0), low**m)
 
     def surrogate(self, criterion: ArrayLike) -> np.ndarray:
         """Refuse: there is none."""

@@ -24,19 +24,20 @@ class BaseRule:
     """
 
     needs_criterion: bool = True  # where it does not look at the criterion, that need not be computed
+    no_surrogate = "no surrogate"  # what it has instead of one, for the error
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:
         """Return the acceptance probabilities A, same shape as the criterion."""
         return np.exp(self.log_probability(criterion))
 
+    @np.errstate(divide="ignore")  # log 0 = -inf: never kept
     def log_probability(self, criterion: ArrayLike) -> np.ndarray:
         """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
-        with np.errstate(divide="ignore"):  # log 0 = -inf: never kept
-            return np.log(self(criterion))
+        return np.log(self(criterion))
 
     def surrogate(self, criterion: ArrayLike) -> np.ndarray:
         """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
-        raise ValueError(f"the rule {self} has no surrogate")
+        raise ValueError(f"{self} has {self.no_surrogate}")
 
     def observe(self, criterion: ArrayLike) -> None:
         """Take note of a block of criterion values after it was decided. A fixed rule remembers nothing."""
@@ -64,19 +65,19 @@ class Rule(BaseRule):
     phi: Callable[[np.ndarray], np.ndarray] | None = field(repr=False, default=None)
     needs_criterion: bool = True
 
+    @np.errstate(divide="ignore", over="ignore")  # log 0 = -inf: never kept
     def log_probability(self, criterion: ArrayLike) -> np.ndarray:
         """Return log A for criterion values of any shape: what `rsf.acceptance.accept` takes."""
-        with np.errstate(divide="ignore", over="ignore"):  # log 0 = -inf: never kept
-            return self.log_a(checked(criterion))
+        return self.log_a(checked(criterion))
 
+    @np.errstate(divide="ignore")
     def surrogate(self, criterion: ArrayLike) -> np.ndarray:
         """Return Phi, the objective whose gradient the kept examples follow: Phi' = A, up to a constant."""
         refuse_if(
             self.phi is None,
             f"the rule {self} was made without a surrogate: give Rule a phi with phi' = A",
         )
-        with np.errstate(divide="ignore"):
-            return self.phi(checked(criterion))
+        return self.phi(checked(criterion))
 
     def __str__(self) -> str:
         return self.text
@@ -179,6 +180,7 @@ class best_of(BaseRule):
     [[False, True, False]]
     """
 
+    no_surrogate = "no pointwise surrogate: whether a sample is kept depends on the others of its prompt"
     joint = True  # decides over several samples at once: not for a RejectionLoader, not with until_accepted
 
     def __init__(self, n: int) -> None:
@@ -201,12 +203,6 @@ class best_of(BaseRule):
         raise ValueError(
             f"{self} decides over all samples of a prompt together, not by one coin each: "
             "use decide(criterion, rng)"
-        )
-
-    def surrogate(self, criterion: ArrayLike) -> np.ndarray:
-        """Refuse: there is none."""
-        raise ValueError(
-            f"{self} has no pointwise surrogate: whether a sample is kept depends on the others of its prompt"
         )
 
     def _best(self, criterion: ArrayLike) -> np.ndarray:

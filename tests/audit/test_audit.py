@@ -391,7 +391,8 @@ def test_the_command_prints_the_page_and_leaves_the_figure(tmp_path, capsys):
     )
     assert main(["audit", "notes.txt"]) == 2 and "cannot read notes.txt" in capsys.readouterr().err
     assert (
-        main(["audit", str(file), "--rule", "best_of", "4"]) == 2 and "'best_of'" in capsys.readouterr().err
+        main(["audit", str(file), "--rule", "percentile", "4"]) == 2
+        and "'percentile'" in capsys.readouterr().err
     )
 
 
