@@ -1,7 +1,6 @@
 """What is given, looked at before anything is sampled: rows in any form, and what does not fit together."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from numbers import Integral
 
 import numpy as np
@@ -12,14 +11,14 @@ from rsf.acceptance import refuse_if
 Conversation = list[dict[str, str]]  # messages, as TRL has them
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 COLUMNS = {  # what a sample has beside the columns of its prompt
-    "completion": "string",
-    "reward": "float64",
-    "kept": "bool",
-    "log_acceptance": "float64",
-    "log_probability": "float64",
-    "tokens": "int64",
-    "ended": "bool",
-    "round": "int64",
+    "completion": Value("string"),  # of a conversation MESSAGES
+    "reward": Value("float64"),
+    "kept": Value("bool"),
+    "log_acceptance": Value("float64"),
+    "log_probability": Value("float64"),
+    "tokens": Value("int64"),
+    "ended": Value("bool"),
+    "round": Value("int64"),
 }
 
 
@@ -54,9 +53,9 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
     )
     kinds = {column: getattr(kind, "dtype", kind) for column, kind in table.features.items()}
     for column in columns:
-        kind = kinds.get(column)
         refuse_if(
-            kind not in ("string", "large_string") and not isinstance(kind, (List, list)),
+            kinds.get(column) not in ("string", "large_string")
+            and not isinstance(kinds.get(column), (List, list)),
             f"{name} needs a column {column!r} of texts or of conversations, got {kinds}",
         )
     chats = {isinstance(kinds[column], (List, list)) for column in columns}
@@ -147,25 +146,25 @@ def _from_rows(given: Iterable, name: str, columns: Sequence[str]) -> Dataset:
         "splits one, of a stream list(stream.take(1000)), of columns Dataset.from_dict or from_pandas)",
     )
     rows = list(given)
-    bare = len(columns) == 1 and not isinstance((rows or [""])[0], Mapping)
-    place = next((place for place, row in enumerate(rows) if not _alike(row, rows[0], bare, columns)), None)
+    forms = [_form(row, columns) for row in rows]
+    place = next((i for i, form in enumerate(forms) if form is None or form != forms[0]), None)
     if place is not None:
         raise ValueError(
             f"{name}[{place}] is {rows[place]!r:.80}, where all must be texts, or all conversations, or all "
             "rows that have the one or the other"
         )
-    if bare or not rows:
-        features = Features(dict.fromkeys(columns, Value("string")))
-        chats = rows and isinstance(rows[0], list)
-        return Dataset.from_dict(dict.fromkeys(columns, rows), None if chats else features)
-    names = dict.fromkeys(chain.from_iterable(rows))  # of all rows, not of the first
+    if not rows:
+        return Dataset.from_dict(
+            {column: [] for column in columns}, Features(dict.fromkeys(columns, Value("string")))
+        )
+    if not isinstance(rows[0], Mapping):
+        return Dataset.from_dict({columns[0]: rows})
+    names = {column: None for row in rows for column in row}  # of all rows, not of the first
     return Dataset.from_dict({column: [row.get(column) for row in rows] for column in names})
 
 
-def _alike(row: object, first: object, bare: bool, columns: Sequence[str]) -> bool:
-    """Return whether a row is of the form of the first: a text, a conversation, or a dict of such."""
-    if bare:
-        return isinstance(row, (str, list)) and type(row) is type(first)
-    if not isinstance(row, Mapping):
-        return False
-    return all(isinstance(row.get(one), list) == isinstance(first.get(one), list) for one in columns)
+def _form(row: object, columns: Sequence[str]) -> object:
+    """Return the form of a row: which of a dict's columns are conversations, or the type; None of no row."""
+    if isinstance(row, Mapping):
+        return [isinstance(row.get(column), list) for column in columns]
+    return type(row) if isinstance(row, (str, list)) and len(columns) == 1 else None

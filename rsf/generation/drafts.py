@@ -6,14 +6,13 @@ prompts and sample numbers.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features
 
 from rsf.acceptance import refuse_if
 from rsf.accounts import write_json
@@ -62,10 +61,8 @@ class Table:
     """Rows in one Arrow stream, written block by block, in a file or in memory."""
 
     def __init__(self, features: Mapping, chats: bool, file: Path | None) -> None:
-        ours = {name: Value(kind) for name, kind in COLUMNS.items()}
-        if chats:
-            ours["completion"] = MESSAGES
-        self.schema = Features(dict(features) | ours).arrow_schema
+        said = {"completion": MESSAGES} if chats else {}
+        self.schema = Features(dict(features) | COLUMNS | said).arrow_schema
         self.file = file
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,10 +71,9 @@ class Table:
 
     def write(self, rows: pa.Table, columns: Mapping[str, Sequence]) -> None:
         """Append rows of the prompts' own columns, with ours beside them."""
-        theirs = pa.schema(list(self.schema)[: rows.num_columns])
-        rows = rows.combine_chunks().cast(theirs)  # one batch on disk, not one a row
         ours = [pa.array(columns[name], self.schema.field(name).type) for name in COLUMNS]
-        self.stream.write_table(pa.Table.from_arrays([*rows.columns, *ours], schema=self.schema))
+        table = pa.Table.from_arrays([*rows.columns, *ours], self.schema.names)
+        self.stream.write_table(table.combine_chunks().cast(self.schema))  # one batch on disk, not one a row
 
     def close(self, whole: bool = True) -> Dataset:
         """Return all that was written; only now the file takes its name.
@@ -92,8 +88,7 @@ class Table:
         file = self.file if whole else self.file.with_stem(f"{self.file.stem}-so-far")
         part = self.file.with_suffix(".part")
         try:
-            os.replace(part, file)
+            file = part.replace(file)
         except PermissionError:
-            file = file.with_stem(f"{file.stem}-{time.time_ns()}")
-            os.replace(part, file)
+            file = part.replace(file.with_stem(f"{file.stem}-{time.time_ns()}"))
         return Dataset.from_file(str(file))

@@ -34,27 +34,29 @@ def encode(row: Mapping, tokenizer: PreTrainedTokenizerBase, seq2seq: bool = Fal
     a completion that is text, or a conversation, it would learn the end of every row.
     """
     head = prompt_ids(tokenizer, row["prompt"], seq2seq)
-    if isinstance(row["prompt"], str):
-        tail = _completion(tokenizer, row, head, seq2seq)
-        learned = tail
-    else:
-        tail, learned = _turn(tokenizer, row, head)
-    masked = [] if seq2seq else [-100] * len(head)
-    return {"input_ids": head if seq2seq else head + tail, "labels": masked + learned}
+    tail, labels = (
+        _completion(tokenizer, row, head, seq2seq)
+        if isinstance(row["prompt"], str)
+        else _turn(tokenizer, row, head)
+    )
+    return {
+        "input_ids": head if seq2seq else head + tail,
+        "labels": labels if seq2seq else [-100] * len(head) + labels,
+    }
 
 
 def _completion(
     tokenizer: PreTrainedTokenizerBase, row: Mapping, head: Sequence[int], seq2seq: bool
-) -> list[int]:
-    """Return the ids of a completion that is text, with its end unless the model did not write it."""
+) -> tuple[list[int], list[int]]:
+    """Return the ids that follow a prompt that is text, and their labels, the same."""
     whole = prompt_ids(tokenizer, row["prompt"] + row["completion"])
     apart = seq2seq or whole[: len(head)] != head
     tail = (
         tokenizer(row["completion"], add_special_tokens=False)["input_ids"] if apart else whole[len(head) :]
     )
     if tokenizer.eos_token_id is not None and row.get("ended") is not False:
-        return [*tail, tokenizer.eos_token_id]
-    return tail
+        tail = [*tail, tokenizer.eos_token_id]
+    return tail, tail
 
 
 def _turn(
@@ -68,15 +70,18 @@ def _turn(
         f"a completion of {len(row['completion'])} messages needs a chat template that marks the assistant's "
         "own ({% generation %}): give one message, the assistant's",
     )
-    messages = [*row["prompt"], *row["completion"]]
-    written = _written(tokenizer, messages, continue_final_message=cut, return_assistant_tokens_mask=masks)
-    ids = written["input_ids"]
+    written = _written(
+        tokenizer,
+        [*row["prompt"], *row["completion"]],
+        continue_final_message=cut,
+        return_assistant_tokens_mask=masks,
+    )
     refuse_if(
-        ids[: len(head)] != head,
+        written["input_ids"][: len(head)] != head,
         f"the chat template writes the prompt {row['prompt']!r:.80} otherwise once an answer follows: take a "
         "template whose prompt (with add_generation_prompt) begins the whole conversation",
     )
-    tail = ids[len(head) :]
+    tail = written["input_ids"][len(head) :]
     while not cut and tail and tokenizer.decode(tail[-1:]).isspace():  # after the end, never written
         tail.pop()
     mask = written["assistant_masks"][len(head) :] if masks else [1] * len(tail)

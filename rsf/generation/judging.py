@@ -9,8 +9,6 @@ Known as RFT (Yuan et al. 2023, arXiv 2308.01825), RAFT (Dong et al. 2023, arXiv
 by exp((r - ceiling) / beta), RSO (Liu et al. 2023, arXiv 2309.06657).
 """
 
-import json
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,6 @@ from types import SimpleNamespace
 
 import numpy as np
 from datasets import Dataset, Features
-from numpy.random import SeedSequence
 
 from rsf.acceptance import accept, refuse_if
 from rsf.generation.arguments import as_dataset, check_call, rows_of
@@ -59,7 +56,7 @@ class SamplingReport:
     duplicates: int = 0
     over_cap: int = 0
     tokens: int = 0
-    slack: float = math.inf
+    slack: float = np.inf
     wanted: int | None = None
     reached: int = 0
     cost: int = 0
@@ -86,7 +83,7 @@ class SamplingReport:
 
         With a fixed number of samples it estimates the mean of Z(x), until accepted 1 / (mean of 1 / Z(x)).
         """
-        return self.accepted / (self.samples - self.skipped) if self.samples > self.skipped else math.nan
+        return self.accepted / (self.samples - self.skipped) if self.samples > self.skipped else np.nan
 
     def __str__(self) -> str:
         less = f", less {self.duplicates:,} duplicates and {self.over_cap:,} over the cap"
@@ -172,14 +169,25 @@ def sample_and_judge(
         `judged`.
     """
     prompts = as_dataset(prompts, "prompts")
-    numbers = (samples_per_prompt, until_accepted, max_samples, dedupe, cap, block)
-    check_call(sample, prompts, reward, rule, rng, *numbers)
+    check_call(
+        sample,
+        prompts,
+        reward,
+        rule,
+        rng,
+        samples_per_prompt,
+        until_accepted,
+        max_samples,
+        dedupe,
+        cap,
+        block,
+    )
     key = key_of(sample) if folder else None
     refuse_if(
         folder and not key, "with a folder the sampler needs an attribute `key`, all that it depends on"
     )
     seeds = rng.bit_generator.seed_seq.spawn(1)[0]
-    report = SamplingReport(len(prompts))
+    report = SamplingReport(len(prompts), wanted=samples_per_prompt if until_accepted else None)
     chats = not isinstance(prompts[0]["prompt"], str)
     judged = Table(prompts.features, chats, folder and Path(folder) / f"judged-{round}.arrow")
     prompts, arrow = prompts.with_format(None), prompts.with_format("arrow")
@@ -191,35 +199,34 @@ def sample_and_judge(
         table = prompts[chosen]  # columns, a row a sample
         drafts = {}
         try:
-            streams = [SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, *row)) for row in rows]
-            rngs = [np.random.default_rng(stream) for stream in streams]
+            rngs = [
+                np.random.default_rng(np.random.SeedSequence(seeds.entropy, spawn_key=seeds.spawn_key + row))
+                for row in rows
+            ]
             coins = np.array([one.random() for one in rngs])
-            given = [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]]
-            drafts = drafted(sample, table["prompt"], rngs, folder, given)
+            drafts = drafted(
+                sample,
+                table["prompt"],
+                rngs,
+                folder,
+                [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]],
+            )
             texts = drafts["completion"]
             said = [[{"role": "assistant", "content": text}] for text in texts] if chats else texts
             rewards = _judged(reward, table, said, drafts.get("completion_ids"))
             keep, log_a, slack = _decided(rule, rewards, coins)
             np.add.at(accepted, [i for (i, _), yes in zip(rows, keep, strict=True) if yes], 1)
             report.add(log_a, keep, drafts["tokens"], slack)
-            if dedupe or cap is not None:
-                _thin(rows, keep, texts, dedupe, cap, keys, report)
-                keys = {i: keys[i] for i in keys if accepted[i] < samples_per_prompt and drawn[i] < most}
-            decided = {
-                "completion": said,
-                "reward": rewards,
-                "kept": keep,
-                "log_acceptance": log_a,
-                "round": [round] * len(rows),
-            }
-            judged.write(arrow[chosen], drafts | decided)
+            _thin(rows, keep, texts, dedupe, cap, keys, report)
+            keys = {i: keys[i] for i in keys if accepted[i] < samples_per_prompt and drawn[i] < most}
+            decided = {"completion": said, "reward": rewards, "kept": keep, "log_acceptance": log_a}
+            judged.write(arrow[chosen], drafts | decided | {"round": [round] * len(rows)})
         except BaseException as error:
             error.judged = judged.close(whole=False)
             error.completions = drafts.get("completion")
             raise
     if until_accepted:
         enough = accepted >= samples_per_prompt
-        report.wanted = samples_per_prompt
         report.reached = int(enough.sum())
         report.cost = int(drawn[enough].sum())
     report.without = np.flatnonzero(accepted == 0).tolist()
@@ -236,17 +243,18 @@ def pairs(judged: Dataset) -> Dataset:
     """
     of = {}
     for row in rows_of(judged):
-        of.setdefault(json.dumps(row["prompt"]), ([], []))[row["kept"]].append(row)
-    found = {"prompt": [], "chosen": [], "rejected": []}
+        of.setdefault(repr(row["prompt"]), ([], []))[row["kept"]].append(row)
+    found = []
     for rejected, kept in of.values():
-        least = min((row["reward"] for row in kept), default=-math.inf)
+        least = min((row["reward"] for row in kept), default=-np.inf)
         worse = [row for row in rejected if row["reward"] < least]  # NaN is not
-        for yes, no in zip(kept, worse, strict=False):
-            found["prompt"].append(yes["prompt"])
-            found["chosen"].append(yes["completion"])
-            found["rejected"].append(no["completion"])
-    kinds = {name: judged.features["prompt" if name == "prompt" else "completion"] for name in found}
-    return Dataset.from_dict(found, Features(kinds))
+        found += [
+            {"prompt": yes["prompt"], "chosen": yes["completion"], "rejected": no["completion"]}
+            for yes, no in zip(kept, worse, strict=False)
+        ]
+    said = judged.features["completion"]
+    features = Features(prompt=judged.features["prompt"], chosen=said, rejected=said)
+    return Dataset.from_dict({name: [pair[name] for pair in found] for name in features}, features)
 
 
 def _blocks(
@@ -313,11 +321,12 @@ def _takes(function: Callable, name: str) -> bool:
 def _number(value: object) -> float:
     """Return a number of any library as a float; NaN for what is none, a text that reads like one, too."""
     try:
-        return math.nan if isinstance(value, (str, bytes, bytearray)) else float(value)
+        return np.nan if isinstance(value, (str, bytes, bytearray)) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        return math.nan
+        return np.nan
 
 
+@np.errstate(divide="ignore")  # log 0 = -inf: never kept
 def _decided(rule: BaseRule, rewards: np.ndarray, coins: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Return (kept, log A, slack) for a block; log A is NaN where nothing was decided."""
     decided = ~np.isnan(rewards)
@@ -327,11 +336,10 @@ def _decided(rule: BaseRule, rewards: np.ndarray, coins: np.ndarray) -> tuple[np
     tossed = SimpleNamespace(random=coins[decided].reshape)  # in the place of a Generator
     kept = np.zeros(len(rewards), dtype=bool)
     log_a = np.full(len(rewards), np.nan)
-    slack = math.inf
+    slack = np.inf
     if joint:
         kept[decided] = rule.decide(criterion, tossed).ravel()
-        with np.errstate(divide="ignore"):
-            log_a[decided] = np.log(rule(criterion)).ravel()
+        log_a[decided] = np.log(rule(criterion)).ravel()
     else:
         try:
             log_a[decided] = rule.log_probability(criterion)

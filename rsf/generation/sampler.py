@@ -8,7 +8,6 @@ prompt and its Generator alone. (Inversion: Devroye 1986, Non-Uniform Random Var
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -90,11 +89,8 @@ class ModelSampler:
         own = model.generation_config.to_dict()
         eos = tokenizer.eos_token_id if own.get("eos_token_id") is None else own["eos_token_id"]
         pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        special = {name: value for name, value in own.items() if name.endswith("_token_id")}
-        self.special = special | {
-            "eos_token_id": eos,
-            "pad_token_id": next(pad for pad in pads if pad is not None),
-        }
+        self.special = {name: value for name, value in own.items() if name.endswith("_token_id")}
+        self.special |= {"eos_token_id": eos, "pad_token_id": next(pad for pad in pads if pad is not None)}
         self.ends = [] if eos is None else np.atleast_1d(eos).tolist()
 
     def __call__(
@@ -121,15 +117,26 @@ class ModelSampler:
 
     def key(self) -> str:
         """Return a digest of all that a completion depends on besides prompt and coins."""
-        fast = self.tokenizer.is_fast
         words = (
-            self.tokenizer.backend_tokenizer.to_str() if fast else sorted(self.tokenizer.get_vocab().items())
+            self.tokenizer.backend_tokenizer.to_str()
+            if self.tokenizer.is_fast
+            else sorted(self.tokenizer.get_vocab().items())
         )
-        warpers = [(type(one).__name__, *map(_in_full, vars(one).items())) for one in self.warpers]
-        words = [words, self.tokenizer.chat_template]
-        settings = [self.max_new_tokens, self.temperature, self.stop, self.special, warpers, words]
-        config = self.model.config.to_json_string()
-        return digest([("settings", settings), ("config", config), *self.model.state_dict().items()])
+        settings = [
+            self.max_new_tokens,
+            self.temperature,
+            self.stop,
+            self.special,
+            [(type(one).__name__, *map(_in_full, vars(one).items())) for one in self.warpers],
+            [words, self.tokenizer.chat_template],
+        ]
+        return digest(
+            [
+                ("settings", settings),
+                ("config", self.model.config.to_json_string()),
+                *self.model.state_dict().items(),
+            ]
+        )
 
     def check(self, prompts: Sequence[str | Conversation], *, to_train: bool = False) -> list[list[int]]:
         """Return the prompts' token ids; refuse a prompt without any, or one that leaves no room to write.
@@ -190,10 +197,8 @@ class ModelSampler:
             if len(on):
                 out.past_key_values.reorder_cache(on)
                 cache = {"past_key_values": out.past_key_values}
-        for i, (length, log_q) in enumerate(
-            zip(batch.lengths.tolist(), batch.log_q.cpu().numpy(), strict=True)
-        ):
-            yield self._draft(ids[i], new[i], length, log_q)
+        # the first pass wrote all rows, so `new` has them in their order
+        yield from map(self._draft, ids, new.values(), batch.lengths.tolist(), batch.log_q.cpu().numpy())
 
     def _draft(self, row: list[int], new: list[int], length: int, log_q: np.ndarray) -> dict:
         """Return what the first `length` new tokens after a prompt say, up to their first stop string."""
@@ -204,7 +209,7 @@ class ModelSampler:
             cut = before
             length -= 1
         log_probability = float(log_q[:length].sum())
-        if math.isnan(log_probability):
+        if np.isnan(log_probability):
             raise ValueError(f"the model's probabilities are NaN after {self.tokenizer.decode(row)!r}")
         own = new[length - 1] in self.ends
         return {
@@ -240,7 +245,7 @@ class ModelSampler:
 
 def positions(model: PreTrainedModel) -> float:
     """Return how many tokens a model has positions for."""
-    return getattr(model.config, "max_position_embeddings", None) or math.inf
+    return getattr(model.config, "max_position_embeddings", None) or np.inf
 
 
 def digest(pairs: Iterable[tuple[object, object]]) -> str:

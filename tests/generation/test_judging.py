@@ -600,7 +600,7 @@ def test_a_table_that_is_still_read_and_keeps_its_name_loses_no_other(tmp_path, 
 
     mapped = []
     replace = os.replace
-    monkeypatch.setattr("rsf.generation.drafts.os.replace", as_windows)
+    monkeypatch.setattr(os, "replace", as_windows)
     tables = [dice(rule=rule, folder=tmp_path)[1] for rule in (above(4), above(2), above(4))]
     assert tables[0]["kept"] == tables[2]["kept"] != tables[1]["kept"]
     assert len(list(tmp_path.glob("judged-0*.arrow"))) == 3 and not list(tmp_path.glob("*.part"))
