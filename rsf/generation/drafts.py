@@ -35,14 +35,25 @@ def key_of(sample: Callable) -> str | None:
 def drafted(
     sample: Callable,
     prompts: Sequence[str | Conversation],
-    rngs: Sequence[np.random.Generator],
+    rows: Sequence[tuple[int, int]],
+    seeds: np.random.SeedSequence,
     folder: str | Path | None,
-    key: Sequence,
-) -> dict[str, list]:
-    """Return the columns that the sampler gives for prompts, from the folder if they were drawn before."""
-    file = folder and Path(folder) / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+    key: str | None,
+) -> tuple[dict[str, list], np.ndarray]:
+    """Return the columns that the sampler gives for prompts, and the first coin of each sample (n,).
+
+    A row holds the numbers of a prompt and of its sample, which with the seeds make that sample's Generator.
+    Columns that were drawn before are read from the folder.
+    """
+    rngs = [
+        np.random.default_rng(np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, *row)))
+        for row in rows
+    ]
+    coins = np.array([one.random() for one in rngs])
+    source = [key, str(seeds.entropy), seeds.spawn_key, rows, prompts]
+    file = folder and Path(folder) / f"{hashlib.sha256(json.dumps(source).encode()).hexdigest()[:32]}.json"
     if file and file.exists():
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8")), coins
     drafts = sample(prompts, rngs)
     drafts = drafts if isinstance(drafts, Mapping) else {"completion": drafts}
     drafts = {name: [values] if isinstance(values, str) else list(values) for name, values in drafts.items()}
@@ -54,7 +65,7 @@ def drafted(
     drafts = dict.fromkeys(("log_probability", "tokens", "ended"), [None] * len(prompts)) | drafts
     if file:
         write_json(file, drafts, default=lambda number: number.item())  # NumPy's numbers
-    return drafts
+    return drafts, coins
 
 
 class Table:

@@ -169,19 +169,8 @@ def sample_and_judge(
         `judged`.
     """
     prompts = as_dataset(prompts, "prompts")
-    check_call(
-        sample,
-        prompts,
-        reward,
-        rule,
-        rng,
-        samples_per_prompt,
-        until_accepted,
-        max_samples,
-        dedupe,
-        cap,
-        block,
-    )
+    numbers = (samples_per_prompt, until_accepted, max_samples, dedupe, cap, block)
+    check_call(sample, prompts, reward, rule, rng, *numbers)
     key = key_of(sample) if folder else None
     refuse_if(
         folder and not key, "with a folder the sampler needs an attribute `key`, all that it depends on"
@@ -199,18 +188,7 @@ def sample_and_judge(
         table = prompts[chosen]  # columns, a row a sample
         drafts = {}
         try:
-            rngs = [
-                np.random.default_rng(np.random.SeedSequence(seeds.entropy, spawn_key=seeds.spawn_key + row))
-                for row in rows
-            ]
-            coins = np.array([one.random() for one in rngs])
-            drafts = drafted(
-                sample,
-                table["prompt"],
-                rngs,
-                folder,
-                [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]],
-            )
+            drafts, coins = drafted(sample, table["prompt"], rows, seeds, folder, key)
             texts = drafts["completion"]
             said = [[{"role": "assistant", "content": text}] for text in texts] if chats else texts
             rewards = _judged(reward, table, said, drafts.get("completion_ids"))
