@@ -230,8 +230,11 @@ def pairs(judged: Dataset) -> Dataset:
             {"prompt": yes["prompt"], "chosen": yes["completion"], "rejected": no["completion"]}
             for yes, no in zip(kept, worse, strict=False)
         ]
-    said = judged.features["completion"]
-    features = Features(prompt=judged.features["prompt"], chosen=said, rejected=said)
+    features = Features(
+        prompt=judged.features["prompt"],
+        chosen=judged.features["completion"],
+        rejected=judged.features["completion"],
+    )
     return Dataset.from_dict({name: [pair[name] for pair in found] for name in features}, features)
 
 
@@ -260,12 +263,11 @@ def _judged(
     reward: Callable, table: Mapping[str, list], completions: list, ids: list[list[int]] | None
 ) -> np.ndarray:
     """Return the rewards (n,), NaN where they do not apply; a reward that takes them is given the tokens."""
-    prompts = table["prompt"]
     others = {name: values for name, values in table.items() if name != "prompt"}
     if ids is not None and _takes(reward, "completion_ids"):
         others["completion_ids"] = ids
     try:
-        given = reward(prompts=prompts, completions=completions, **others)
+        given = reward(prompts=table["prompt"], completions=completions, **others)
         if isinstance(given, Coroutine):  # or Python would warn that it was never awaited
             given.close()
         rewards = list(islice(given, len(completions) + 1))  # it need not end
@@ -281,7 +283,7 @@ def _judged(
     for i in np.flatnonzero(~np.isfinite(values)):
         if rewards[i] is not None:
             raise RewardError(
-                f"the reward is {rewards[i]!r:.80} for {completions[i]!r:.80} after {prompts[i]!r:.80}: "
+                f"the reward is {rewards[i]!r:.80} for {completions[i]!r:.80} after {table['prompt'][i]!r:.80}: "
                 "it must be a finite number, or None where it does not apply"
             )
     return values
