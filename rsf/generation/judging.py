@@ -283,8 +283,8 @@ def _judged(
     for i in np.flatnonzero(~np.isfinite(values)):
         if rewards[i] is not None:
             raise RewardError(
-                f"the reward is {rewards[i]!r:.80} for {completions[i]!r:.80} after {table['prompt'][i]!r:.80}: "
-                "it must be a finite number, or None where it does not apply"
+                f"the reward is {rewards[i]!r:.80} for {completions[i]!r:.80} after "
+                f"{table['prompt'][i]!r:.80}: it must be a finite number, or None where it does not apply"
             )
     return values
 
