@@ -80,11 +80,27 @@ def test_the_cells_are_true_of_complete_runs_whatever_they_say(word, monkeypatch
     assert f"in general (limited, ample, whole): {word}" in printed
     advice = printed.splitlines()[-5:]
     assert all(line.endswith(".") for line in advice)
-    harm = {"reproduced": "do not keep", "refuted": "no such harm", "undecided": "cannot say"}[word]
+    harm = {"reproduced": "do not reject", "refuted": "no such harm", "undecided": "cannot say"}[word]
     assert harm in advice[-1]
     left = names["possible"](names["contrasts"]["imdb-last-limited"])
     assert ("0.5 points or more" in left) == (word != "refuted")
     assert ("none, or the opposite" in left) == (word == "refuted") or word == "undecided"
+
+
+def test_what_the_prose_tells_of_the_verdicts_is_what_the_stored_runs_say():
+    said = {name: finding.judgement.word for name, finding in sweep.findings().items()}
+    assert [said[f"imdb-last-{name}"] for name in ("limited", "ample", "whole")] == ["refuted"] * 3
+    assert said["imdb-last-wrong"] == "reproduced"
+    limited, ample, whole, updates = (
+        sweep.findings()[f"imdb-last-{name}"].difference for name in ("limited", "ample", "whole", "updates")
+    )
+    assert limited.high < 0 and updates.high < 0  # costs; is behind as well
+    for one in (ample, whole):
+        assert one.low > -0.5 and one.high < 0.5  # no difference of half a point, in either direction
+    arms = [verdicts.of_arm("imdb-last-wrong", arm) for arm in ("at_rate-0.5", "easy-0.3", "random-0.5")]
+    for other in arms[:2]:  # the blind rule loses as much
+        found = verdicts.difference(other, arms[2])
+        assert found.low < 0 < found.high
 
 
 def test_one_missing_run_leaves_a_section_unseen(monkeypatch):

@@ -59,6 +59,5 @@ def make(root: Path | None = None) -> Iterator[str]:
 def fill(text: str, name: str, content: str) -> str:
     """Return the text with what stands between the marks of a generated part replaced."""
     pattern = rf"(<!-- made by rsf\.lab\.report\.{name} -->\n).*?(<!-- end -->)"
-    if not re.search(pattern, text, re.DOTALL):
-        raise ValueError(f"the text has no place for {name}")
+    records.must(re.search(pattern, text, re.DOTALL), f"the text has no place for {name}")
     return re.sub(pattern, lambda match: match[1] + content + "\n" + match[2], text, flags=re.DOTALL)

@@ -12,7 +12,6 @@ from rsf.lab.report.parts import limits, save, table
 
 SHORT = ("imdb-short", "imdb-short-again")
 RATES = ("keep 0.25", "keep 0.5", "keep 0.75")
-SHARES = (0.3, 1)
 NAMES = {  # of the ratios, as README has them
     "scoring over training": "scoring one candidate, over training on one (float32)",
     "the same, scoring in bfloat16": 'the same, with `scoring_dtype="bfloat16"`',
@@ -79,7 +78,7 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
         "keep all over plain": (cost["keep all"], cost["plain"]),
         "memory over plain": (np.array([largest]), np.array([memory["plain"]])),
     }
-    for share in SHARES:
+    for share in (0.3, 1):
         what = f"candidates a second over the listing, {share:g}"
         pairs[what] = cost[f"listing, {share:g}"], cost[f"batches, {share:g}"]
     rows = {}
@@ -87,8 +86,9 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
         each = one / other
         at_least = what in section["least"]
         bound = section["least" if at_least else "bounds"][what]
-        value = float(one.sum() / other.sum())
-        rows[what] = Ratio(value, float(each.min()), float(each.max()), bound, at_least)
+        rows[what] = Ratio(
+            float(one.sum() / other.sum()), float(each.min()), float(each.max()), bound, at_least
+        )
     return rows
 
 
@@ -131,8 +131,15 @@ def _accuracies() -> str:
         said = f"by {100 * contrast.margin:g} points: {finding.judgement.word}"
         size = f"{len(section['seeds'])}, {section['test']:,}"
         rows.append((f"[`{experiment}`](results/{experiment})", size, interval, said))
-    what = "accuracy of the fast form minus the listing's, after the same number of forward passes"
-    return table([what, "seeds, test reviews", "points", "no lower"], rows)
+    return table(
+        [
+            "accuracy of the fast form minus the listing's, after the same number of forward passes",
+            "seeds, test reviews",
+            "points",
+            "no lower",
+        ],
+        rows,
+    )
 
 
 def selection_figure(file: Path) -> None:
