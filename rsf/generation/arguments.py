@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 
 import numpy as np
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, Features, IterableDataset, LargeList, List, Value
 
 from rsf.acceptance import refuse_if
 
@@ -52,14 +52,16 @@ def as_dataset(given: Iterable, name: str, columns: Sequence[str] = ("prompt",))
         f"{name} has texts that a transform makes when they are read: write them down with `map`",
     )
     kinds = {column: getattr(kind, "dtype", kind) for column, kind in table.features.items()}
-    for column in columns:
+    chats = [isinstance(kinds.get(column), (List, LargeList, list)) for column in columns]
+    for column, chat in zip(columns, chats, strict=True):
         refuse_if(
-            kinds.get(column) not in ("string", "large_string")
-            and not isinstance(kinds.get(column), (List, list)),
+            not chat and kinds.get(column) not in ("string", "large_string"),
             f"{name} needs a column {column!r} of texts or of conversations, got {kinds}",
         )
-    chats = {isinstance(kinds[column], (List, list)) for column in columns}
-    refuse_if(len(chats) > 1, f"{name} needs {' and '.join(columns)} both a text, or both a conversation")
+    refuse_if(
+        any(chats) and not all(chats),
+        f"{name} needs {' and '.join(columns)} both a text, or both a conversation",
+    )
     for number, row in enumerate(rows_of(table.select_columns(list(columns)))):
         for column, value in row.items():
             wrong = _wrong(value, column == "prompt")
@@ -79,9 +81,10 @@ def _wrong(value: str | list | None, asks: bool) -> str | None:
         return None
     if not value:
         return "no text"
-    if not all(isinstance(one, dict) and isinstance(one.get("content"), str) for one in value):
-        return f"a message whose content is no text ({value!r:.80})"
-    last = value[-1].get("role")
+    for key in ("content", "role"):
+        if not all(isinstance(one, dict) and isinstance(one.get(key), str) for one in value):
+            return f"a message whose {key} is no text ({value!r:.80})"
+    last = value[-1]["role"]
     return f"a conversation that ends with the {last}" if asks == (last == "assistant") else None
 
 
@@ -107,7 +110,10 @@ def check_call(
     taken = sorted(set(prompts.column_names) & set(COLUMNS))
     refuse_if(taken, f"the prompts' columns {taken} would be overwritten: rename or remove them")
     refuse_if(len(prompts) == 0, "need at least one prompt, got 0 prompts")
-    refuse_if(not callable(reward), f"reward must be one function, got {reward!r:.80}")
+    refuse_if(
+        not callable(reward),
+        f"reward must be one function, got {reward!r:.80}: of several make one, as in README",
+    )
     refuse_if(not callable(dedupe or str), f"dedupe must be a function such as str, got {dedupe!r:.80}")
     refuse_if(not hasattr(rule, "log_probability"), f"rule must be a rule such as above(1), got {rule!r:.80}")
     refuse_if(

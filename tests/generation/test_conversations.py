@@ -10,9 +10,10 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import letters_tokenizer, tiny_gpt2
+from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2ForSequenceClassification, TrainingArguments
 
-from rsf.generation import encode, model_sampler, pairs, rsf_rounds, sample_and_judge
+from rsf.generation import RewardError, encode, model_sampler, pairs, rsf_rounds, sample_and_judge
 from rsf.generation.encoding import prompt_ids
 from rsf.rules import above, random_like
 
@@ -58,6 +59,10 @@ def gpt2():
 def many_b(prompts, completions, **_):
     assert all(isinstance(prompt, list) for prompt in prompts)
     return [float(said[0]["content"].count("b")) for said in completions]
+
+
+def assistant(text):
+    return [{"role": "assistant", "content": text}]
 
 
 def judged_chats(prompts=PROMPTS, reward=many_b, rule=None, folder=None, **options):
@@ -146,6 +151,94 @@ def test_a_template_that_is_missing_or_changes_its_mind_is_named():
         encode(KEPT[0], tokenizer)
 
 
+def marked(plain):
+    """Return TEMPLATE with something else where a message is written."""
+    return TEMPLATE.replace(TURN, plain)
+
+
+def learned(template, text, **row):
+    tokenizer = chatty(template)
+    ids, labels = encode({"prompt": PROMPTS[0], "completion": assistant(text)} | row, tokenizer).values()
+    return tokenizer.decode(ids), tokenizer.decode([one for one in labels if one != -100])
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, TELLS])
+@pytest.mark.parametrize("text", ["", "e", " ", "b ", " b", "b\n"])
+def test_any_answer_is_learned_as_it_is(template, text):
+    head = "<b>u bc<e>\na "
+    assert learned(template, text, ended=True) == (head + text + "<e>", text + "<e>")
+    assert learned(template, text, ended=False) == (head + text, text)
+
+
+def test_where_the_template_has_no_end_the_tokenizers_is_learned():
+    bare = marked("{{ message['content'] }}")
+    assert learned(bare, "bb", ended=True) == ("<b>u bc\na bb<e>", "bb<e>")
+    assert learned(bare, "bb", ended=False) == ("<b>u bc\na bb", "bb")
+    assert learned(bare.replace("{{ '\\n' }}", ""), "bb")[1] == "bb<e>"
+
+
+def test_the_templates_own_mask_decides_on_the_end():
+    only_said = "{% generation %}{{ message['content'] }}{% endgeneration %}{{ eos_token }}"
+    tight = only_said.replace("{% ", "{%").replace(" %}", "%}")
+    whole = MARKED[MARKED.index("{% gen") : MARKED.index("{% else")]
+    for tag in (only_said, only_said.replace("{%", "{%-"), tight):
+        template = TELLS.replace(whole, tag)
+        assert template != TELLS and learned(template, "bb") == ("<b>u bc<e>\na bb<e>", "bb")
+
+
+def test_of_several_templates_the_default_one_is_used():
+    tokenizer = chatty()
+    tokenizer.chat_template = {"default": TELLS, "tool_use": "no"}
+    assert encode(KEPT[0], tokenizer) == encode(KEPT[0], chatty(TELLS))
+    tokenizer.chat_template = {"rag": TELLS, "tool_use": "no"}
+    with pytest.raises(ValueError, match=r"refuses the conversation .*no default"):
+        encode(KEPT[0], tokenizer)
+
+
+OTHERWISE = {
+    "leaves out": marked("{{ message['content'].split('c')[-1] }}{{ eos_token }}"),
+    "puts before": marked("{% if message['role'] == 'assistant' %}f{% endif %}" + TURN),
+    "no generation prompt": TEMPLATE.replace("{% if add_generation_prompt %}a {% endif %}", ""),
+}
+
+
+@pytest.mark.parametrize("template", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_template_that_writes_the_models_answer_otherwise_is_refused(template):
+    with pytest.raises(ValueError, match="writes the model's answer 'bcb' otherwise"):
+        learned(template, "bcb", ended=True)
+    sampler = model_sampler(gpt2(), chatty(template), max_new_tokens=4)
+    if "split" not in template:  # which shows in some answers only
+        with pytest.raises(ValueError, match=r"writes the model's answer .* otherwise"):
+            sampler.check(PROMPTS, to_train=True)
+    sampler.check(PROMPTS)
+
+
+def test_a_template_that_trims_is_taken():
+    trims = marked("{{ message['content'] | trim }}{{ eos_token }}")
+    assert learned(trims, " bb ", ended=True)[1] == "bb<e>" and learned(trims, " bb ", ended=False)[1] == "bb"
+
+
+def test_a_template_that_refuses_a_conversation_is_named_with_it():
+    tokenizer = chatty("{{ raise_exception('no system here') }}")
+    with pytest.raises(ValueError, match=r"refuses the conversation .*'role': 'system'.*: no system here"):
+        model_sampler(gpt2(), tokenizer).check([PROMPTS[1]])
+
+
+def test_a_tokenizer_that_adds_a_first_token_itself_adds_no_second():
+    tokenizer = chatty()
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<b> $A", special_tokens=[("<b>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("b")["input_ids"][0] == tokenizer.bos_token_id
+    assert prompt_ids(tokenizer, PROMPTS[0]) == prompt_ids(TOKENIZER, PROMPTS[0])
+    assert [encode(row, tokenizer) for row in KEPT] == [encode(row, TOKENIZER) for row in KEPT]
+
+
+def test_pairs_need_all_that_was_judged():
+    with pytest.raises(ValueError, match=r"need all that was judged, got .*'prompt'"):
+        pairs(KEPT)
+
+
 def test_pairs_are_of_one_prompt_and_the_chosen_has_the_larger_reward():
     found = pairs(JUDGED)
     of = {json.dumps(prompt): [row for row in JUDGED if row["prompt"] == prompt] for prompt in PROMPTS}
@@ -194,6 +287,12 @@ def test_trls_trainers_take_what_was_kept_and_judged(tmp_path):
             processing_class=TOKENIZER,
             **more,
         )
+        if name == "SFT":  # TRL learns the labels that encode gives
+            rows = [(row["input_ids"], row["labels"]) for row in of["sft"]]
+            batch = next(iter(run.get_train_dataloader()))
+            for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+                n = int((ids != TOKENIZER.pad_token_id).sum())
+                assert (ids[:n].tolist(), labels[:n].tolist()) in rows
         assert run.train().global_step == 1, name
         assert not torch.equal(model.lm_head.weight, gpt2().lm_head.weight), name
 
@@ -296,14 +395,74 @@ def how_to(*names):
     return block
 
 
-def test_readmes_several_rewards_with_weights_and_an_async_one():
-    async def style(completions, **_):
-        return [0.5] * len(completions)
-
-    names = {"asyncio": asyncio, "correct": many_b, "style": style}
+def several(correct, style):
+    names = {"asyncio": asyncio, "correct": correct, "style": style}
     exec(how_to("asyncio.run"), names)
-    _, judged, _ = judged_chats(reward=names["reward"])
+    return names["reward"]
+
+
+async def half(completions, **_):
+    return [0.5] * len(completions)
+
+
+def test_readmes_ten_lines_run_on_a_conversation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"model": gpt2(), "tokenizer": TOKENIZER, "prompts": PROMPTS, "reward": many_b}
+    exec(how_to("import model_sampler").replace("max_new_tokens=64", "max_new_tokens=8"), names)
+    assert len(names["judged"]) == 12 and names["kept"]["prompt"][0] in PROMPTS
+
+
+def test_readmes_several_rewards_with_weights_and_an_async_one():
+    _, judged, _ = judged_chats(reward=several(many_b, half))
     assert judged["reward"][:] == [one + 0.1 * 0.5 for one in JUDGED["reward"]]
+
+
+def test_of_several_rewards_those_that_apply_are_summed():
+    def at_times():
+        return lambda prompts, **_: [None if len(prompt) > 1 else 2.0 for prompt in prompts]
+
+    async def never(prompts, **_):
+        return [None] * len(prompts)
+
+    _, judged, report = judged_chats(reward=several(at_times(), half))
+    assert judged["reward"][:8] == [2.05] * 8 and judged["reward"][8:] == [0.05] * 16 and report.skipped == 0
+    _, judged, report = judged_chats(reward=several(at_times(), never))
+    assert judged["reward"][:8] == [2.0] * 8 and report.skipped == 16
+
+
+def test_one_of_several_rewards_that_gives_the_wrong_number_is_named_and_nothing_is_lost(tmp_path):
+    async def short(completions, **_):
+        return [0.5] * (len(completions) - 1)
+
+    with pytest.raises(RewardError, match=r"raised ValueError: zip\(\) argument 2 is shorter") as caught:
+        judged_chats(reward=several(many_b, short), folder=tmp_path)
+    assert len(caught.value.completions) == len(JUDGED)
+    assert judged_chats(folder=tmp_path)[1][:] == JUDGED[:]
+
+
+def test_a_list_of_rewards_and_an_async_one_are_told_where_the_recipe_is():
+    with pytest.raises(ValueError, match=r"must be one function, got .*: of several make one, as in README"):
+        judged_chats(reward=[many_b])
+    with pytest.raises(RewardError, match="of an async reward make one as in README"):
+        judged_chats(reward=half)
+
+
+def test_a_reward_that_needs_what_only_trls_trainer_has_says_so():
+    with pytest.raises(RewardError, match=r"missing 1 required .*'trainer_state'"):
+        judged_chats(reward=lambda completions, trainer_state, **_: [1.0] * len(completions))
+
+
+def test_what_goes_into_kto_has_neither_duplicates_nor_what_was_not_judged():
+    def some(prompts, completions, **_):
+        b = many_b(prompts, completions)
+        return [None if len(prompt) > 1 else one for prompt, one in zip(prompts, b, strict=True)]
+
+    _, judged, report = judged_chats(reward=some, dedupe=str, samples_per_prompt=40)
+    of = {"kept": KEPT, "judged": judged, "tokenizer": TOKENIZER}
+    exec(how_to("sft", "kto", "dpo"), of)
+    assert report.duplicates and report.skipped
+    assert of["kto"]["label"][:] == [b >= 1 for b in many_b(of["kto"]["prompt"], of["kto"]["completion"])]
+    assert len(of["kto"]) == report.samples - report.skipped - report.duplicates
 
 
 def test_a_reward_is_given_the_tokens_only_if_it_takes_them():
