@@ -125,9 +125,9 @@ def sample_and_judge(
     sample : callable(prompts, rngs) -> list of str, or dict of lists
         One completion for each of up to `block` prompts (which repeat), drawn by the Generator at its place
         and no other coins: `model_sampler(...)`. A dict has "completion" and, if it likes,
-        "log_probability", "tokens", "ended" and, for the reward, "completion_ids". With `folder` it needs an attribute `key`, a str (or a
-        function that gives it) that says all that it depends on. A method `check(prompts, to_train=False)`,
-        if it has one, may refuse prompts first.
+        "log_probability", "tokens", "ended" and, for rewards, "completion_ids". With `folder` it needs an
+        attribute `key`, a str (or a function that gives it) that says all that it depends on. A method
+        `check(prompts, to_train=False)`, if it has one, may refuse prompts first.
     prompts : datasets.Dataset with a column "prompt", or a list of rows or of prompts
         Texts, or conversations as TRL has them, whose completions are conversations, too: one message, the
         assistant's. See `rsf.generation.arguments.as_dataset`.

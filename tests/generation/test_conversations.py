@@ -268,13 +268,25 @@ def settings(kind, folder, **options):
     return kind(str(folder), max_steps=1, per_device_train_batch_size=2, **quiet, **options)
 
 
-def test_trls_trainers_take_what_was_kept_and_judged(tmp_path):
+def texts():
+    """Return (kept, judged) of prompts that are texts."""
+    return judged_chats(["bc", "d", "bf"], lambda prompts, completions: [t.count("b") for t in completions])[
+        :2
+    ]
+
+
+FORMS = pytest.mark.parametrize("form", [lambda: (KEPT, JUDGED), texts], ids=["conversations", "texts"])
+
+
+@FORMS
+def test_trls_trainers_take_what_was_kept_and_judged(tmp_path, form):
     trl = pytest.importorskip("trl")
-    of = {"kept": KEPT, "judged": JUDGED, "tokenizer": TOKENIZER}
+    kept, judged = form()
+    of = {"kept": kept, "judged": judged, "tokenizer": TOKENIZER}
     exec(how_to("sft", "kto", "dpo"), of)
     cases = {
         "SFT": (trl.SFTTrainer, trl.SFTConfig, of["sft"], {}),
-        "SFT, as it is": (trl.SFTTrainer, trl.SFTConfig, KEPT, {}),
+        "SFT, as it is": (trl.SFTTrainer, trl.SFTConfig, kept, {}),
         "DPO": (trl.DPOTrainer, trl.DPOConfig, of["dpo"], {"ref_model": gpt2()}),
         "KTO": (trl.KTOTrainer, trl.KTOConfig, of["kto"], {"ref_model": gpt2()}),
     }
@@ -308,14 +320,27 @@ def test_rounds_learn_conversations(tmp_path):
     args = TrainingArguments(str(tmp_path), max_steps=4, per_device_train_batch_size=4, **quiet)
     sampler = lambda model, tokenizer: model_sampler(model, tokenizer, max_new_tokens=4)
     gold = [{"prompt": PROMPTS[0], "completion": [{"role": "assistant", "content": "bbb"}]}]
+    tokenizer = chatty(TELLS)
+    model, seen = gpt2(), []
+    forward = model.forward
+    model.forward = lambda *args, **named: seen.append(named) or forward(*args, **named)
     reports = rsf_rounds(
-        gpt2(), TOKENIZER, PROMPTS, many_b, above(1), args, np.random.default_rng(2), rounds=2,
+        model, tokenizer, PROMPTS, many_b, above(1), args, np.random.default_rng(2), rounds=2,
         samples_per_prompt=4, supervised=gold, sampler=sampler,
     )  # fmt: skip
     assert len(reports) == 2 and reports[-1].steps == 4
+    files = sorted(tmp_path.rglob("judged-*.arrow"))
+    kept = [[row for row in Dataset.from_file(str(file)) if row["kept"]] for file in files]
+    assert [one.examples for one in reports] == [len(rows) + 1 for rows in kept]
+    trained = [encode(row, tokenizer) for row in [*kept[0], *kept[1], *gold]]
+    learned = [batch["labels"] for batch in seen if batch.get("labels") is not None]
+    assert len(learned) == 8
+    for labels in (row.tolist() for batch in learned for row in batch):
+        assert any(labels == one["labels"] + [-100] * (len(labels) - len(one["labels"])) for one in trained)
 
 
-def test_trls_reward_trainer_takes_pairs(tmp_path):
+@FORMS
+def test_trls_reward_trainer_takes_pairs(tmp_path, form):
     trl = pytest.importorskip("trl")
     torch.manual_seed(3)
     config = GPT2Config(
@@ -325,7 +350,7 @@ def test_trls_reward_trainer_takes_pairs(tmp_path):
     model = GPT2ForSequenceClassification(config)
     before = model.score.weight.clone()
     args = settings(trl.RewardConfig, tmp_path)
-    run = trl.RewardTrainer(model, args=args, train_dataset=pairs(JUDGED), processing_class=TOKENIZER)
+    run = trl.RewardTrainer(model, args=args, train_dataset=pairs(form()[1]), processing_class=TOKENIZER)
     assert run.train().global_step == 1 and not torch.equal(run.model.score.weight, before)
 
 
