@@ -80,17 +80,21 @@ def _turn(
         continue_final_message=cut,
         return_assistant_tokens_mask=bool(masks),
     )
+    whole = written["input_ids"]
+    joined = whole[: len(head)] != head  # the answer's first letters are in one token with the prompt's last
+    before = tokenizer.decode(head, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(whole, clean_up_tokenization_spaces=False)
     refuse_if(
-        written["input_ids"][: len(head)] != head,
+        joined and (len(row["completion"]) > 1 or not text.startswith(before)),
         f"the chat template writes the prompt {row['prompt']!r:.80} otherwise once an answer follows: take a "
         "template whose prompt (with add_generation_prompt) begins the whole conversation",
     )
-    tail = written["input_ids"][len(head) :]
+    text = text[len(before) :]
+    tail = tokenizer(text, add_special_tokens=False)["input_ids"] if joined else whole[len(head) :]
     while not cut and tail and tokenizer.decode(tail[-1:]).isspace():  # after the end, never written
         tail.pop()
-    mask = written["assistant_masks"][len(head) :] if masks else [1] * len(tail)
+    mask = written["assistant_masks"][len(head) :] if masks and not joined else [1] * len(tail)
     labels = [one if yes else -100 for one, yes in zip(tail, mask, strict=False)]
-    text = tokenizer.decode(tail, clean_up_tokenization_spaces=False)
     answer = tokenizer(row["completion"][-1]["content"], add_special_tokens=False)["input_ids"]
     said = tokenizer.decode(answer, clean_up_tokenization_spaces=False).strip()
     refuse_if(
@@ -99,7 +103,9 @@ def _turn(
         "that writes answers as they are, from where the prompt (with add_generation_prompt) ends",
     )
     end = tokenizer.eos_token_id
-    if said and text.endswith(said) and not cut and end not in (None, *tail[-1:]):  # the template has no end
+    if (
+        said and text.strip().endswith(said) and not cut and end not in (None, *tail[-1:])
+    ):  # the template has no end
         tail, labels = [*tail, end], [*labels, end]
     return tail, labels
 

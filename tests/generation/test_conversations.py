@@ -10,8 +10,16 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import letters_tokenizer, tiny_gpt2
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
-from transformers import GPT2Config, GPT2ForSequenceClassification, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+)
 
 from rsf.generation import RewardError, encode, model_sampler, pairs, rsf_rounds, sample_and_judge
 from rsf.generation.encoding import prompt_ids
@@ -184,6 +192,24 @@ def test_the_templates_own_mask_decides_on_the_end():
     for tag in (only_said, only_said.replace("{%", "{%-"), tight):
         template = TELLS.replace(whole, tag)
         assert template != TELLS and learned(template, "bb") == ("<b>u bc<e>\na bb<e>", "bb")
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, TELLS])
+def test_an_answer_whose_first_letter_joins_the_prompts_last_is_learned_as_it_was_sampled(template):
+    words = [*LETTERS, "\n\n", *SPECIAL.values()]
+    raw = Tokenizer(BPE({word: i for i, word in enumerate(words)}, [("\n", "\n")]))
+    raw.decoder = Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **SPECIAL)
+    tokenizer.chat_template = template.replace("%}a {%", "%}a\n{%").replace(
+        "{{ message['role'][0] }} ", "{{ message['role'][0] }}\n"
+    )
+    row = {"prompt": PROMPTS[0], "completion": assistant("\nbb")}
+    for ended, said in ((True, "\nbb<e>"), (False, "\nbb")):
+        ids, labels = encode(row | {"ended": ended}, tokenizer).values()
+        head = prompt_ids(tokenizer, row["prompt"])
+        assert tokenizer.decode(head) == "<b>u\nbc<e>\na\n" and ids[: len(head)] == head
+        assert tokenizer.decode(ids[len(head) :]) == said and labels == [-100] * len(head) + ids[len(head) :]
+        assert tokenizer("\n\n")["input_ids"] == [words.index("\n\n")]
 
 
 def test_of_several_templates_the_default_one_is_used():
