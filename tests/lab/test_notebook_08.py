@@ -103,6 +103,22 @@ def test_what_the_prose_tells_of_the_verdicts_is_what_the_stored_runs_say():
         assert found.low < 0 < found.high
 
 
+def test_what_the_prose_tells_of_the_exploratory_runs_is_what_they_say():
+    def minus(one, other):
+        return verdicts.difference(*(verdicts.of_arm(f"imdb-last-{name}", arm) for name, arm in (one, other)))
+
+    plain = ("limited", "plain")
+    doses = [("dose", f"at_rate-{rate}") for rate in (0.1, 0.3, 0.7, 0.9)]
+    lost = [minus(dose, plain) for dose in [*doses[:2], ("limited", "at_rate-0.5"), *doses[2:]]]
+    assert all(one.high < 0 for one in (lost[0], lost[1], lost[3], lost[4]))
+    assert lost[0].estimate > lost[1].estimate > lost[3].estimate > lost[4].estimate
+    for price in ("price-13", "price-21"):
+        assert minus(("limited", "article"), (price, "plain")).high < 0
+    assert minus(("updates", "at_rate-0.8"), ("updates-compute", "plain")).high < 0
+    assert minus(("example", "article"), ("limited", "article")).low > 0
+    assert minus(("example", "article"), plain).estimate < 0
+
+
 def test_one_missing_run_leaves_a_section_unseen(monkeypatch):
     lacking = ("imdb-last-limited", "imdb-last-few-nll", "floor-imdb")
     monkeypatch.setattr(records, "runs", fabricated("reproduced", lacking))
@@ -120,7 +136,7 @@ def test_one_missing_run_leaves_a_section_unseen(monkeypatch):
         == []
         == sweep.values("imdb-last-few-nll", "article", "nll")
     )
-    assert printed.count("not yet run to the end") == 6  # two kinds of floor, a doubling, three exploratory
+    assert printed.count("not yet run to the end") == 7  # two kinds of floor, a doubling, four exploratory
     assert "in general (limited, ample, whole): open" in printed
 
 
