@@ -43,7 +43,7 @@ class SamplingReport:
     slack : min |u - A| over all coins
     without : positions of the prompts that had no sample accepted
     wanted : with `until_accepted`, how many of each prompt
-    reached : prompts that got them, with `cost` samples in all
+    reached : prompts that had `samples_per_prompt` accepted, with `cost` samples in all
 
     >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
     3 accepted of 8 samples (0.3750); 1 of 2 prompts without any; 0 skipped, 40 tokens decoded
@@ -210,10 +210,9 @@ def sample_and_judge(
             error.judged = judged.close(whole=False)
             error.completions = drafts.get("completion")
             raise
-    if until_accepted:
-        enough = accepted >= samples_per_prompt
-        report.reached = int(enough.sum())
-        report.cost = int(drawn[enough].sum())
+    enough = accepted >= samples_per_prompt
+    report.reached = int(enough.sum())
+    report.cost = int(drawn[enough].sum())
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
     kept = judged.select(np.flatnonzero(judged.data["kept"].to_numpy()))
