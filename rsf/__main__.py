@@ -131,7 +131,7 @@ def lab(name, port=None, browser=True):
 
 
 def figures():
-    """Make the pictures and tables of README from results/."""
+    """Make the pictures and tables of the READMEs from results/."""
     from rsf.lab import report
 
     for file in report.make():

@@ -112,7 +112,7 @@ def check_call(
     refuse_if(len(prompts) == 0, "need at least one prompt, got 0 prompts")
     refuse_if(
         not callable(reward),
-        f"reward must be one function, got {reward!r:.80}: of several make one, as in README",
+        f"reward must be one function, got {reward!r:.80}: of several make one, as in docs/how-to.md",
     )
     refuse_if(not callable(dedupe or str), f"dedupe must be a function such as str, got {dedupe!r:.80}")
     refuse_if(not hasattr(rule, "log_probability"), f"rule must be a rule such as above(1), got {rule!r:.80}")

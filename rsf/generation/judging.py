@@ -134,7 +134,7 @@ def sample_and_judge(
     reward : callable(prompts=, completions=, **other columns) -> list of float
         TRL's convention; one that takes `completion_ids` is given them, if the sampler tells them. None:
         does not apply, the sample is judged, never kept, not counted in the rate. Not supported: lists of
-        rewards and async ones (README makes one of them), names of reward models, and what only TRL's
+        rewards and async ones (docs/how-to.md makes one of them), names of reward models, and what only TRL's
         trainer has (`trainer_state`, `log_extra`, `log_metric`, `environments`). `tools` and
         `chat_template_kwargs` are columns like others: no template sees them.
     rule : rsf.rules rule
@@ -277,7 +277,9 @@ def _judged(
         given = reward(prompts=table["prompt"], completions=completions, **others)
         if isinstance(given, Coroutine):  # or Python would warn that it was never awaited
             given.close()
-            raise TypeError("'coroutine' object is not iterable: of an async reward make one as in README")
+            raise TypeError(
+                "'coroutine' object is not iterable: of an async reward make one as in docs/how-to.md"
+            )
         rewards = list(islice(given, len(completions) + 1))  # it need not end
     except Exception as error:
         raise RewardError(f"the reward raised {type(error).__name__}: {error}") from error

@@ -25,7 +25,7 @@ from rsf.generation import RewardError, encode, model_sampler, pairs, rsf_rounds
 from rsf.generation.encoding import prompt_ids
 from rsf.rules import above, clipped, constant
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+HOW_TO = Path(__file__).resolve().parents[2] / "docs/how-to.md"
 LETTERS = "bcdefs ua\n"
 SPECIAL = {"bos_token": "<b>", "eos_token": "<e>", "pad_token": "<p>"}
 TURN = "{{ message['content'] }}{{ eos_token }}"
@@ -442,8 +442,8 @@ def test_a_solution_that_cannot_be_read_does_not_apply():
 
 
 def how_to(*names):
-    """Return the Python block of README's *Learn from your own samples* that has these names, as code."""
-    part = README.read_text(encoding="utf-8").split("## Learn from your own samples")[1].split("\n## ")[0]
+    """Return the Python block of the how-to *Learn from your own samples* that has these names, as code."""
+    part = HOW_TO.read_text(encoding="utf-8").split("## Learn from your own samples")[1].split("\n## ")[0]
     blocks = [block.split("```")[0] for block in part.split("```python\n")[1:]]
     (block,) = [block for block in blocks if all(name in block for name in names)]
     return block
@@ -459,14 +459,14 @@ async def half(completions, **_):
     return [0.5] * len(completions)
 
 
-def test_readmes_ten_lines_run_on_a_conversation(tmp_path, monkeypatch):
+def test_the_how_to_s_ten_lines_run_on_a_conversation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"model": gpt2(), "tokenizer": TOKENIZER, "prompts": PROMPTS, "reward": many_b}
     exec(how_to("import model_sampler").replace("max_new_tokens=64", "max_new_tokens=8"), names)
     assert len(names["judged"]) == 12 and names["kept"]["prompt"][0] in PROMPTS
 
 
-def test_readmes_several_rewards_with_weights_and_an_async_one():
+def test_the_how_to_s_several_rewards_with_weights_and_an_async_one():
     _, judged, _ = judged_chats(reward=several(many_b, half))
     assert judged["reward"][:] == [one + 0.1 * 0.5 for one in JUDGED["reward"]]
 
@@ -495,9 +495,9 @@ def test_one_of_several_rewards_that_gives_the_wrong_number_is_named_and_nothing
 
 
 def test_a_list_of_rewards_and_an_async_one_are_told_where_the_recipe_is():
-    with pytest.raises(ValueError, match=r"must be one function, got .*: of several make one, as in README"):
+    with pytest.raises(ValueError, match=r"must be one function, got .*: of several make one, as in docs/how-to.md"):
         judged_chats(reward=[many_b])
-    with pytest.raises(RewardError, match="of an async reward make one as in README"):
+    with pytest.raises(RewardError, match=r"of an async reward make one as in docs/how-to\.md"):
         judged_chats(reward=half)
 
 
