@@ -229,7 +229,9 @@ def test_a_sampler_may_refuse_prompts_before_it_samples_from_any():
         sample_and_judge(Short(), ["a?"] * 3000 + ["too long"], SimpleNamespace, above(1), np.random.default_rng(0), samples_per_prompt=1)  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [List, LargeList, lambda message: [message]], ids=["List", "LargeList", "a list"])
+@pytest.mark.parametrize(
+    "kind", [List, LargeList, lambda message: [message]], ids=["List", "LargeList", "a list"]
+)
 def test_conversations_come_in_lists_of_any_kind(kind):
     features = Features(prompt=kind({"role": Value("string"), "content": Value("string")}))
     table = Dataset.from_dict({"prompt": [CHAT, CHAT]}, features)

@@ -495,7 +495,9 @@ def test_one_of_several_rewards_that_gives_the_wrong_number_is_named_and_nothing
 
 
 def test_a_list_of_rewards_and_an_async_one_are_told_where_the_recipe_is():
-    with pytest.raises(ValueError, match=r"must be one function, got .*: of several make one, as in docs/how-to.md"):
+    with pytest.raises(
+        ValueError, match=r"must be one function, got .*: of several make one, as in docs/how-to.md"
+    ):
         judged_chats(reward=[many_b])
     with pytest.raises(RewardError, match=r"of an async reward make one as in docs/how-to\.md"):
         judged_chats(reward=half)

@@ -66,7 +66,9 @@ def test_the_conversation_is_written_by_the_template_and_its_pairs_are_counted(w
 
 
 def test_math_verify_is_a_reward_in_one_line_and_reads_the_formats_as_the_table_says(world):
-    (line,) = re.findall(r"`(\[verify\(parse.*?\])`", (notebooks.TEXT / f"{notebooks.names(['11'])[0]}.md").read_text())
+    (line,) = re.findall(
+        r"`(\[verify\(parse.*?\])`", (notebooks.TEXT / f"{notebooks.names(['11'])[0]}.md").read_text()
+    )
     names = {"verify": world["verify"], "parse": world["parse"]}
     names |= {"answer": ["3/4", "3/4"], "completions": [r"\boxed{\frac{3}{4}}", "it is 4"]}
     assert eval(line, names) == [True, False]
@@ -76,7 +78,9 @@ def test_math_verify_is_a_reward_in_one_line_and_reads_the_formats_as_the_table_
 def test_the_stored_table_of_readers_is_what_its_script_finds(world):
     stored = json.loads(readers.FILE.read_text(encoding="utf-8"))["readers"]
     own = [{"answer": text} for text in world["own"][:40]]
-    found = readers.study([*own, {"answer": "She answers 48 of 60 in all, and her answer is 48 more\n#### 66"}])
+    found = readers.study(
+        [*own, {"answer": "She answers 48 of 60 in all, and her answer is 48 more\n#### 66"}]
+    )
     assert found["answers.read"] == {"right": 41, "one_more": 0, "missed": []}
     assert found["math_verify"]["right"] >= 40 and found["math_verify"]["one_more"] == 0
     assert stored["answers.read"] == {"right": 8792, "one_more": 0, "missed": []}
