@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from rsf.acceptance import refuse_if
-from rsf.generation.arguments import Conversation
+from rsf.generation.drafts import Conversation
 
 
 def prompt_ids(

@@ -21,8 +21,15 @@ import numpy as np
 from datasets import Dataset, Features
 
 from rsf.acceptance import accept, refuse_if
-from rsf.generation.arguments import Conversation, as_dataset, check_call, rows_of
-from rsf.generation.drafts import Table, drafted, key_of
+from rsf.generation.drafts import (
+    Conversation,
+    Table,
+    as_dataset,
+    check_call,
+    drafted,
+    key_of,
+    rows_of,
+)
 from rsf.rules import BaseRule
 
 
@@ -130,7 +137,7 @@ def sample_and_judge(
         `check(prompts, to_train=False)`, if it has one, may refuse prompts first.
     prompts : datasets.Dataset with a column "prompt", or a list of rows or of prompts
         Texts, or conversations as TRL has them, whose completions are conversations, too: one message, the
-        assistant's. See `rsf.generation.arguments.as_dataset`.
+        assistant's. See `rsf.generation.drafts.as_dataset`.
     reward : callable(prompts=, completions=, **other columns) -> list of float
         TRL's convention; one that takes `completion_ids` is given them, if the sampler tells them. None:
         does not apply, the sample is judged, never kept, not counted in the rate. Not supported: lists of

@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from rsf.acceptance import refuse_if
-from rsf.generation.arguments import Conversation
+from rsf.generation.drafts import Conversation
 from rsf.generation.encoding import encode, prompt_ids
 
 

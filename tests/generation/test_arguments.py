@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, IterableDataset, LargeList, List, Value
 
 from rsf.generation import sample_and_judge
-from rsf.generation.arguments import as_dataset
+from rsf.generation.drafts import as_dataset
 from rsf.rules import above
 
 TEXTS = ["a?", "b?", "c?"]
