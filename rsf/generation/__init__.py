@@ -13,6 +13,7 @@ _FILES = {
     "SamplingReport": "judging",
     "encode": "encoding",
     "model_sampler": "sampler",
+    "pairs": "judging",
     "rsf_rounds": "rounds",
     "sample_and_judge": "judging",
 }
@@ -23,6 +24,7 @@ __all__ = [
     "SamplingReport",
     "encode",
     "model_sampler",
+    "pairs",
     "rsf_rounds",
     "sample_and_judge",
 ]

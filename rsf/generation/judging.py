@@ -9,21 +9,27 @@ Known as RFT (Yuan et al. 2023, arXiv 2308.01825), RAFT (Dong et al. 2023, arXiv
 by exp((r - ceiling) / beta), RSO (Liu et al. 2023, arXiv 2309.06657).
 """
 
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from datasets import Dataset
-from numpy.random import SeedSequence
+from datasets import Dataset, Features
 
 from rsf.acceptance import accept, refuse_if
-from rsf.generation.arguments import as_dataset, check_call
-from rsf.generation.drafts import Table, drafted, key_of
+from rsf.generation.drafts import (
+    Conversation,
+    Table,
+    as_dataset,
+    check_call,
+    drafted,
+    key_of,
+    rows_of,
+)
 from rsf.rules import BaseRule
 
 
@@ -43,6 +49,8 @@ class SamplingReport:
     kept : accepted less `duplicates` and `over_cap`
     slack : min |u - A| over all coins
     without : positions of the prompts that had no sample accepted
+    wanted : with `until_accepted`, how many of each prompt
+    reached : prompts that had `samples_per_prompt` accepted, with `cost` samples in all
 
     >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
     3 accepted of 8 samples (0.3750); 1 of 2 prompts without any; 0 skipped, 40 tokens decoded
@@ -55,7 +63,10 @@ class SamplingReport:
     duplicates: int = 0
     over_cap: int = 0
     tokens: int = 0
-    slack: float = math.inf
+    slack: float = np.inf
+    wanted: int | None = None
+    reached: int = 0
+    cost: int = 0
     without: list[int] = field(default_factory=list, repr=False)
 
     def add(
@@ -79,20 +90,27 @@ class SamplingReport:
 
         With a fixed number of samples it estimates the mean of Z(x), until accepted 1 / (mean of 1 / Z(x)).
         """
-        return self.accepted / (self.samples - self.skipped) if self.samples > self.skipped else math.nan
+        return self.accepted / (self.samples - self.skipped) if self.samples > self.skipped else np.nan
 
     def __str__(self) -> str:
         less = f", less {self.duplicates:,} duplicates and {self.over_cap:,} over the cap"
+        until = (
+            f"{self.reached:,} reached {self.wanted:,}, by {self.cost:,} of the samples; "
+            if self.wanted
+            else ""
+        )
         return (
             f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples "
             f"({self.acceptance_rate:.4f}){less if self.kept < self.accepted else ''}; "
-            f"{len(self.without):,} of {self.prompts:,} prompts without any; "
+            f"{len(self.without):,} of {self.prompts:,} prompts without any; {until}"
             f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded"
         )
 
 
 def sample_and_judge(
-    sample: Callable[[list[str], list[np.random.Generator]], Sequence[str] | Mapping[str, Sequence]],
+    sample: Callable[
+        [list[str | Conversation], list[np.random.Generator]], Sequence[str] | Mapping[str, Sequence]
+    ],
     prompts: Iterable,
     reward: Callable[..., Iterable[float | None]],
     rule: BaseRule,
@@ -114,13 +132,18 @@ def sample_and_judge(
     sample : callable(prompts, rngs) -> list of str, or dict of lists
         One completion for each of up to `block` prompts (which repeat), drawn by the Generator at its place
         and no other coins: `model_sampler(...)`. A dict has "completion" and, if it likes,
-        "log_probability", "tokens" and "ended". With `folder` it needs an attribute `key`, a str (or a
-        function that gives it) that says all that it depends on. A method `check(prompts, to_train=False)`,
-        if it has one, may refuse prompts first.
-    prompts : datasets.Dataset with a str column "prompt", or a list of rows or of texts
-        See `rsf.generation.arguments.as_dataset`.
+        "log_probability", "tokens", "ended" and, for rewards, "completion_ids". With `folder` it needs an
+        attribute `key`, a str (or a function that gives it) that says all that it depends on. A method
+        `check(prompts, to_train=False)`, if it has one, may refuse prompts first.
+    prompts : datasets.Dataset with a column "prompt", or a list of rows or of prompts
+        Texts, or conversations as TRL has them, whose completions are conversations, too: one message, the
+        assistant's. See `rsf.generation.drafts.as_dataset`.
     reward : callable(prompts=, completions=, **other columns) -> list of float
-        TRL's convention. None: does not apply, the sample is judged, never kept, not counted in the rate.
+        TRL's convention; one that takes `completion_ids` is given them, if the sampler tells them. None:
+        does not apply, the sample is judged, never kept, not counted in the rate. Not supported: lists of
+        rewards and async ones (docs/how-to.md makes one of them), names of reward models, and what only TRL's
+        trainer has (`trainer_state`, `log_extra`, `log_metric`, `environments`). `tools` and
+        `chat_template_kwargs` are columns like others: no template sees them.
     rule : rsf.rules rule
         Decides each sample, or with `best_of(n)` each n consecutive samples of a prompt; observes each block.
     rng : numpy.random.Generator
@@ -167,8 +190,9 @@ def sample_and_judge(
         folder and not key, "with a folder the sampler needs an attribute `key`, all that it depends on"
     )
     seeds = rng.bit_generator.seed_seq.spawn(1)[0]
-    report = SamplingReport(len(prompts))
-    judged = Table(prompts.features, folder and Path(folder) / f"judged-{round}.arrow")
+    report = SamplingReport(len(prompts), wanted=samples_per_prompt if until_accepted else None)
+    chats = not isinstance(prompts[0]["prompt"], str)
+    judged = Table(prompts.features, chats, folder and Path(folder) / f"judged-{round}.arrow")
     prompts, arrow = prompts.with_format(None), prompts.with_format("arrow")
     drawn, accepted = np.zeros((2, len(prompts)), dtype=np.int64)
     most = max_samples or samples_per_prompt
@@ -178,28 +202,54 @@ def sample_and_judge(
         table = prompts[chosen]  # columns, a row a sample
         drafts = {}
         try:
-            streams = [SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, *row)) for row in rows]
-            rngs = [np.random.default_rng(stream) for stream in streams]
-            coins = np.array([one.random() for one in rngs])
-            given = [key, str(seeds.entropy), seeds.spawn_key, rows, table["prompt"]]
-            drafts = drafted(sample, table["prompt"], rngs, folder, given)
-            rewards = _judged(reward, table, drafts["completion"])
+            drafts, coins = drafted(sample, table["prompt"], rows, seeds, folder, key)
+            texts = drafts["completion"]
+            said = [[{"role": "assistant", "content": text}] for text in texts] if chats else texts
+            rewards = _judged(reward, table, said, drafts.get("completion_ids"))
             keep, log_a, slack = _decided(rule, rewards, coins)
             np.add.at(accepted, [i for (i, _), yes in zip(rows, keep, strict=True) if yes], 1)
             report.add(log_a, keep, drafts["tokens"], slack)
-            if dedupe or cap is not None:
-                _thin(rows, keep, drafts["completion"], dedupe, cap, keys, report)
-                keys = {i: keys[i] for i in keys if accepted[i] < samples_per_prompt and drawn[i] < most}
-            decided = {"reward": rewards, "kept": keep, "log_acceptance": log_a, "round": [round] * len(rows)}
-            judged.write(arrow[chosen], drafts | decided)
+            _thin(rows, keep, texts, dedupe, cap, keys, report)
+            keys = {i: keys[i] for i in keys if accepted[i] < samples_per_prompt and drawn[i] < most}
+            decided = {"completion": said, "reward": rewards, "kept": keep, "log_acceptance": log_a}
+            judged.write(arrow[chosen], drafts | decided | {"round": [round] * len(rows)})
         except BaseException as error:
             error.judged = judged.close(whole=False)
             error.completions = drafts.get("completion")
             raise
+    enough = accepted >= samples_per_prompt
+    report.reached = int(enough.sum())
+    report.cost = int(drawn[enough].sum())
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
     kept = judged.select(np.flatnonzero(judged.data["kept"].to_numpy()))
     return kept.remove_columns("kept"), judged, report
+
+
+def pairs(judged: Dataset) -> Dataset:
+    """Return rows of prompt, chosen and rejected, for DPO or a reward model, from what was judged.
+
+    Of each prompt the first sample that was kept beside the first that was not, the second beside the second,
+    and so on, as long as there are both; what was not kept must have a smaller reward than all that was.
+    """
+    refuse_if("kept" not in judged.column_names, f"need all that was judged, got {judged.column_names}")
+    of = {}
+    for row in rows_of(judged):
+        of.setdefault(repr(row["prompt"]), ([], []))[row["kept"]].append(row)
+    found = []
+    for rejected, kept in of.values():
+        least = min((row["reward"] for row in kept), default=-np.inf)
+        worse = [row for row in rejected if row["reward"] < least]  # NaN is not
+        found += [
+            {"prompt": yes["prompt"], "chosen": yes["completion"], "rejected": no["completion"]}
+            for yes, no in zip(kept, worse, strict=False)
+        ]
+    features = Features(
+        prompt=judged.features["prompt"],
+        chosen=judged.features["completion"],
+        rejected=judged.features["completion"],
+    )
+    return Dataset.from_dict({name: [pair[name] for pair in found] for name in features}, features)
 
 
 def _blocks(
@@ -223,14 +273,20 @@ def _blocks(
         waiting += [i for i in dict.fromkeys(i for i, _ in rows) if accepted[i] < wanted and drawn[i] < most]
 
 
-def _judged(reward: Callable, table: Mapping[str, list], completions: list[str]) -> np.ndarray:
-    """Return the rewards (n,), NaN where they do not apply."""
-    prompts = table["prompt"]
+def _judged(
+    reward: Callable, table: Mapping[str, list], completions: list, ids: list[list[int]] | None
+) -> np.ndarray:
+    """Return the rewards (n,), NaN where they do not apply; a reward that takes them is given the tokens."""
     others = {name: values for name, values in table.items() if name != "prompt"}
+    if ids is not None and _takes(reward, "completion_ids"):
+        others["completion_ids"] = ids
     try:
-        given = reward(prompts=prompts, completions=completions, **others)
+        given = reward(prompts=table["prompt"], completions=completions, **others)
         if isinstance(given, Coroutine):  # or Python would warn that it was never awaited
             given.close()
+            raise TypeError(
+                "'coroutine' object is not iterable: of an async reward make one as in docs/how-to.md"
+            )
         rewards = list(islice(given, len(completions) + 1))  # it need not end
     except Exception as error:
         raise RewardError(f"the reward raised {type(error).__name__}: {error}") from error
@@ -244,20 +300,30 @@ def _judged(reward: Callable, table: Mapping[str, list], completions: list[str])
     for i in np.flatnonzero(~np.isfinite(values)):
         if rewards[i] is not None:
             raise RewardError(
-                f"the reward is {rewards[i]!r:.80} for {completions[i]!r:.80} after {prompts[i]!r:.80}: "
-                "it must be a finite number, or None where it does not apply"
+                f"the reward is {rewards[i]!r:.80} for {completions[i]!r:.80} after "
+                f"{table['prompt'][i]!r:.80}: it must be a finite number, or None where it does not apply"
             )
     return values
+
+
+def _takes(function: Callable, name: str) -> bool:
+    """Return whether a function has a parameter of this name, or takes any."""
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):  # a compiled one need not tell
+        return False
+    return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def _number(value: object) -> float:
     """Return a number of any library as a float; NaN for what is none, a text that reads like one, too."""
     try:
-        return math.nan if isinstance(value, (str, bytes, bytearray)) else float(value)
+        return np.nan if isinstance(value, (str, bytes, bytearray)) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        return math.nan
+        return np.nan
 
 
+@np.errstate(divide="ignore")  # log 0 = -inf: never kept
 def _decided(rule: BaseRule, rewards: np.ndarray, coins: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Return (kept, log A, slack) for a block; log A is NaN where nothing was decided."""
     decided = ~np.isnan(rewards)
@@ -267,11 +333,10 @@ def _decided(rule: BaseRule, rewards: np.ndarray, coins: np.ndarray) -> tuple[np
     tossed = SimpleNamespace(random=coins[decided].reshape)  # in the place of a Generator
     kept = np.zeros(len(rewards), dtype=bool)
     log_a = np.full(len(rewards), np.nan)
-    slack = math.inf
+    slack = np.inf
     if joint:
         kept[decided] = rule.decide(criterion, tossed).ravel()
-        with np.errstate(divide="ignore"):
-            log_a[decided] = np.log(rule(criterion)).ravel()
+        log_a[decided] = np.log(rule(criterion)).ravel()
     else:
         try:
             log_a[decided] = rule.log_probability(criterion)

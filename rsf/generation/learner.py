@@ -5,7 +5,6 @@ spent in training = 3 x tokens trained on     (forward passes of one token; a ba
 
 import copy
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from transformers import (
 
 from rsf.acceptance import refuse_if
 from rsf.accounts import TRAIN, write_json, write_whole
-from rsf.generation.arguments import rows_of
+from rsf.generation.drafts import rows_of
 from rsf.generation.encoding import encode
 from rsf.generation.judging import SamplingReport
 from rsf.generation.sampler import positions
@@ -47,7 +46,7 @@ class RoundReport:
     spent: int
     examples: int = 0
     steps: int = 0
-    loss: float = math.nan
+    loss: float = float("nan")
     stopped: str | None = None
 
     def __str__(self) -> str:
@@ -93,8 +92,11 @@ class Learner:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return a copy of what is trained."""
-        values = self.model.named_parameters()
-        return {name: one.detach().to("cpu", copy=True) for name, one in values if one.requires_grad}
+        return {
+            name: value.detach().to("cpu", copy=True)
+            for name, value in self.model.named_parameters()
+            if value.requires_grad
+        }
 
     def examples(self, rows: Dataset) -> list[dict[str, list[int]]]:
         """Return rows as token ids and labels, once the model is seen to have positions for them."""
@@ -114,8 +116,9 @@ class Learner:
         args = copy.copy(self.args)
         args.output_dir = str(folder)
         args.remove_unused_columns = False
-        collate = DataCollatorForSeq2Seq(padding)
-        trainer = Trainer(self.model, args, train_dataset=examples, data_collator=collate)
+        trainer = Trainer(
+            self.model, args, train_dataset=examples, data_collator=DataCollatorForSeq2Seq(padding)
+        )
         trainer.remove_callback(PrinterCallback)
         return trainer
 

@@ -7,7 +7,6 @@ so of accelerate and of LoRA. Known as RAFT (Dong et al. 2023, arXiv 2304.06767)
 round's model, and, restarting from the base, as ReST-EM (arXiv 2312.06585).
 """
 
-import math
 import re
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
@@ -18,8 +17,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from rsf.acceptance import refuse_if
-from rsf.generation.arguments import as_dataset, check_call, rows_of
-from rsf.generation.drafts import key_of
+from rsf.generation.drafts import as_dataset, check_call, key_of, rows_of
+from rsf.generation.encoding import prompt_ids
 from rsf.generation.judging import sample_and_judge
 from rsf.generation.learner import Learner, RoundReport
 from rsf.generation.sampler import digest, model_sampler
@@ -155,15 +154,17 @@ def _loop(
         folder = learner.report(r).parent if hasattr(sample, "key") else None
         kept, judged, sampling = draw(sample, rng=rng, folder=folder, round=r)
         rewards = judged.data["reward"].to_pandas().dropna().to_numpy()
-        mean = float(np.mean(rewards)) if len(rewards) else math.nan
+        mean = float(np.mean(rewards)) if len(rewards) else np.nan
         report = RoundReport(r, sampling, mean, spent + _tokens(judged, learner.tokenizer))
-        before = reports[-1].sampling.acceptance_rate if reports else -math.inf
-        rose = f"from {before:.4f} to {sampling.acceptance_rate:.4f}"
+        before = reports[-1].sampling.acceptance_rate if reports else -np.inf
         reports.append(report)
         if target_reward is not None and mean >= target_reward:
             report.stopped = f"the mean reward reached {target_reward:g}"
         elif saturation is not None and sampling.acceptance_rate - before < saturation:
-            report.stopped = f"the acceptance rate rose by less than {saturation:g}, {rose}"
+            report.stopped = (
+                f"the acceptance rate rose by less than {saturation:g}, "
+                f"from {before:.4f} to {sampling.acceptance_rate:.4f}"
+            )
         elif not len(kept) and not learner.gold:
             report.stopped = "nothing was kept, so there is nothing to train on"
         if report.stopped:
@@ -178,8 +179,11 @@ def _loop(
 
 def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limits: list) -> None:
     """Refuse what `rsf_rounds` cannot use, before anything is sampled."""
-    if args.world_size > 1:
-        raise NotImplementedError(f"rsf_rounds samples on one device, found {args.world_size}: show it one")
+    refuse_if(
+        args.world_size > 1,
+        f"rsf_rounds samples on one device, found {args.world_size}: show it one",
+        NotImplementedError,
+    )
     refuse_if(
         not (isinstance(rounds, Integral) and rounds >= 1), f"rounds must be at least 1, got {rounds!r:.80}"
     )
@@ -193,8 +197,9 @@ def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limit
 def _tokens(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return how many tokens were read and written; where the sampler did not count, a text is tokenized."""
     total = 0
-    for part in judged.iter(1000):
-        counted = None not in part["tokens"]
-        texts = part["prompt"] if counted else part["prompt"] + part["completion"]
-        total += sum(map(len, tokenizer(texts)["input_ids"])) + sum(part["tokens"] if counted else [])
+    for row in rows_of(judged):
+        said = row["completion"]
+        text = said if isinstance(said, str) else said[0]["content"]
+        written = len(tokenizer(text)["input_ids"]) if row["tokens"] is None else row["tokens"]
+        total += len(prompt_ids(tokenizer, row["prompt"], encoder=True)) + written
     return total

@@ -8,7 +8,6 @@ prompt and its Generator alone. (Inversion: Devroye 1986, Non-Uniform Random Var
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,7 +16,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from rsf.acceptance import refuse_if
-from rsf.generation.encoding import prompt_ids
+from rsf.generation.drafts import Conversation
+from rsf.generation.encoding import encode, prompt_ids
 
 
 def model_sampler(
@@ -89,15 +89,14 @@ class ModelSampler:
         own = model.generation_config.to_dict()
         eos = tokenizer.eos_token_id if own.get("eos_token_id") is None else own["eos_token_id"]
         pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        special = {name: value for name, value in own.items() if name.endswith("_token_id")}
-        self.special = special | {
-            "eos_token_id": eos,
-            "pad_token_id": next(pad for pad in pads if pad is not None),
-        }
+        self.special = {name: value for name, value in own.items() if name.endswith("_token_id")}
+        self.special |= {"eos_token_id": eos, "pad_token_id": next(pad for pad in pads if pad is not None)}
         self.ends = [] if eos is None else np.atleast_1d(eos).tolist()
 
-    def __call__(self, prompts: Sequence[str], rngs: Sequence[np.random.Generator]) -> dict[str, list]:
-        """Return the columns completion, log_probability, tokens and ended, a row for each prompt.
+    def __call__(
+        self, prompts: Sequence[str | Conversation], rngs: Sequence[np.random.Generator]
+    ) -> dict[str, list]:
+        """Return completion, log_probability, tokens, completion_ids and ended, a row for each prompt.
 
         Each is drawn by the Generator at its place. log_probability is that of its tokens under the law
         that they were drawn from; ended says whether the model itself ended it.
@@ -118,32 +117,53 @@ class ModelSampler:
 
     def key(self) -> str:
         """Return a digest of all that a completion depends on besides prompt and coins."""
-        fast = self.tokenizer.is_fast
         words = (
-            self.tokenizer.backend_tokenizer.to_str() if fast else sorted(self.tokenizer.get_vocab().items())
+            self.tokenizer.backend_tokenizer.to_str()
+            if self.tokenizer.is_fast
+            else sorted(self.tokenizer.get_vocab().items())
         )
-        warpers = [(type(one).__name__, *map(_in_full, vars(one).items())) for one in self.warpers]
-        settings = [self.max_new_tokens, self.temperature, self.stop, self.special, warpers, words]
-        config = self.model.config.to_json_string()
-        return digest([("settings", settings), ("config", config), *self.model.state_dict().items()])
+        settings = [
+            self.max_new_tokens,
+            self.temperature,
+            self.stop,
+            self.special,
+            [(type(one).__name__, *map(_in_full, vars(one).items())) for one in self.warpers],
+            [words, self.tokenizer.chat_template],
+        ]
+        return digest(
+            [
+                ("settings", settings),
+                ("config", self.model.config.to_json_string()),
+                *self.model.state_dict().items(),
+            ]
+        )
 
-    def check(self, prompts: Sequence[str], *, to_train: bool = False) -> list[list[int]]:
+    def check(self, prompts: Sequence[str | Conversation], *, to_train: bool = False) -> list[list[int]]:
         """Return the prompts' token ids; refuse a prompt without any, or one that leaves no room to write.
 
         The last token written is not read again, unless the completion is to be trained on.
         """
-        ids_of = {text: prompt_ids(self.tokenizer, text, self.seq2seq) for text in dict.fromkeys(prompts)}
-        empty = [text for text in ids_of if not ids_of[text]]
-        refuse_if(empty, f"the prompt {''.join(empty[:1])!r} has no tokens: a model needs one to begin with")
+        different = {json.dumps(prompt): prompt for prompt in prompts}
+        ids_of = {
+            text: prompt_ids(self.tokenizer, prompt, self.seq2seq) for text, prompt in different.items()
+        }
+        for text, ids in ids_of.items():
+            refuse_if(
+                not ids, f"the prompt {different[text]!r} has no tokens: a model needs one to begin with"
+            )
+            if to_train and not isinstance(different[text], str):  # refused now, not once it has answered
+                answer = different[text][-1] | {"role": "assistant"}  # any text that its tokens can say
+                encode({"prompt": different[text], "completion": [answer], "ended": True}, self.tokenizer)
         longest = max(ids_of, key=lambda text: len(ids_of[text]))
         lengths = (len(ids_of[longest]), self.max_new_tokens)
         needed = max(lengths) if self.seq2seq else sum(lengths) - (not to_train)
         refuse_if(
             needed > positions(self.model),
-            f"the prompt {longest!r:.80} has {lengths[0]} tokens, with max_new_tokens={lengths[1]} that is "
-            f"{needed} positions, the model has {positions(self.model)}: cut the prompt or write less",
+            f"the prompt {different[longest]!r:.80} has {lengths[0]} tokens, with "
+            f"max_new_tokens={lengths[1]} that is {needed} positions, the model has {positions(self.model)}: "
+            "cut the prompt or write less",
         )
-        return [ids_of[text] for text in prompts]
+        return [ids_of[json.dumps(prompt)] for prompt in prompts]
 
     def _complete(self, ids: list[list[int]], rngs: list[np.random.Generator]) -> Iterator[dict]:
         """Yield the completions of one batch."""
@@ -180,10 +200,8 @@ class ModelSampler:
             if len(on):
                 out.past_key_values.reorder_cache(on)
                 cache = {"past_key_values": out.past_key_values}
-        for i, (length, log_q) in enumerate(
-            zip(batch.lengths.tolist(), batch.log_q.cpu().numpy(), strict=True)
-        ):
-            yield self._draft(ids[i], new[i], length, log_q)
+        # the first pass wrote all rows, so `new` has them in their order
+        yield from map(self._draft, ids, new.values(), batch.lengths.tolist(), batch.log_q.cpu().numpy())
 
     def _draft(self, row: list[int], new: list[int], length: int, log_q: np.ndarray) -> dict:
         """Return what the first `length` new tokens after a prompt say, up to their first stop string."""
@@ -194,13 +212,14 @@ class ModelSampler:
             cut = before
             length -= 1
         log_probability = float(log_q[:length].sum())
-        if math.isnan(log_probability):
+        if np.isnan(log_probability):
             raise ValueError(f"the model's probabilities are NaN after {self.tokenizer.decode(row)!r}")
         own = new[length - 1] in self.ends
         return {
             "completion": cut or (text if own else text.rstrip("\ufffd")),  # no character that lacks bytes
             "log_probability": log_probability,
             "tokens": length,
+            "completion_ids": new[:length],
             "ended": own,
         }
 
@@ -229,7 +248,7 @@ class ModelSampler:
 
 def positions(model: PreTrainedModel) -> float:
     """Return how many tokens a model has positions for."""
-    return getattr(model.config, "max_position_embeddings", None) or math.inf
+    return getattr(model.config, "max_position_embeddings", None) or np.inf
 
 
 def digest(pairs: Iterable[tuple[object, object]]) -> str:

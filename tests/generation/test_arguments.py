@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset, Value
+from datasets import Dataset, DatasetDict, Features, IterableDataset, LargeList, List, Value
 
 from rsf.generation import sample_and_judge
-from rsf.generation.arguments import as_dataset
+from rsf.generation.drafts import as_dataset
 from rsf.rules import above
 
 TEXTS = ["a?", "b?", "c?"]
@@ -104,21 +104,26 @@ REFUSED = {
     "a stream": (TABLE.to_iterable_dataset(), "IterableDataset: take .*take\\(1000\\)"),
     "a number": (3, "prompts is a int"),
     "nothing": (None, "prompts is a NoneType"),
-    "a chat": (CHAT, r"column 'prompt' of strings.*'role': 'string'"),
-    "chats": ([CHAT, CHAT], r"prompts\[0\] is \[{'role': 'user'.*chat template"),
-    "chats in rows": ([{"prompt": CHAT}], "chat template"),
-    "chats in a Dataset": (Dataset.from_dict({"prompt": [CHAT]}), "chat template"),
+    "a chat": (CHAT, r"column 'prompt' of texts or of conversations.*'role': 'string'"),
+    "texts and chats": (["a?", CHAT], r"prompts\[1\] is \[{'role': 'user'.*all must be texts, or all conv"),
+    "rows of both": ([{"prompt": CHAT}, {"prompt": "a?"}], r"prompts\[1\] is {'prompt': 'a\?'"),
+    "an answered chat": ([CHAT, [*CHAT, {"role": "assistant", "content": "b"}]], "ends with the assistant in row 1"),
+    "an empty chat": ([CHAT, []], "no text in row 1"),
+    "a message in parts": ([[{"role": "user", "content": [{"type": "text"}]}]], "content is no text.*in row 0"),
+    "a message of nobody": ([CHAT, [{"content": "a?"}]], "role is no text.*in row 1"),
+    "a call of a tool": ([[{"role": "assistant", "content": None, "tool_calls": []}, *CHAT]], "content is no text"),
+    "a message without": (Dataset.from_dict({"prompt": [[{"role": "user"}]]}), "content is no text.*in row 0"),
     "messages": ([{"messages": CHAT}], "column 'prompt'"),
-    "numbers": ([1, 2], r"prompts\[0\] is 1, where all must be texts, or all dicts"),
+    "numbers": ([1, 2], r"prompts\[0\] is 1, where all must be texts, or all conv"),
     "an array of numbers": (np.arange(3), r"prompts\[0\]"),
     "a missing text": (["a?", None], r"prompts\[1\] is None"),
     "a text that is NaN": (pd.Series(["a?", float("nan")], dtype=object), r"prompts\[1\] is nan"),
     "bytes among texts": ([b"a?"], r"prompts\[0\] is b'a\?'"),
-    "token ids": ([[1, 2], [3]], r"prompts\[0\] is \[1, 2\]"),
+    "token ids": ([[1, 2], [3]], r"content is no text \(\[1, 2\]\) in row 0"),
     "scalars of Arrow": (pa.array(TEXTS), r"prompts\[0\]"),
     "texts of two axes": (np.array([TEXTS, TEXTS]), r"prompts\[0\]"),
     "texts and rows": (["a?", {"prompt": "b?"}], r"prompts\[1\] is {'prompt': 'b\?'}"),
-    "rows without it": ([{"question": "a?"}], "needs a column 'prompt' of strings.*question"),
+    "rows without it": ([{"question": "a?"}], "needs a column 'prompt' of texts.*question"),
     "a later row without it": ([*TABLE, {"answer": 4}], "prompts has no text in row 3"),
     "None in a Dataset": (Dataset.from_dict({"prompt": ["a?"] * 1500 + [None]}), "no text in row 1500"),
     "numbers in a Dataset": (Dataset.from_dict({"prompt": [1, 2]}), "'prompt': 'int64'"),
@@ -163,10 +168,13 @@ def test_examples_need_both_columns():
     assert as_dataset([{"prompt": "a?", "completion": "1"}], "supervised", both).num_rows == 1
     assert as_dataset([], "supervised", both).column_names == list(both)
     for rows, message in (
-        (TABLE, "supervised needs a column 'completion' of strings"),
+        (TABLE, "supervised needs a column 'completion' of texts"),
         (["a? 1"], r"supervised\[0\] is 'a\? 1'"),
         ([{"prompt": "a?", "completion": "1"}, {"prompt": "b?"}], "no text in row 1"),
-        ([{"prompt": "a?", "completion": CHAT}], "chat template"),
+        (
+            [{"prompt": CHAT, "completion": CHAT}],
+            "supervised has a conversation that ends with the user in row 0",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             as_dataset(rows, "supervised", both)
@@ -219,3 +227,12 @@ def test_a_sampler_may_refuse_prompts_before_it_samples_from_any():
 
     with pytest.raises(ValueError, match="too long"):
         sample_and_judge(Short(), ["a?"] * 3000 + ["too long"], SimpleNamespace, above(1), np.random.default_rng(0), samples_per_prompt=1)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind", [List, LargeList, lambda message: [message]], ids=["List", "LargeList", "a list"]
+)
+def test_conversations_come_in_lists_of_any_kind(kind):
+    features = Features(prompt=kind({"role": Value("string"), "content": Value("string")}))
+    table = Dataset.from_dict({"prompt": [CHAT, CHAT]}, features)
+    assert one_each(table)["prompt"][:] == [CHAT, CHAT]

@@ -600,7 +600,7 @@ def test_a_table_that_is_still_read_and_keeps_its_name_loses_no_other(tmp_path, 
 
     mapped = []
     replace = os.replace
-    monkeypatch.setattr("rsf.generation.drafts.os.replace", as_windows)
+    monkeypatch.setattr(os, "replace", as_windows)
     tables = [dice(rule=rule, folder=tmp_path)[1] for rule in (above(4), above(2), above(4))]
     assert tables[0]["kept"] == tables[2]["kept"] != tables[1]["kept"]
     assert len(list(tmp_path.glob("judged-0*.arrow"))) == 3 and not list(tmp_path.glob("*.part"))
@@ -703,7 +703,7 @@ def test_memory_is_bounded_by_a_block_whatever_the_number_of_prompts(tmp_path):
 
 
 BAD_CALLS = {
-    "a chat": ({"prompts": Dataset.from_dict({"prompt": [[{"role": "user", "content": "x"}]]})}, "chat"),
+    "an answer": ({"prompts": [[{"role": "assistant", "content": "x"}]]}, "ends with the assistant"),
     "no prompts": ({"prompts": []}, "0 prompts"),
     "taken column": ({"prompts": Dataset.from_dict({"prompt": ["x"], "reward": [1.0]})}, r"\['reward'\]"),
     "no samples": ({"samples_per_prompt": 0}, "got 0"),

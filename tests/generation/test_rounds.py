@@ -329,7 +329,7 @@ LATE = {
     "examples without prompt": ({"supervised": Dataset.from_dict({"completion": ["c"]})}, "supervised needs a column 'prompt'"),
     "splits of examples": ({"supervised": DatasetDict(train=Dataset.from_list(GOLD))}, "supervised is a DatasetDict"),
     "columns of examples": ({"supervised": {"prompt": ["a"], "completion": ["c"]}}, "supervised is a dict"),
-    "chats as examples": ({"supervised": [{"prompt": "a", "completion": [{"role": "assistant", "content": "c"}]}]}, "chat template"),
+    "half a chat": ({"supervised": [{"prompt": "a", "completion": [{"role": "assistant", "content": "c"}]}]}, "both a text, or both"),
     "an example that is too long": ({"supervised": [{"prompt": "a", "completion": "c" * 48}]}, "has 50 tokens, the model has 48"),
     "prompts that are too long": ({"prompts": ["a", "b" * 45]}, "with max_new_tokens=4 that is 49 positions"),
     "a text for prompts": ({"prompts": "a"}, "prompts is a str"),

@@ -25,9 +25,9 @@ def test_a_sampler_is_a_function_of_prompts_and_generators_that_gives_columns():
     sample = functools.partial(model_sampler, max_new_tokens=3)(MODEL, WORDS)
     assert isinstance(sample, ModelSampler) and callable(sample)
     drafts = sample(("a", "bc", "a"), coins(3))
-    assert list(drafts) == ["completion", "log_probability", "tokens", "ended"]
+    assert list(drafts) == ["completion", "log_probability", "tokens", "completion_ids", "ended"]
     assert [[type(one) for one in values] for values in drafts.values()] == [
-        [kind] * 3 for kind in (str, float, int, bool)
+        [kind] * 3 for kind in (str, float, int, list, bool)
     ]
     assert sample(["bc"], coins(3)[1:2])["completion"] == drafts["completion"][1:2]
 
