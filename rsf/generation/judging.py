@@ -183,8 +183,9 @@ def sample_and_judge(
         `judged`.
     """
     prompts = as_dataset(prompts, "prompts")
-    numbers = (samples_per_prompt, until_accepted, max_samples, dedupe, cap, block)
-    check_call(sample, prompts, reward, rule, rng, *numbers)
+    check_call(
+        sample, prompts, reward, rule, rng, samples_per_prompt, until_accepted, max_samples, dedupe, cap, block
+    )
     key = key_of(sample) if folder else None
     refuse_if(
         folder and not key, "with a folder the sampler needs an attribute `key`, all that it depends on"
