@@ -140,7 +140,7 @@ MUTATIONS = [
     Mutation(
         *(
             "a density that moves the candidates",
-            "sampling/densities.py",
+            "sampling/bound.py",
             "function(x.copy())",
             "function(x)",
         ),
@@ -491,7 +491,7 @@ MUTATIONS = [
     Mutation(
         *(
             "rounds that never go back",
-            "generation/learner.py",
+            "generation/rounds.py",
             "        if self.restart:",
             "        if False:",
         ),
@@ -526,7 +526,7 @@ MUTATIONS = [
     Mutation(
         *(
             "weights of a round that is not done",
-            "generation/learner.py",
+            "generation/rounds.py",
             "write_whole(self.trained(report.round), ",
             "write_whole(self.trained(report.round - 1), ",
         ),

@@ -183,9 +183,8 @@ def sample_and_judge(
         `judged`.
     """
     prompts = as_dataset(prompts, "prompts")
-    check_call(
-        sample, prompts, reward, rule, rng, samples_per_prompt, until_accepted, max_samples, dedupe, cap, block
-    )
+    numbers = (samples_per_prompt, until_accepted, max_samples, dedupe, cap, block)
+    check_call(sample, prompts, reward, rule, rng, *numbers)
     key = key_of(sample) if folder else None
     refuse_if(
         folder and not key, "with a folder the sampler needs an attribute `key`, all that it depends on"

@@ -88,9 +88,13 @@ class ModelSampler:
         self.seq2seq = model.config.is_encoder_decoder
         own = model.generation_config.to_dict()
         eos = tokenizer.eos_token_id if own.get("eos_token_id") is None else own["eos_token_id"]
-        pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.special = {name: value for name, value in own.items() if name.endswith("_token_id")}
-        self.special |= {"eos_token_id": eos, "pad_token_id": next(pad for pad in pads if pad is not None)}
+        self.special |= {
+            "eos_token_id": eos,
+            "pad_token_id": next(
+                pad for pad in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if pad is not None
+            ),
+        }
         self.ends = [] if eos is None else np.atleast_1d(eos).tolist()
 
     def __call__(
@@ -127,7 +131,7 @@ class ModelSampler:
             self.temperature,
             self.stop,
             self.special,
-            [(type(one).__name__, *map(_in_full, vars(one).items())) for one in self.warpers],
+            [(type(one).__name__, vars(one)) for one in self.warpers],
             [words, self.tokenizer.chat_template],
         ]
         return digest(
@@ -262,16 +266,13 @@ def digest(pairs: Iterable[tuple[object, object]]) -> str:
         data = (
             value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
             if isinstance(value, torch.Tensor)
-            else json.dumps(value, default=repr).encode()
+            else json.dumps(
+                value, default=lambda one: one.tolist() if hasattr(one, "tolist") else repr(one)
+            ).encode()
         )
         total.update(f"{name} {getattr(value, 'dtype', '')} {len(data)} ".encode())
         total.update(data)
     return total.hexdigest()
-
-
-def _in_full(setting: tuple[str, object]) -> str:
-    """Return a name and its value as text, a tensor as a list: its own text would leave out the middle."""
-    return f"{setting[0]}: {getattr(setting[1], 'tolist', lambda: setting[1])()}"
 
 
 @contextmanager

@@ -17,16 +17,20 @@ import numpy as np
 from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
 from rsf.sampling.bound import (
     NARROW,
+    digits,
     ends,
+    evaluate,
     far_points,
     merged,
     numbers,
+    part,
     probes,
+    quantile,
+    refuse,
     refuse_growth,
     turning_points,
     turns,
 )
-from rsf.sampling.densities import digits, evaluate, part, quantile, refuse
 
 
 class Landscape:

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
-from rsf.sampling.densities import refuse
+from rsf.sampling.bound import refuse
 from rsf.sampling.landscape import Landscape
 
 # draws at once, so that the buffers stay in the cache; those after which all above the squeeze are decided
