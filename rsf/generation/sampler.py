@@ -131,7 +131,7 @@ class ModelSampler:
             self.temperature,
             self.stop,
             self.special,
-            [(type(one).__name__, vars(one)) for one in self.warpers],
+            [(type(one).__name__, *map(_in_full, vars(one).items())) for one in self.warpers],
             [words, self.tokenizer.chat_template],
         ]
         return digest(
@@ -266,13 +266,16 @@ def digest(pairs: Iterable[tuple[object, object]]) -> str:
         data = (
             value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
             if isinstance(value, torch.Tensor)
-            else json.dumps(
-                value, default=lambda one: one.tolist() if hasattr(one, "tolist") else repr(one)
-            ).encode()
+            else json.dumps(value, default=repr).encode()
         )
         total.update(f"{name} {getattr(value, 'dtype', '')} {len(data)} ".encode())
         total.update(data)
     return total.hexdigest()
+
+
+def _in_full(setting: tuple[str, object]) -> str:
+    """Return a name and its value as text, a tensor as a list: its own text would leave out the middle."""
+    return f"{setting[0]}: {getattr(setting[1], 'tolist', lambda: setting[1])()}"
 
 
 @contextmanager

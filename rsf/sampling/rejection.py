@@ -156,9 +156,7 @@ def rejection_sample(
     max_log_ratio, slack = -np.inf, np.inf
 
     while accepted < size and proposed < max_proposals:
-        # about what is still needed at the rate seen so far
-        block = int(np.clip((size - accepted) * (proposed + 2) / (accepted + 1), 2, BLOCK))
-        block = min(block, max(2, max_proposals - proposed))
+        block = min(_block_size(size - accepted, accepted, proposed), max(2, max_proposals - proposed))
         x = draw(proposal, block, rng)
         log_a = _log_acceptance(x, *parts, log_k, clip)  # (block,)
         kept, block_slack = accept(np.minimum(log_a, 0.0), rng, with_slack=True)
@@ -211,6 +209,11 @@ def _log_densities(target: object, proposal: object, clip: bool) -> list:
         "no k can reach it; widen the proposal",
     )
     return parts
+
+
+def _block_size(wanted: int, accepted: int, proposed: int) -> int:
+    """Return how many candidates to draw next: about what is still needed at the rate seen so far."""
+    return int(np.clip(wanted * (proposed + 2) / (accepted + 1), 2, BLOCK))
 
 
 def _log_acceptance(
