@@ -1,4 +1,4 @@
-"""README's pictures and tables, and the corpus card's, made from results/: python -m rsf figures."""
+"""The pictures and tables of README, results/README and the corpus card, made from results/."""
 
 import re
 from collections.abc import Iterator
@@ -24,9 +24,8 @@ FIGURES = {
     "bench_generation": generation_figure,
 }
 TABLES = {
-    "README.md": (
-        findings,
-        setup_line,
+    "README.md": (findings, setup_line),
+    "results/README.md": (
         whole_model_table,
         sampling_table,
         sweep_table,

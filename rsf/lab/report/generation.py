@@ -1,4 +1,4 @@
-"""README's picture and table of the benchmark of generation, and its table of the sums, from results/."""
+"""Picture and table of the benchmark of generation, and the table of the sums, from results/."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def _speeds(axis: Axes, cases: Cases) -> None:
 
 
 def generation_table() -> str:
-    """Return README's table of the benchmark of generation."""
+    """Return the table of the benchmark of generation."""
     cases, numbers = benched()
     rows = []
     for case, ways in cases.items():
@@ -84,7 +84,7 @@ def generation_table() -> str:
 
 
 def sums_table() -> str:
-    """Return README's table of both maps of the sums; of a section that lacks a run nothing but its name."""
+    """Return the table of both maps of the sums; of a section that lacks a run nothing but its name."""
     arms = (
         *("control", "control-in-rounds", "rejection", "blind", "best-of-4", "gold"),
         *("policy-gradient", "policy-gradient-kl"),

@@ -1,4 +1,4 @@
-"""README's picture and table of the benchmark of sampling, from results/ alone."""
+"""Picture and table of the benchmark of sampling, from results/ alone."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def _ratios(axis: Axes, found: dict[str, list[dict]]) -> None:
 
 
 def sampling_table() -> str:
-    """Return README's table of the sampling benchmark."""
+    """Return the table of the sampling benchmark."""
 
     def hat(found, size):
         return next(row for row in found if row["size"] == size and row["sampler"] == "StripEnvelope")

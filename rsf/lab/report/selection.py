@@ -1,4 +1,4 @@
-"""What the selection benchmark and the short runs say: README's table and picture, from results/ alone."""
+"""What the selection benchmark and the short runs say: table and picture, from results/ alone."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from rsf.lab.report.parts import limits, save, table
 
 SHORT = ("imdb-short", "imdb-short-again")
 RATES = ("keep 0.25", "keep 0.5", "keep 0.75")
-NAMES = {  # of the ratios, as README has them
+NAMES = {  # of the ratios, as the table has them
     "scoring over training": "scoring one candidate, over training on one (float32)",
     "the same, scoring in bfloat16": 'the same, with `scoring_dtype="bfloat16"`',
     "the same, dropout off": "scoring in float32, over training with dropout off",
@@ -93,7 +93,7 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
 
 
 def selection_table() -> str:
-    """Return README's tables of what selection costs, and of whether its fast form is as accurate."""
+    """Return the tables of what selection costs, and of whether its fast form is as accurate."""
     rows = []
     for name, ratio in ratios().items():
         spread = f" ({ratio.least:.2f} to {ratio.most:.2f})" if ratio.most > ratio.least else ""
@@ -130,7 +130,7 @@ def _accuracies() -> str:
         interval = f"{limits(finding.difference)}, {100 * (1 - contrast.level):g} %"
         said = f"by {100 * contrast.margin:g} points: {finding.judgement.word}"
         size = f"{len(section['seeds'])}, {section['test']:,}"
-        rows.append((f"[`{experiment}`](results/{experiment})", size, interval, said))
+        rows.append((f"[`{experiment}`]({experiment})", size, interval, said))
     return table(
         [
             "accuracy of the fast form minus the listing's, after the same number of forward passes",
