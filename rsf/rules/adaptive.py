@@ -71,6 +71,7 @@ class random_like(_FromThePast):
     def __init__(self, rule: BaseRule, window: int = 512) -> None:
         super().__init__(window)
         self.rule = rule
+        self.text = f"random at the rate of {rule}"
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:
         """Return the rule's recent rate for each value, same shape as the criterion."""
@@ -92,9 +93,6 @@ class random_like(_FromThePast):
         """Go on from a state; from the state of a new rule, begin."""
         super().load_state_dict(state)
         self.rule.load_state_dict(state["rule"])
-
-    def __str__(self) -> str:
-        return f"random at the rate of {self.rule}"
 
 
 class at_rate(_FromThePast):
@@ -149,6 +147,7 @@ class at_rate(_FromThePast):
         self.family = family
         self.rate = float(rate)
         self.level = 1 - self.rate
+        self.text = f"{_text_of(family)} at rejection rate {self.rate:g}"
         try:
             family(-1.0)
             self._first = -LARGEST  # a threshold: any k
@@ -215,9 +214,6 @@ class at_rate(_FromThePast):
         self.level = state["level"]
         self._solve()
 
-    def __str__(self) -> str:
-        return f"{_text_of(self.family)} at rejection rate {self.rate:g}"
-
 
 class percentile(_FromThePast):
     """Selective-Backprop: A = (share of the recent past that lies below r) ** power.
@@ -240,6 +236,7 @@ class percentile(_FromThePast):
             f"power must be a finite number of at least 0, got {power}",
         )
         self.power = float(power)
+        self.text = f"percentile ** {self.power:g}"
         self.no_surrogate = (
             "no pointwise surrogate: a rank depends on all other losses; what is kept descends "
             f"E[max of {self.power + 1:g} losses] / {self.power + 1:g}, which is no mean over single examples"
@@ -261,9 +258,6 @@ class percentile(_FromThePast):
         """Remember a block that was just decided."""
         values = checked(criterion).ravel()
         self._remember(len(values), values.tolist())
-
-    def __str__(self) -> str:
-        return f"percentile ** {self.power:g}"
 
 
 def _float_at(place: int) -> float:
