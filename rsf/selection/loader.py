@@ -302,7 +302,7 @@ class RejectionLoader:
         )
         self._refuse(
             ~np.isfinite(criterion),
-            "the criterion of {count} of {of} examples is not finite ({criterion}), {named}",
+            "the criterion of {number} examples is not finite ({at}), {named}",
             block,
             criterion,
         )
@@ -310,14 +310,12 @@ class RejectionLoader:
         log_a = np.asarray(self.rule.log_probability(criterion))
         refuse_if(
             log_a.shape != criterion.shape,
-            f"the rule {self.rule} must return a probability for each criterion {criterion.shape}, "
-            f"got {log_a.shape}",
+            f"the rule {self.rule} must return probabilities of shape {criterion.shape}, got {log_a.shape}",
         )
         self._refuse(
             np.isneginf(log_a) & (self.weighting == "inverse"),
-            'weighting="inverse" cannot undo {rule}, for A = 0 at {criterion:.4g}, and no weight brings back '
-            "what is never kept: take a rule with A > 0 there (tilted, easy), "
-            'or weighting="none" ({named})',
+            'weighting="inverse" cannot undo {rule}, for A = 0 at {at:.4g}, and no weight brings back what '
+            'is never kept: take a rule with A > 0 there (tilted, easy), or weighting="none" ({named})',
             block,
             criterion,
         )
@@ -357,17 +355,10 @@ class RejectionLoader:
         """Raise ValueError if anything is wrong (n,), with the first candidates, and how they begin."""
         bad = np.flatnonzero(wrong)
         if bad.size:
-            number = self.report.candidates + 1  # of the first of the block
-            named = [f"candidate {number + i:,}: {str(block[i])[:200]}" for i in bad[:3]]
-            raise ValueError(
-                message.format(
-                    count=bad.size,
-                    of=len(block),
-                    criterion=criterion[bad[0]],
-                    rule=self.rule,
-                    named="; ".join(named),
-                )
-            )
+            first = self.report.candidates + 1
+            named = "; ".join(f"candidate {first + i:,}: {str(block[i])[:200]}" for i in bad[:3])
+            number = f"{bad.size} of {len(block)}"
+            raise ValueError(message.format(number=number, at=criterion[bad[0]], rule=self.rule, named=named))
 
     def _next_batch(self) -> object:
         """Take the next batch out of the waiting line, and return it collated."""
