@@ -144,9 +144,9 @@ class RSFTrainer(Trainer):
     ):
         """Train, with the plan worked out anew: a search changes the settings, and memory the batch size."""
         self._train_batch_size = batch_size
+        # with the rule itself, or another gets its id
         _, first = self._first_states.setdefault(
-            id(self.rule),
-            (self.rule, copy.deepcopy(self.rule.state_dict())),  # a rule is kept, or another gets its id
+            id(self.rule), (self.rule, copy.deepcopy(self.rule.state_dict()))
         )
         self.rule.load_state_dict(copy.deepcopy(first))
         self.stopped = None
