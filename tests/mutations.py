@@ -500,7 +500,7 @@ MUTATIONS = [
     Mutation(
         *(
             "rejected tokens cost nothing",
-            "generation/rounds.py",
+            "generation/encoding.py",
             "encoder=True)) + written",
             "encoder=True))",
         ),
