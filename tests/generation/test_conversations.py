@@ -1,6 +1,5 @@
 """Conversations as TRL has them: sampled, judged, learned, and handed to TRL's own trainers."""
 
-import asyncio
 import json
 import math
 from pathlib import Path
@@ -450,7 +449,7 @@ def how_to(*names):
 
 
 def several(correct, style):
-    names = {"asyncio": asyncio, "correct": correct, "style": style}
+    names = {"correct": correct, "style": style}
     exec(how_to("asyncio.run"), names)
     return names["reward"]
 
