@@ -1,0 +1,95 @@
+"""Topics of news: the last layer of a pretrained encoder, one label of several (see `carry`).
+
+python -m rsf experiment topics-tuning
+python -m rsf experiment topics
+"""
+
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from rsf.lab import arms, compact, data, models, tuning
+from rsf.lab.models import last_layer
+from rsf.lab.tasks import carry
+
+declared = tuning.declared  # an edge widens the grid
+HEAD = ("classifier.bias", "classifier.weight")
+
+
+def table(rows: object) -> list[dict]:
+    """Return texts and topics; of the embedded reviews the topic is the genre."""
+    column = "genre" if "genre" in rows.column_names else "label"
+    names = {name: i for i, name in enumerate(sorted(set(carry.labelled(rows, column)[column])))}
+    return [
+        {"text": text, "label": names[one]} for text, one in zip(rows["text"], rows[column], strict=True)
+    ]
+
+
+@lru_cache
+def read(source: str, tokens: int, dtype: str, *sizes: int) -> tuple[carry.World, int]:
+    """Return the world of a source, and its number of topics."""
+    news = data.load("ag_news", source=source)
+    checkpoint = carry.encoder(2, {"dtype": dtype}, np.random.default_rng(0))
+    parts = []
+    for part, size in zip((news.train, news.test), sizes, strict=True):
+        rows = carry.some(table(part), size)
+        texts, labels = ([row[name] for row in rows] for name in ("text", "label"))
+        parts.append(carry.Part(carry.frozen(checkpoint, texts, labels, tokens), rows))
+    topics = 1 + max(row["label"] for row in parts[0].shown)
+    return carry.World(*parts, (news.source, checkpoint.source)), topics
+
+
+def known(settings: dict) -> tuple[carry.World, int]:
+    """Return what `read` returns for the settings of a section."""
+    return read(*(settings[name] for name in carry.CHOICE))
+
+
+def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
+    """Return the last layer with a head drawn by rng."""
+    checkpoint = carry.encoder(known(settings)[1], settings, np.random.default_rng(0))
+    upper = last_layer.LastLayer(checkpoint.model)
+    models.draw(upper, HEAD, rng, checkpoint.model.config.initializer_range)
+    return upper
+
+
+def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
+    """Return accuracy and all that the compact form has, and the accuracy of each topic."""
+    return judged(arms.logits(model, part.rows, models.pad_hidden, 128), part, scalars)
+
+
+def judged(logits: np.ndarray, part: carry.Part, scalars: bool) -> dict:
+    """Return the numbers of some logits (n, topics)."""
+    labels = np.array([row["label"] for row in part.shown])
+    right = logits.argmax(1) == labels
+    each = [round(float(right[labels == one].mean()), 4) for one in np.unique(labels)]
+    return compact.outcomes(logits, labels, scalars=scalars) | ({} if scalars else {"by_class": each})
+
+
+def floor(train: carry.Part, tested: carry.Part) -> dict:
+    """Return the numbers of counted words and pairs with logistic regression."""
+    counted = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
+    )
+    counted.fit([row["text"] for row in train.shown], [row["label"] for row in train.shown])
+    return judged(counted.predict_log_proba([row["text"] for row in tested.shown]), tested, False)
+
+
+TASK = carry.Task(
+    name="topics",
+    hub="fancyzhx/ag_news",
+    local="AG News, 20,981 of 120,000",
+    embedded="mini reviews' genre, 12 classes",
+    head="last layer of MiniLM, one label of several",
+    wrong="the article looks at odds with its topic; a wrong label: a match report called business",
+    measure="accuracy",
+    world=lambda settings: known(settings)[0],
+    model=model,
+    collate=models.pad_hidden,
+    judge=judge,
+    floor=floor,
+)
+run = partial(carry.run, TASK)
