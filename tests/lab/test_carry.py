@@ -36,9 +36,8 @@ def tiny(name):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     if name == "images":
-        model = tf.ViTForImageClassification(
-            tf.ViTConfig(**SHAPE, image_size=8, patch_size=4, num_channels=1, num_labels=3)
-        )
+        config = tf.ViTConfig(**SHAPE, image_size=8, patch_size=4, num_channels=1, num_labels=3)
+        model = images.own_names(tf.ViTForImageClassification(config))
         return model, images.examples(rng.random((24, 1, 8, 8)), rng.integers(0, 3, 24), "float32").rows
     config = tf.BertConfig(**SHAPE, vocab_size=20, num_labels=2 if name == "questions" else 3)
     whole = tf.BertForSequenceClassification(config)
@@ -50,7 +49,10 @@ def tiny(name):
         labels = [[0, len(one) - 1] for one in hidden]
         model = questions.LastLayerForQuestionAnswering(config)
         model.bert = models.split_layers(whole, 1)[1].bert
-    rows = [{"hidden": h, "label": label, "index": i} for i, (h, label) in enumerate(zip(hidden, labels, strict=True))]
+    rows = [
+        {"hidden": h, "label": label, "index": i}
+        for i, (h, label) in enumerate(zip(hidden, labels, strict=True))
+    ]
     return model, rows
 
 
@@ -96,9 +98,28 @@ def part(*pairs):
     for question, passage, answers in pairs:
         text = f"{question}{questions.JOIN}{passage}"
         first = len(text) - len(passage)
-        offsets = [(0, 0), (0, 1), (0, 0), *((first + i, first + i + 1) for i in range(0, len(passage), 2)), (0, 0)]
-        shown.append({"text": text, "first": first, "offsets": offsets, "answers": {"text": answers, "answer_start": [0] * len(answers)}})
-    return carry.Part([{"hidden": torch.zeros(len(row["offsets"]), 4), "label": [0, 0], "index": i} for i, row in enumerate(shown)], shown)
+        offsets = [
+            (0, 0),
+            (0, 1),
+            (0, 0),
+            *((first + i, first + i + 1) for i in range(0, len(passage), 2)),
+            (0, 0),
+        ]
+        shown.append(
+            {
+                "text": text,
+                "first": first,
+                "offsets": offsets,
+                "answers": {"text": answers, "answer_start": [0] * len(answers)},
+            }
+        )
+    return carry.Part(
+        [
+            {"hidden": torch.zeros(len(row["offsets"]), 4), "label": [0, 0], "index": i}
+            for i, row in enumerate(shown)
+        ],
+        shown,
+    )
 
 
 def test_the_answer_is_the_best_span_of_the_passage_in_order_and_not_too_long():
@@ -122,7 +143,9 @@ def test_the_answer_is_the_best_span_of_the_passage_in_order_and_not_too_long():
 def test_an_answer_that_is_not_in_its_passage_is_named():
     tokenizer = models.letter_tokenizer("abc[SEP]q ", unknown="a")
     rows = {"question": ["q"], "context": ["a b c"], "answers": [{"text": ["c"], "answer_start": [2]}]}
-    with pytest.raises(ValueError, match="question 0: its answer 'c' is not in its passage at 2, where 'b' stands"):
+    with pytest.raises(
+        ValueError, match="question 0: its answer 'c' is not in its passage at 2, where 'b' stands"
+    ):
         questions.table(Dataset.from_dict(rows), tokenizer, 128)
 
 
@@ -151,6 +174,12 @@ def test_an_image_of_another_size_is_named():
 
 
 def test_more_examples_than_are_left_are_refused():
-    settings = {"source": "embedded", "dtype": "float32", "base": {"train": 1000}, "validation": 100, "train": 101}
+    settings = {
+        "source": "embedded",
+        "dtype": "float32",
+        "base": {"train": 1000},
+        "validation": 100,
+        "train": 101,
+    }
     with pytest.raises(ValueError, match="images: 100 examples are left for the arms, and they take 101"):
         carry.split(images.TASK, settings, 0)

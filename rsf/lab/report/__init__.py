@@ -13,6 +13,7 @@ from rsf.lab.report.overview import overview_figure, setup_line
 from rsf.lab.report.sampling import sampling_figure, sampling_table
 from rsf.lab.report.selection import selection_figure, selection_table
 from rsf.lab.report.sweep import sweep_figure, sweep_table
+from rsf.lab.report.tasks import tasks_table
 from rsf.lab.report.whole_model import whole_model_figure, whole_model_table
 
 FIGURES = {
@@ -30,6 +31,7 @@ TABLES = {
         whole_model_table,
         sampling_table,
         sweep_table,
+        tasks_table,
         sums_table,
         selection_table,
         generation_table,

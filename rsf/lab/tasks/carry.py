@@ -13,6 +13,7 @@ python -m rsf experiment topics              each arm at the learning rate that 
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -116,8 +117,9 @@ def run(task: Task, experiment: str, arm: str, seed: int, rate: float | None = N
 
 
 def cache() -> Path:
-    """Return the folder of what is computed once: RSF_CACHE, by default build/cache."""
-    return Path(os.environ.get("RSF_CACHE") or records.checkout() / "build" / "cache")
+    """Return the folder of what is computed once: RSF_CACHE, by default build/cache of a checkout."""
+    here = records.ROOT / "build" if records.CHECKOUT else Path(tempfile.gettempdir()) / "rsf"
+    return Path(os.environ.get("RSF_CACHE") or here / "cache")
 
 
 def encoder(labels: int, settings: dict, rng: np.random.Generator) -> models.Checkpoint:

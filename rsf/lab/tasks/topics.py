@@ -24,9 +24,7 @@ def table(rows: object) -> list[dict]:
     """Return texts and topics; of the embedded reviews the topic is the genre."""
     column = "genre" if "genre" in rows.column_names else "label"
     names = {name: i for i, name in enumerate(sorted(set(carry.labelled(rows, column)[column])))}
-    return [
-        {"text": text, "label": names[one]} for text, one in zip(rows["text"], rows[column], strict=True)
-    ]
+    return [{"text": text, "label": names[one]} for text, one in zip(rows["text"], rows[column], strict=True)]
 
 
 @lru_cache

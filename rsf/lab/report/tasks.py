@@ -1,0 +1,48 @@
+"""Everywhere the article says it applies: a line a task, from results/ alone (notebooks 12 and 15, README)."""
+
+import numpy as np
+
+from rsf.lab import records, verdicts
+from rsf.lab.report.parts import limits, table
+
+TASKS = {
+    "topics": "topics: AG News, accuracy",
+    "questions": "questions: SQuAD 1.1, F1",
+    "images": "images: digits, accuracy",
+}
+HEAD = (
+    *("task, measure", "floor", "plain", "article", "twin", "article minus plain, points"),
+    *("above the floor", "no lower by the margin", "gain", "rejected, %", "updates, of plain's"),
+)
+
+
+def tasks_table() -> str:
+    """Return the table of the tasks; of one that lacks a run nothing is shown but that it is open."""
+    rows = []
+    for name, shown in TASKS.items():
+        measure = records.protocol(name)["measure"]
+        found = [verdicts.judged(contrast) for contrast in verdicts.contrasts(name)]
+        words = [finding.judgement.word for finding in found]
+        if "open" in words:
+            rows.append([shown, *[""] * 5, *words, "", ""])
+            continue
+        runs = {arm: verdicts.of_arm(name, arm) for arm in ("floor", "plain", "article", "twin")}
+        scores = [f"{mean(verdicts.measured(one, measure)):.2f}" for one in runs.values()]
+        rejected = 100 * (1 - mean(verdicts.measured(runs["article"], "acceptance_rate")))
+        steps = [mean(verdicts.measured(runs[arm], "steps")) for arm in ("article", "plain")]
+        rows.append(
+            [
+                shown,
+                *scores,
+                limits(found[-1].difference, 2),
+                *words,
+                f"{rejected:.0f}",
+                f"{steps[0] / steps[1]:.2f}",
+            ]
+        )
+    return table(HEAD, rows)
+
+
+def mean(values: dict[int, float]) -> float:
+    """Return the mean over seeds."""
+    return float(np.mean(list(values.values())))
