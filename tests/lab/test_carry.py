@@ -1,15 +1,12 @@
 """Topics, questions and images: one loop over every head, killed and resumed; the official metric; bad input is named."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import transformers as tf
 from datasets import Dataset
 
-from rsf.lab import arms, data, models, records, verdicts, verify
+from rsf.lab import arms, models
 from rsf.lab.data import passages
 from rsf.lab.models.last_layer import LastLayer
 from rsf.lab.tasks import carry, images, questions, topics

@@ -1,4 +1,4 @@
-"""Everywhere the article says it applies: a line a task, from results/ alone (notebooks 12 and 15, README)."""
+"""Everywhere the article says it applies: a line a task, from results/ alone (notebook 12)."""
 
 import numpy as np
 

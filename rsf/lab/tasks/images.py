@@ -67,7 +67,7 @@ def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
     channels, side, _ = rows[0]["pixels"].shape
     config = ViTConfig(
         image_size=side,
-        patch_size=side // 4,
+        patch_size=side // 2,  # four patches
         num_channels=channels,
         num_labels=1 + max(row["label"] for row in rows),
         hidden_size=settings["width"],
