@@ -15,6 +15,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,16 +131,32 @@ def encoder(labels: int, settings: dict, rng: np.random.Generator) -> models.Che
     return checkpoint._replace(model=checkpoint.model.to(getattr(torch, settings["dtype"])))
 
 
-def frozen(checkpoint: models.Checkpoint, texts: list, labels: Sequence, tokens: int) -> Sequence:
-    """Return the rows of texts as all layers but the last see them, computed once and kept as float16."""
+@lru_cache
+def texts(name: str, table: Callable, source: str, tokens: int, dtype: str, *sizes: int) -> World:
+    """Return the world of a data set of texts, as all layers but the last see them, kept as float16.
+
+    Parameters
+    ----------
+    name, source : as for `rsf.lab.data.load`
+    table : callable(rows, tokenizer, tokens) -> list of dicts with text and label
+    sizes : how many examples of its training and of its test part, drawn once for all
+    """
+    found = data.load(name, source=source)
+    checkpoint = encoder(2, {"dtype": dtype}, np.random.default_rng(0))
     lower, _ = models.split_layers(checkpoint.model, 1)
-    found = last_layer.cached(lower, checkpoint.tokenizer, texts, tokens, cache())
-    return last_layer.CachedOutputs(*found, labels, range(len(texts)))
+    parts = []
+    for part, size in zip((found.train, found.test), sizes, strict=True):
+        rows = table(part, checkpoint.tokenizer, tokens)
+        rows = [rows[i] for i in np.random.default_rng(data.ORDER).permutation(len(rows))[:size]]
+        read, labels = ([row[what] for row in rows] for what in ("text", "label"))
+        hidden = last_layer.cached(lower, checkpoint.tokenizer, read, tokens, cache())
+        parts.append(Part(last_layer.CachedOutputs(*hidden, labels, range(len(rows))), rows))
+    return World(*parts, (found.source, checkpoint.source))
 
 
-def some(rows: list[dict], number: int) -> list[dict]:
-    """Return as many rows, drawn once for all."""
-    return [rows[i] for i in np.random.default_rng(data.ORDER).permutation(len(rows))[:number]]
+def classes(world: World) -> int:
+    """Return how many labels there are."""
+    return 1 + max(row["label"] for row in world.pool.shown)
 
 
 def labelled(table: object, column: str = "label") -> object:

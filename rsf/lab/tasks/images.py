@@ -63,13 +63,13 @@ def read(source: str, dtype: str) -> carry.World:
 
 def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
     """Return a vision transformer for the images of a source, with weights from rng."""
-    rows = read(settings["source"], settings["dtype"]).pool.rows
-    channels, side, _ = rows[0]["pixels"].shape
+    world = read(settings["source"], settings["dtype"])
+    channels, side, _ = world.pool.rows[0]["pixels"].shape
     config = ViTConfig(
         image_size=side,
         patch_size=side // 2,  # four patches
         num_channels=channels,
-        num_labels=1 + max(row["label"] for row in rows),
+        num_labels=carry.classes(world),
         hidden_size=settings["width"],
         intermediate_size=2 * settings["width"],
         num_hidden_layers=settings["layers"],

@@ -7,7 +7,7 @@ python -m rsf experiment questions
 """
 
 import re
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torchmetrics.functional.text import squad
 from transformers import BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from rsf.lab import compact, data, models, records, tuning
+from rsf.lab import compact, models, records, tuning
 from rsf.lab.tasks import carry
 
 declared = tuning.declared  # an edge widens the grid
@@ -71,22 +71,9 @@ def table(rows: object, tokenizer: object, tokens: int) -> list[dict]:
             end = first + start + len(answer.rstrip()) - 1
             ends = [encoded.char_to_token(i, begin), encoded.char_to_token(i, end)]
             found.append(
-                {"text": texts[i], "first": first, "offsets": offsets, "answers": answers, "ends": ends}
+                {"text": texts[i], "first": first, "offsets": offsets, "answers": answers, "label": ends}
             )
     return found
-
-
-@lru_cache
-def read(source: str, tokens: int, dtype: str, *sizes: int) -> carry.World:
-    """Return the world of a source."""
-    asked = data.load("squad", source=source)
-    checkpoint = carry.encoder(2, {"dtype": dtype}, np.random.default_rng(0))
-    parts = []
-    for part, size in zip((asked.train, asked.test), sizes, strict=True):
-        rows = carry.some(table(part, checkpoint.tokenizer, tokens), size)
-        texts, ends = ([row[name] for row in rows] for name in ("text", "ends"))
-        parts.append(carry.Part(carry.frozen(checkpoint, texts, ends, tokens), rows))
-    return carry.World(*parts, (asked.source, checkpoint.source))
 
 
 def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
@@ -161,7 +148,7 @@ TASK = carry.Task(
     head="last layer of MiniLM, start and end of the answer",
     wrong="the answer is hard to find; a wrong label: another place of the passage",
     measure="f1",
-    world=lambda settings: read(*(settings[name] for name in carry.CHOICE)),
+    world=lambda settings: carry.texts("squad", table, *(settings[name] for name in carry.CHOICE)),
     model=model,
     collate=collate,
     judge=judge,

@@ -4,7 +4,7 @@ python -m rsf experiment topics-tuning
 python -m rsf experiment topics
 """
 
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from rsf.lab import arms, compact, data, models, tuning
+from rsf.lab import arms, compact, models, tuning
 from rsf.lab.models import last_layer
 from rsf.lab.tasks import carry
 
@@ -20,35 +20,21 @@ declared = tuning.declared  # an edge widens the grid
 HEAD = ("classifier.bias", "classifier.weight")
 
 
-def table(rows: object) -> list[dict]:
+def table(rows: object, *_: object) -> list[dict]:
     """Return texts and topics; of the embedded reviews the topic is the genre."""
     column = "genre" if "genre" in rows.column_names else "label"
     names = {name: i for i, name in enumerate(sorted(set(carry.labelled(rows, column)[column])))}
     return [{"text": text, "label": names[one]} for text, one in zip(rows["text"], rows[column], strict=True)]
 
 
-@lru_cache
-def read(source: str, tokens: int, dtype: str, *sizes: int) -> tuple[carry.World, int]:
-    """Return the world of a source, and its number of topics."""
-    news = data.load("ag_news", source=source)
-    checkpoint = carry.encoder(2, {"dtype": dtype}, np.random.default_rng(0))
-    parts = []
-    for part, size in zip((news.train, news.test), sizes, strict=True):
-        rows = carry.some(table(part), size)
-        texts, labels = ([row[name] for row in rows] for name in ("text", "label"))
-        parts.append(carry.Part(carry.frozen(checkpoint, texts, labels, tokens), rows))
-    topics = 1 + max(row["label"] for row in parts[0].shown)
-    return carry.World(*parts, (news.source, checkpoint.source)), topics
-
-
-def known(settings: dict) -> tuple[carry.World, int]:
-    """Return what `read` returns for the settings of a section."""
-    return read(*(settings[name] for name in carry.CHOICE))
+def world(settings: dict) -> carry.World:
+    """Return what a section asks for."""
+    return carry.texts("ag_news", table, *(settings[name] for name in carry.CHOICE))
 
 
 def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
     """Return the last layer with a head drawn by rng."""
-    checkpoint = carry.encoder(known(settings)[1], settings, np.random.default_rng(0))
+    checkpoint = carry.encoder(carry.classes(world(settings)), settings, np.random.default_rng(0))
     upper = last_layer.LastLayer(checkpoint.model)
     models.draw(upper, HEAD, rng, checkpoint.model.config.initializer_range)
     return upper
@@ -84,7 +70,7 @@ TASK = carry.Task(
     head="last layer of MiniLM, one label of several",
     wrong="the article looks at odds with its topic; a wrong label: a match report called business",
     measure="accuracy",
-    world=lambda settings: known(settings)[0],
+    world=world,
     model=model,
     collate=models.pad_hidden,
     judge=judge,
