@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
+from rsf.accounts import write_whole
 from rsf.lab import arms, data, models, records, tuning
 from rsf.lab.models import last_layer
 
 CHOICE = ("source", "tokens", "dtype", "pool", "test")  # settings that say which texts are read
+OF_A_BASE = ("tokens", "dtype", "pool", "width", "layers", "dropout", "optimizer", "schedule", "weight_decay")
 
 
 class Part(NamedTuple):
@@ -62,7 +64,7 @@ class Task(NamedTuple):
     model: Callable[[dict, np.random.Generator], torch.nn.Module]
     collate: Callable[[list], dict[str, torch.Tensor]]
     judge: Callable[[torch.nn.Module, Part, bool], dict]  # numbers of a record; with True scalars alone
-    floor: Callable[[Part, Part], dict]  # numbers of a simple method that learns from the first
+    floor: Callable[[list[dict], Part], dict]  # numbers of a simple method that learns from the first
 
 
 def split(task: Task, settings: dict, seed: int) -> tuple[Part, Part, Part]:
@@ -82,8 +84,7 @@ def base(task: Task, settings: dict) -> torch.nn.Module:
     """Return the model that every arm goes on from; trained once, and kept where the caches are."""
     recipe = settings["base"]
     model = task.model(settings, np.random.default_rng(recipe["seed"]))
-    sources = task.world(settings).sources
-    said = json.dumps([task.name, *sources, settings.get("tokens"), settings["dtype"], recipe])
+    said = json.dumps([task.world(settings).sources, recipe, [settings.get(name) for name in OF_A_BASE]])
     file = cache() / f"base-{task.name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}.pt"
     if file.is_file():
         model.load_state_dict(torch.load(file, weights_only=True))
@@ -91,7 +92,7 @@ def base(task: Task, settings: dict) -> torch.nn.Module:
     learnt, _, _ = split(task, settings, recipe["seed"])
     arms.fine_tune(model, learnt.rows, "plain", recipe["seed"], settings | recipe, task.collate)
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), file)
+    write_whole(file, lambda part: torch.save(model.state_dict(), part))
     return model
 
 
@@ -103,8 +104,8 @@ def run(task: Task, experiment: str, arm: str, seed: int, rate: float | None = N
     learnt, train, aside = split(task, settings, seed)
     tested = world.test if rate is None else aside
     if arm == "floor":
-        both = Part([*learnt.rows, *train.rows], [*learnt.shown, *train.shown])
-        return records.Run(*world.sources, arms.device_name(), task.floor(both, tested))
+        seen = learnt.shown + train.shown
+        return records.Run(*world.sources, arms.device_name(), task.floor(seen, tested))
     settings = tuning.setting(experiment, arm, rate)
     return arms.judged(
         (experiment, arm, seed, rate),

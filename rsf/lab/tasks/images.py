@@ -112,10 +112,10 @@ def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
     return topics.judged(arms.logits(model, part.rows, collate, 128), part, scalars)
 
 
-def floor(train: carry.Part, tested: carry.Part) -> dict:
+def floor(train: list[dict], tested: carry.Part) -> dict:
     """Return the numbers of logistic regression on the pixels."""
-    seen = [[row["pixels"].numpy().ravel() for row in part.shown] for part in (train, tested)]
-    linear = LogisticRegression(max_iter=1000).fit(seen[0], [row["label"] for row in train.shown])
+    seen = [[row["pixels"].numpy().ravel() for row in part] for part in (train, tested.shown)]
+    linear = LogisticRegression(max_iter=1000).fit(seen[0], [row["label"] for row in train])
     return topics.judged(linear.predict_log_proba(seen[1]), tested, False)
 
 

@@ -53,12 +53,12 @@ def judged(logits: np.ndarray, part: carry.Part, scalars: bool) -> dict:
     return compact.outcomes(logits, labels, scalars=scalars) | ({} if scalars else {"by_class": each})
 
 
-def floor(train: carry.Part, tested: carry.Part) -> dict:
+def floor(train: list[dict], tested: carry.Part) -> dict:
     """Return the numbers of counted words and pairs with logistic regression."""
     counted = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
     )
-    counted.fit([row["text"] for row in train.shown], [row["label"] for row in train.shown])
+    counted.fit([row["text"] for row in train], [row["label"] for row in train])
     return judged(counted.predict_log_proba([row["text"] for row in tested.shown]), tested, False)
 
 
