@@ -33,8 +33,9 @@ def tiny(name):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     if name == "images":
-        config = tf.ViTConfig(**SHAPE, image_size=8, patch_size=4, num_channels=1, num_labels=3)
-        model = images.own_names(tf.ViTForImageClassification(config))
+        model = images.model(
+            {"source": "embedded", "dtype": "float32", "width": 16, "layers": 2, "dropout": 0.1}, rng
+        )
         return model, images.examples(rng.random((24, 1, 8, 8)), rng.integers(0, 3, 24), "float32").rows
     config = tf.BertConfig(**SHAPE, vocab_size=20, num_labels=2 if name == "questions" else 3)
     whole = tf.BertForSequenceClassification(config)

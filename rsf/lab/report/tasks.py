@@ -27,22 +27,19 @@ def tasks_table() -> str:
             rows.append([shown, *[""] * 5, *words, "", ""])
             continue
         runs = {arm: verdicts.of_arm(name, arm) for arm in ("floor", "plain", "article", "twin")}
-        scores = [f"{mean(verdicts.measured(one, measure)):.2f}" for one in runs.values()]
-        rejected = 100 * (1 - mean(verdicts.measured(runs["article"], "acceptance_rate")))
-        steps = [mean(verdicts.measured(runs[arm], "steps")) for arm in ("article", "plain")]
+        scores = [f"{np.mean(list(verdicts.measured(one, measure).values())):.2f}" for one in runs.values()]
+        kept, steps, most = (
+            np.mean(list(verdicts.measured(runs[arm], number).values()))
+            for arm, number in (("article", "acceptance_rate"), ("article", "steps"), ("plain", "steps"))
+        )
         rows.append(
             [
                 shown,
                 *scores,
                 limits(found[-1].difference, 2),
                 *words,
-                f"{rejected:.0f}",
-                f"{steps[0] / steps[1]:.2f}",
+                f"{100 * (1 - kept):.0f}",
+                f"{steps / most:.2f}",
             ]
         )
     return table(HEAD, rows)
-
-
-def mean(values: dict[int, float]) -> float:
-    """Return the mean over seeds."""
-    return float(np.mean(list(values.values())))

@@ -51,12 +51,10 @@ class World(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What the loop needs to know of a task; the first six are for people."""
+    """What the loop needs to know of a task; the first four are for people."""
 
     name: str
-    hub: str
-    local: str
-    embedded: str
+    data: tuple[str, str, str]  # on the Hub, as a local copy, embedded
     head: str
     wrong: str  # what a high loss means, and what a wrong label looks like
     measure: str  # the number of a run that decides

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from transformers import ViTConfig, ViTForImageClassification
 
-from rsf.lab import arms, data, models, records, tuning
+from rsf.lab import data, models, records, tuning
 from rsf.lab.tasks import carry, topics
 
 declared = tuning.declared  # an edge widens the grid
@@ -77,19 +77,12 @@ def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
         initializer_range=0.1,
         hidden_dropout_prob=settings["dropout"],
     )
-    vit = own_names(ViTForImageClassification(config))
+    vit = ViTForImageClassification(config)
+    # transformers 5.23 saves it by the names of older versions, and a Trainer that resumes finds no weights
+    # of its layers there, and goes on with new ones after a warning: it is saved by its own
+    vit._weight_conversions = []
     models.draw(vit, [name for name, one in vit.named_parameters() if one.ndim > 1], rng)
     return vit.to(getattr(torch, settings["dtype"]))
-
-
-def own_names(vit: torch.nn.Module) -> torch.nn.Module:
-    """Return a model that is saved by the names that it is loaded by.
-
-    transformers 5.23 saves it by those of older versions, and a Trainer that resumes finds no weights of its
-    layers there, and goes on with new ones after a warning.
-    """
-    vit._weight_conversions = []
-    return vit
 
 
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -107,11 +100,6 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
-def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
-    """Return accuracy and all that the compact form has, and the accuracy of each class."""
-    return topics.judged(arms.logits(model, part.rows, collate, 128), part, scalars)
-
-
 def floor(train: list[dict], tested: carry.Part) -> dict:
     """Return the numbers of logistic regression on the pixels."""
     seen = [[row["pixels"].numpy().ravel() for row in part] for part in (train, tested.shown)]
@@ -121,16 +109,14 @@ def floor(train: list[dict], tested: carry.Part) -> dict:
 
 TASK = carry.Task(
     name="images",
-    hub=CIFAR[0],
-    local="scikit-learn's digits, 1,797",
-    embedded="the same",
+    data=(CIFAR[0], "scikit-learn's digits, 1,797", "the same"),
     head="a small vision transformer, trained here",
     wrong="the drawing looks like another digit; a wrong label: a 1 called 7",
     measure="accuracy",
     world=lambda settings: read(settings["source"], settings["dtype"]),
     model=model,
     collate=collate,
-    judge=judge,
+    judge=partial(topics.judge, collate),
     floor=floor,
 )
 run = partial(carry.run, TASK)

@@ -142,9 +142,7 @@ def floor(train: list[dict], tested: carry.Part) -> dict:
 
 TASK = carry.Task(
     name="questions",
-    hub="rajpurkar/squad",
-    local="SQuAD 1.1, 58 of 442 articles",
-    embedded="passages made from facts",
+    data=("rajpurkar/squad", "SQuAD 1.1, 58 of 442 articles", "passages made from facts"),
     head="last layer of MiniLM, start and end of the answer",
     wrong="the answer is hard to find; a wrong label: another place of the passage",
     measure="f1",

@@ -4,6 +4,7 @@ python -m rsf experiment topics-tuning
 python -m rsf experiment topics
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -40,9 +41,9 @@ def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
     return upper
 
 
-def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
-    """Return accuracy and all that the compact form has, and the accuracy of each topic."""
-    return judged(arms.logits(model, part.rows, models.pad_hidden, 128), part, scalars)
+def judge(collate: Callable, model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
+    """Return accuracy and all that the compact form has, and the accuracy of each class."""
+    return judged(arms.logits(model, part.rows, collate, 128), part, scalars)
 
 
 def judged(logits: np.ndarray, part: carry.Part, scalars: bool) -> dict:
@@ -64,16 +65,14 @@ def floor(train: list[dict], tested: carry.Part) -> dict:
 
 TASK = carry.Task(
     name="topics",
-    hub="fancyzhx/ag_news",
-    local="AG News, 20,981 of 120,000",
-    embedded="mini reviews' genre, 12 classes",
+    data=("fancyzhx/ag_news", "AG News, 20,981 of 120,000", "mini reviews' genre, 12 classes"),
     head="last layer of MiniLM, one label of several",
     wrong="the article looks at odds with its topic; a wrong label: a match report called business",
     measure="accuracy",
     world=world,
     model=model,
     collate=models.pad_hidden,
-    judge=judge,
+    judge=partial(judge, models.pad_hidden),
     floor=floor,
 )
 run = partial(carry.run, TASK)
