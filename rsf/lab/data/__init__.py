@@ -215,6 +215,20 @@ def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
     return aside, np.setdiff1d(candidates, aside)
 
 
+def labelled(table: object, column: str = "label") -> object:
+    """Return a table whose rows have a label each; ValueError names the column or the row that has none."""
+    refuse_if(
+        column not in table.column_names,
+        f"the data have no column {column!r}, only {', '.join(table.column_names)}: rename theirs",
+    )
+    empty = [i for i, label in enumerate(table[column]) if label in (None, "", -1)]
+    refuse_if(
+        empty,
+        f"{len(empty)} of {len(table)} rows have no {column}, row {[*empty, None][0]} first: leave them out",
+    )
+    return table
+
+
 def digest(files):
     """Return the SHA-256 of some files, one after the other: what a record says of local data."""
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()

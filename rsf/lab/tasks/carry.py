@@ -156,17 +156,3 @@ def texts(name: str, table: Callable, source: str, tokens: int, dtype: str, *siz
 def classes(world: World) -> int:
     """Return how many labels there are."""
     return 1 + max(row["label"] for row in world.pool.shown)
-
-
-def labelled(table: object, column: str = "label") -> object:
-    """Return a table whose rows have a label each; ValueError names the column or the row that has none."""
-    records.must(
-        column in table.column_names,
-        f"the data have no column {column!r}, only {', '.join(table.column_names)}: rename theirs",
-    )
-    empty = [i for i, label in enumerate(table[column]) if label in (None, "", -1)]
-    records.must(
-        not empty,
-        f"{len(empty)} of {len(table)} rows have no {column}, row {[*empty, None][0]} first: leave them out",
-    )
-    return table

@@ -42,7 +42,7 @@ def read(source: str, dtype: str) -> carry.World:
             impatient,
         )
         pixels = [np.stack(both[part]["img"]).transpose(0, 3, 1, 2) / 255 for part in ("train", "test")]
-        labels = [np.array(carry.labelled(both[part])["label"]) for part in ("train", "test")]
+        labels = [np.array(data.labelled(both[part])["label"]) for part in ("train", "test")]
         return *map(examples, pixels, labels, [dtype] * 2), f"hub, {CIFAR[0]} at {CIFAR[1][:8]}"
 
     def digits(_):

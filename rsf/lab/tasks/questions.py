@@ -15,7 +15,7 @@ from torchmetrics.functional.text import squad
 from transformers import BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from rsf.lab import compact, models, records, tuning
+from rsf.lab import compact, data, models, records, tuning
 from rsf.lab.tasks import carry
 
 declared = tuning.declared  # an edge widens the grid
@@ -56,7 +56,7 @@ def table(rows: object, tokenizer: object, tokens: int) -> list[dict]:
     texts = [f"{one}{JOIN}{other}" for one, other in zip(rows["question"], rows["context"], strict=True)]
     encoded = tokenizer(texts, return_offsets_mapping=True, verbose=False)
     found = []
-    for i, answers in enumerate(carry.labelled(rows, "answers")["answers"]):
+    for i, answers in enumerate(data.labelled(rows, "answers")["answers"]):
         answer, start = answers["text"][0], answers["answer_start"][0]
         passage = rows[i]["context"]
         records.must(

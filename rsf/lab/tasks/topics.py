@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from rsf.lab import arms, compact, models, tuning
+from rsf.lab import arms, compact, data, models, tuning
 from rsf.lab.models import last_layer
 from rsf.lab.tasks import carry
 
@@ -24,7 +24,7 @@ HEAD = ("classifier.bias", "classifier.weight")
 def table(rows: object, *_: object) -> list[dict]:
     """Return texts and topics; of the embedded reviews the topic is the genre."""
     column = "genre" if "genre" in rows.column_names else "label"
-    names = {name: i for i, name in enumerate(sorted(set(carry.labelled(rows, column)[column])))}
+    names = {name: i for i, name in enumerate(sorted(set(data.labelled(rows, column)[column])))}
     return [{"text": text, "label": names[one]} for text, one in zip(rows["text"], rows[column], strict=True)]
 
 
