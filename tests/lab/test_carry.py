@@ -6,7 +6,7 @@ import torch
 import transformers as tf
 from datasets import Dataset
 
-from rsf.lab import arms, models
+from rsf.lab import arms, models, records, verify
 from rsf.lab.data import passages
 from rsf.lab.models.last_layer import LastLayer
 from rsf.lab.tasks import carry, images, questions, topics
@@ -145,6 +145,23 @@ def test_an_answer_that_is_not_in_its_passage_is_named():
         ValueError, match="question 0: its answer 'c' is not in its passage at 2, where 'b' stands"
     ):
         questions.table(Dataset.from_dict(rows), tokenizer, 128)
+
+
+def test_a_question_without_an_answer_is_named():
+    rows = {"question": ["q"], "context": ["a b c"], "answers": [{"text": [], "answer_start": []}]}
+    with pytest.raises(ValueError, match="question 0: its answer '' is not in its passage"):
+        questions.table(Dataset.from_dict(rows), models.letter_tokenizer("abc", unknown="a"), 128)
+
+
+def test_f1_is_made_again_from_that_of_each_question():
+    record = next(run for run in records.runs("questions") if run["arm"] == "article")
+    assert verify.recompute(record) == []
+    changed = record | {"numbers": record["numbers"] | {"f1": record["numbers"]["f1"] + 0.01}}
+    with pytest.raises(ValueError, match="f1 is 0"):
+        verify.recompute(changed)
+    elsewhere = record | {"data": "squad: embedded, made passages"}
+    with pytest.raises(ValueError, match="its data are 'squad: embedded"):
+        verify.recompute(elsewhere)
 
 
 # ---- bad input
