@@ -10,7 +10,6 @@ from importlib import import_module
 
 from rsf.acceptance import refuse_if
 
-BENCHMARKS = ("sampling", "selection", "generation")
 AUDITED = ("above", "tilted", "clipped", "easy", "constant", "best_of")
 
 
@@ -104,19 +103,14 @@ def notebooks(task, names):
         found = [f"{name}: {problem}" for name in wanted for problem in notebooks.problems(name)]
         print("\n".join(found) or "notebooks: nothing to mend")
         return bool(found)
-    bar = tqdm(total=len(wanted), unit="notebook", file=sys.stderr)
-    if task == "build":
-        for name, seconds in notebooks.build(names):
-            bar.update()
-            bar.write(f"{name}: built in {seconds:.1f} s", file=sys.stdout)
-        return bar.close()
+    work = notebooks.build(names) if task == "build" else notebooks.run(names)
     rows = []
-    for row in notebooks.run(names):
+    for row in tqdm(work, total=len(wanted), unit="notebook", file=sys.stderr):
+        tqdm.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
         rows.append(row)
-        bar.update()
-        bar.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
-    bar.close()
-    width = max(len(row["notebook"]) for row in rows)
+    if task == "build":
+        return False
+    width = max(map(len, wanted))
     print(f"\n{'notebook':{width}}  seconds    checks  verdict")
     for row in rows:
         print(f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}")
@@ -235,7 +229,7 @@ ARGUMENTS = {
         "--rates": {"type": float, **SEVERAL},
         "--again": {"help": "into build/again/, beside the stored numbers", **SWITCH},
     },
-    bench: {"name": {"choices": BENCHMARKS}},
+    bench: {"name": {"choices": ("sampling", "selection", "generation")}},
     full: {
         "names": {"nargs": "*", "help": "sections; default: all, the most valuable first"},
         "--pack": {"help": "write the archive for a machine without network into build/", **SWITCH},

@@ -98,8 +98,8 @@ def execute(notebook, environment):
 
 
 def build(wanted=()):
-    """Build notebooks from their text, execute them, and store them with their outputs; yields (name,
-    seconds)."""
+    """Build notebooks from their text, execute them, and store them with their outputs; yields a dict for
+    each."""
     import nbformat
 
     for name in names(wanted):
@@ -108,7 +108,7 @@ def build(wanted=()):
         execute(notebook, ENVIRONMENT)
         notebook.metadata = metadata  # the kernel's own version is no part of it
         nbformat.write(notebook, NOTEBOOKS / f"{name}.ipynb")
-        yield name, time.perf_counter() - started
+        yield {"notebook": name, "verdict": f"built in {time.perf_counter() - started:.1f} s"}
 
 
 def run(wanted=()):
