@@ -120,9 +120,9 @@ def notebooks(task, names):
 
 def lab(name, port=None, browser=True):
     """Open JupyterLab on copies in build/lab/, so that reading changes nothing in the checkout."""
-    from rsf.lab import door
+    from rsf.lab import notebooks
 
-    return door.open_lab(name, port=port, browser=browser)
+    return notebooks.open_lab(name, port=port, browser=browser)
 
 
 def figures():

@@ -6,9 +6,13 @@ and compared by `pytest --nbval`. Needs a checkout and the extra `lab`.
 """
 
 import base64
+import filecmp
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 import time
 import tomllib
 
@@ -153,3 +157,33 @@ def outputs_of(cell, kind):
 def outputs(notebook):
     """Return the outputs of all cells of code."""
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int:
+    """Open JupyterLab at a notebook, on copies in build/lab/, until it is stopped; return its exit code.
+
+    A copy that its reader has changed is kept as it is; one that was only read follows the committed
+    notebook.
+    """
+    wanted = names([word])[0]
+    folder = BUILD / "lab"
+    as_copied = folder / ".as_copied"
+    as_copied.mkdir(parents=True, exist_ok=True)
+    for source in NOTEBOOKS.glob("*.ipynb"):
+        copy = folder / source.name
+        before = as_copied / source.name
+        if not copy.exists() or (before.exists() and filecmp.cmp(copy, before, shallow=False)):
+            shutil.copyfile(source, copy)
+            shutil.copyfile(source, before)
+    options = [
+        f"--ServerApp.root_dir={folder}",
+        *([f"--ServerApp.port={port}", "--ServerApp.port_retries=0"] if port else []),
+        *([] if browser else ["--no-browser"]),
+        # Jupyter refuses the root of a container otherwise
+        *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+    ]
+    command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    if os.name == "nt":
+        return subprocess.run(command, env=environment).returncode
+    return os.execve(command[0], command, environment)  # the server takes this process's place
