@@ -85,11 +85,11 @@ def bench(name):
     print(f"made {file.relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
-def full(names, pack, tiny, minutes, out, jobs):
-    """Run what the full sections lack while there is time, or pack an archive for a GPU without network."""
+def full(names, minutes, out, jobs):
+    """Run what the full sections lack, for as long as there is time."""
     from rsf.lab import full
 
-    for line in [f"made {full.pack(tiny=tiny)}"] if pack else full.run(names, minutes, out, jobs):
+    for line in full.run(names, minutes, out, jobs):
         print(line, flush=True)
 
 
@@ -232,8 +232,6 @@ ARGUMENTS = {
     bench: {"name": {"choices": ("sampling", "selection", "generation")}},
     full: {
         "names": {"nargs": "*", "help": "sections; default: all, the most valuable first"},
-        "--pack": {"help": "write the archive for a machine without network into build/", **SWITCH},
-        "--tiny": {"help": "with --pack: for a trial on a CPU", **SWITCH},
         "--minutes": {"type": float, "default": 9},
         "--out": {"default": "build/full", "help": "gets result files and checkpoints; on Colab on Drive"},
         "--jobs": {"type": int, "help": "runs of the embedded model side by side; default: what fits"},
