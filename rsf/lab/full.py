@@ -27,7 +27,6 @@ import torch
 
 from rsf.accounts import write_whole
 from rsf.lab import arms, records, tuning, verify
-from rsf.lab.records import ROOT
 
 QUEUE = (  # the most valuable first
     "bench-selection",
@@ -64,8 +63,8 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if (ROOT / "data" / "imdb" / "tokens.npz").is_file():
-        environment["RSF_DATA"] = str(ROOT / "data")
+    if (records.ROOT / "data" / "imdb" / "tokens.npz").is_file():
+        environment["RSF_DATA"] = str(records.ROOT / "data")
     running = {}
     score = Counter()  # of a section: runs that ended well less those that failed; of a run: how often begun
     while True:
@@ -74,7 +73,7 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
             with open(out / "log" / f"{name_of(job)}.txt", "w", encoding="utf-8") as log:
                 environment["RSF_BESIDE"] = str(beside(job[0], jobs))
                 running[job] = subprocess.Popen(
-                    words_of(job), cwd=ROOT, env=environment, stdout=log, stderr=log
+                    words_of(job), cwd=records.ROOT, env=environment, stdout=log, stderr=log
                 )
         if not running:
             break

@@ -4,7 +4,6 @@ python -m rsf experiment imdb-small    every arm and seed of that section; goes 
 """
 
 import time
-from collections import namedtuple
 from functools import partial
 
 import numpy as np
@@ -13,12 +12,12 @@ import torch
 from rsf.lab import arms, compact, data, models, records
 from rsf.lab.tasks.imdb_tuned import pad
 
-# a model and its reviews, ready to be trained on; collate pads to so many tokens, or to the longest
-Prepared = namedtuple("Prepared", "model train test collate test_index data checkpoint")
 
+def prepare(settings: dict, seed: int) -> tuple:
+    """Return model, rows to train on, rows to test on, collate, the places of those tested, and two sources.
 
-def prepare(settings: dict, seed: int) -> Prepared:
-    """Load what a run needs; the seed draws the training reviews and the head."""
+    The seed draws the training reviews and the head; `collate` pads to the longest, or to so many tokens.
+    """
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
     if settings.get("train_data") == "embedded":
         reviews = _train_on_embedded(reviews, settings)
@@ -38,7 +37,7 @@ def prepare(settings: dict, seed: int) -> Prepared:
         )
     else:
         train, test = (data.encoded(*place, tokenizer, settings["tokens"]) for place in places)
-    return Prepared(model, train, test, collate, tested, reviews.source, checkpoint)
+    return model, train, test, collate, tested, reviews.source, checkpoint
 
 
 def _train_on_embedded(reviews, settings):
