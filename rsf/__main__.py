@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 
 from rsf.acceptance import refuse_if
 
@@ -134,7 +135,10 @@ def figures():
 
 
 def verify(files, machine):
-    """Make the numbers of result files, by default all of results/, again, and print the verdicts."""
+    """Make the numbers of result files again, and print the verdicts.
+
+    By default of all of results/; then also those on the article's claims, and a short run is made again.
+    """
     if machine:
         from rsf.lab import provenance
 
@@ -160,6 +164,22 @@ def verify(files, machine):
         print("\n  ".join([records.status(name) + said, *verdicts.means(name), *notes, *found]))
     for claim, judgement in verdicts.overall(names).items():
         print(f"{claim}:\n  {judgement}")
+    return False if files else _claims()
+
+
+def _claims():
+    """Print the verdict on each claim of the article, and run again what takes under a minute."""
+    from rsf.lab import records
+    from rsf.lab.report import claims
+
+    print("\nthe claims of the article, by section:")
+    for line in claims.lines():
+        print(f"{line.claim.article:8} {line.claim.words}\n{'':8} {line.judgement.word}, {line.kind}")
+    print("\nnot run again: what stands above is made from the files and from the notebooks' stored outputs")
+    if not records.CHECKOUT or not find_spec("torch"):
+        return False
+    print("run again: one seed of mini-last, all arms; the notebooks' checks: python3 run.py test\n")
+    return experiment("mini-last", seeds=records.protocol("mini-last")["seeds"][:1], again=True)
 
 
 def audit(file, rule, columns, figure):

@@ -8,6 +8,7 @@ The rule is `rsf.checks.verdict`; the sections written first keep the one in the
 open until every declared seed is in.
 """
 
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -122,9 +123,11 @@ def judged(contrast: Contrast) -> Finding:
     arms = [of_arm(contrast.experiment, name) for name in (contrast.arm, contrast.against)]
     missing = sum(not all(seed in runs for runs in arms) for seed in section["seeds"])
     if missing:
-        return Finding(
-            contrast, checks.Judgement("open", f"open ({missing} of the declared seeds are missing)")
-        )
+        return Finding(contrast, unasked(f"{missing} of the declared seeds are missing"))
+    for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):
+        for seed, other in combinations(runs, 2):
+            copied = runs[seed]["numbers"] == runs[other]["numbers"]
+            records.must(not copied, f"{contrast.experiment} {name}: seed {other} is a copy of seed {seed}")
     found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
     values = [measured(runs, contrast.measure) for runs in arms]
     of_two = contrast.unit and "half of the arm's median" not in section["primary"]  # where guessing has 50 %
@@ -156,6 +159,26 @@ def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:
         direction="more" if contrast.sign > 0 else {"accuracy": "harm"}.get(contrast.measure, "less"),
         unit=contrast.unit,
     )
+
+
+def unasked(why: str = "the protocol does not ask it") -> checks.Judgement:
+    """Return the judgement of what nobody ran, with the reason."""
+    return checks.Judgement("open", f"open ({why})")
+
+
+def ran(cells: list[str], *, contrary: bool = False) -> checks.Judgement:
+    """Return what checks in the stored outputs of cells say of a claim, or of its contrary.
+
+    Each check comes with a counter-check that was refused; "" stands for one that is in no stored output.
+    """
+    if not all(cells):
+        return unasked("a check that it rests on is in no stored output")
+    return checks.Judgement(*(("refuted", "refuted (its contrary is shown)") if contrary else ("shown",) * 2))
+
+
+def of_cases(cases: dict[str, checks.Judgement]) -> checks.Judgement:
+    """Return the judgement of a claim from those of its declared cases, of one or of several in general."""
+    return checks.in_general(cases) if len(cases) > 1 else next(iter(cases.values()))
 
 
 def of_arm(experiment: str, arm: str) -> dict[int, dict]:
