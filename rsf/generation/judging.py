@@ -44,6 +44,7 @@ class SamplingReport:
     without : positions of the prompts that had no sample accepted
     wanted : with `until_accepted`, how many of each prompt
     reached : prompts that got them, with `cost` samples in all
+    engine : what a sampler of another kind than `model_sampler` says of itself
 
     >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
     3 accepted of 8 samples (0.3750); 1 of 2 prompts without any; 0 skipped, 40 tokens decoded
@@ -61,6 +62,7 @@ class SamplingReport:
     reached: int = 0
     cost: int = 0
     without: list[int] = field(default_factory=list, repr=False)
+    engine: str = ""
 
     def add(
         self, log_a: np.ndarray, accepted: np.ndarray, tokens: Sequence[int | None], slack: float
@@ -96,7 +98,7 @@ class SamplingReport:
             f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples "
             f"({self.acceptance_rate:.4f}){less if self.kept < self.accepted else ''}; "
             f"{len(self.without):,} of {self.prompts:,} prompts without any; {until}"
-            f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded"
+            f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded{self.engine and '; '}{self.engine}"
         )
 
 
@@ -207,6 +209,7 @@ def sample_and_judge(
         enough = accepted >= samples_per_prompt
         report.reached = int(enough.sum())
         report.cost = int(drawn[enough].sum())
+    report.engine = str(sample) if getattr(sample, "same", None) else ""
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
     kept = judged.select(np.flatnonzero(judged.data["kept"].to_numpy()))
