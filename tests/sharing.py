@@ -1,0 +1,74 @@
+"""What two processes draw together, for tests/generation/test_sharing.py: torchrun --nproc-per-node 2 sharing.py FOLDER MODE."""
+
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from helpers import letters_tokenizer, tiny_gpt2
+
+from rsf.generation import model_sampler, sample_and_judge, shared
+from rsf.rules import above, at_rate, best_of, clipped
+
+END = letters_tokenizer("abc", eos_token="<end>")
+PROMPTS = ["a", "bc", "ab", "cab", "cc", "b", "ca"]
+
+
+def many_a(prompts, completions, **_):
+    return [float(text.count("a")) for text in completions]
+
+
+RUNS = {  # name: (rule, options)
+    "until accepted": (partial(above, 1), {"until_accepted": True, "max_samples": 9, "block": 10}),
+    "best of four": (partial(best_of, 4), {"samples_per_prompt": 8, "block": 16}),
+    "observing": (partial(at_rate, clipped, 0.4, window=24), {"samples_per_prompt": 9, "block": 12}),
+    "thinned": (partial(above, 1), {"samples_per_prompt": 9, "dedupe": str, "cap": 2}),
+    "one row a block": (partial(above, 1), {"samples_per_prompt": 1, "block": 1}),
+}
+
+
+def judged(sample, name, folder=None):
+    rule, options = RUNS[name]
+    options = {"samples_per_prompt": 3} | options
+    return sample_and_judge(
+        sample, PROMPTS, many_a, rule(), np.random.default_rng(5), folder=folder, **options
+    )
+
+
+def sampler(**options):
+    model = tiny_gpt2(4, seed=5)
+    model.generation_config.eos_token_id = 3
+    return model_sampler(model, END, max_new_tokens=4, batch_size=5, **options)
+
+
+class Faulty:
+    """The sampler of one process: from its third call on it raises, or is killed."""
+
+    def __init__(self, mode):
+        self.draw, self.mode, self.calls = sampler(), mode, 0
+        self.key = self.draw.key
+
+    def __call__(self, prompts, rngs):
+        self.calls += 1
+        if self.calls > 2 and os.environ["RANK"] == "1":
+            if self.mode == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("no more paper")
+        return self.draw(prompts, rngs)
+
+
+def main(folder, mode):
+    own = sampler() if mode == "whole" else Faulty(mode)
+    with shared(own) as sample:
+        assert sample.driver == (os.environ["RANK"] == "0")
+        if sample.driver:
+            for name in RUNS:
+                judged(sample, name, folder / name)
+            print(sample)
+    print(f"process {os.environ['RANK']} has left")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
