@@ -66,7 +66,7 @@ def main(folder, mode):
         if sample.driver:
             for name in RUNS:
                 judged(sample, name, folder / name)
-            print(sample)
+            print(sample.samplers[1].name)
     print(f"process {os.environ['RANK']} has left")
 
 

@@ -19,8 +19,9 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from os import getpid
+from os import environ, getpid
 from socket import gethostname
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,10 +141,12 @@ class ServerSampler:
         """Return all that a completion depends on besides prompt and seed, the weights by their name."""
         return json.dumps([self.model, self.body], sort_keys=True)
 
-    def __str__(self) -> str:
+    @property
+    def engine(self) -> str:
+        """What is known of the engine, for the report; empty before it was asked."""
         same = ", ".join(f"{number} of {TRIES} {where}" for where, number in self.same.items())
-        ignored = f"; it ignored {', '.join(self.ignored)}" if self.ignored else ""
-        return f"{self.model} wrote the same again: {same or 'not tried'}{ignored}"
+        ignored = f"; it ignored {', '.join(self.ignored)}" * bool(self.ignored)
+        return f"{self.model} at {self.client.base_url} wrote the same again: {same}{ignored}" * bool(same)
 
     def _draft(self, prompt: str | Conversation, seed: int, **changes: object) -> dict:
         """Return what the server writes after a prompt."""
@@ -211,9 +214,9 @@ class ServerSampler:
             ]
         self.same = same
         for line, wrong in {
-            f"{self}: concurrency=1 may help, and a folder keeps what was sampled": min(same.values())
+            f"{self.engine}: concurrency=1 may help, and a folder keeps what was sampled": min(same.values())
             < TRIES,
-            f"{self}: its own defaults decide what it draws from": self.ignored,
+            f"{self.engine}: its own defaults decide what it draws from": self.ignored,
             f"{self.model} gives no log probabilities, or not of every token": blind,
             alike: blind and one_text,
         }.items():
@@ -244,21 +247,24 @@ def shared(sampler: Callable | Sequence[Callable]) -> "Shared":
     """
     if not callable(sampler):
         return Shared(sampler)
-    from accelerate import PartialState
     from torch import distributed
 
-    state = PartialState()
+    number = int(environ.get("WORLD_SIZE", 1))
     refuse_if(
-        state.num_processes < 2,
+        number < 2,
         "shared needs several processes, found one: start them with torchrun --nproc-per-node 2 SCRIPT "
         "(accelerate launch --cpu starts one without a word), or give it a list of samplers",
     )
+    if not distributed.is_initialized():
+        distributed.init_process_group()
     group = distributed.new_group(backend="gloo", timeout=timedelta(days=30))  # a reward may take its time
-    own = f"process {state.process_index} of {state.num_processes} (pid {getpid()} on {gethostname()})"
-    names = [None] * state.num_processes
-    distributed.all_gather_object(names, (own, key_of(sampler)), group=group)
-    others = [_Far(rank, group, *names[rank]) for rank in range(1, state.num_processes)]
-    return Shared([sampler, *others], driver=state.is_main_process)
+    rank = distributed.get_rank()
+    own = f"process {rank} of {number} (pid {getpid()} on {gethostname()})"
+    told = [None] * number
+    distributed.all_gather_object(told, (own, key_of(sampler)), group=group)
+    return Shared(
+        [sampler, *(_Far(distributed, group, i, *told[i]) for i in range(1, number))], driver=rank == 0
+    )
 
 
 class Shared:
@@ -272,6 +278,8 @@ class Shared:
         refuse_if(len(keys) != 1, f"those that share must draw the same, their keys are {sorted(keys)}")
         self.samplers, self.driver = list(samplers), driver
         self.key = keys.pop()
+        if hasattr(samplers[0], "check"):
+            self.check = samplers[0].check  # may refuse prompts
 
     def __call__(
         self, prompts: Sequence[str | Conversation], rngs: Sequence[np.random.Generator]
@@ -285,8 +293,10 @@ class Shared:
         errors = [failed for _, failed in shares.values() if failed]
         return columns(prompts, found, next(iter(errors), error))
 
-    def __str__(self) -> str:
-        return "; ".join(map(str, self.samplers))
+    @property
+    def engine(self) -> str:
+        """What is known of the engines, for the report."""
+        return "; ".join(filter(None, (getattr(one, "engine", "") for one in self.samplers)))
 
     def __enter__(self) -> "Shared":
         while not self.driver and (job := self.samplers[1].received(0)):
@@ -300,17 +310,13 @@ class Shared:
                 with suppress(RuntimeError):  # it is gone already
                     one.send(one.rank, None)
 
-    def check(self, prompts: Sequence[str | Conversation], *, to_train: bool = False) -> None:
-        """Let the first sampler refuse prompts."""
-        if hasattr(self.samplers[0], "check"):
-            self.samplers[0].check(prompts, to_train=to_train)
-
 
 class _Far:
     """Another process, which draws when it is asked."""
 
-    def __init__(self, rank: int, group: object, name: str, key: str | None) -> None:
-        self.rank, self.group, self.name, self.key = rank, group, name, key
+    def __init__(self, distributed: ModuleType, group: object, rank: int, name: str, key: str | None) -> None:
+        self.distributed, self.group = distributed, group  # torch's
+        self.rank, self.name, self.key = rank, name, key
 
     def __call__(self, prompts: Sequence, rngs: Sequence[np.random.Generator]) -> dict[str, list]:
         try:
@@ -320,19 +326,12 @@ class _Far:
             raise RuntimeError(f"{self.name} is gone, {lost}") from lost
         return columns(prompts, rows, error and RuntimeError(f"{self.name}: {error}"))
 
-    def __str__(self) -> str:
-        return self.name
-
     def send(self, rank: int, what: object) -> None:
-        from torch import distributed
-
-        distributed.send_object_list([what], dst=rank, group=self.group)
+        self.distributed.send_object_list([what], dst=rank, group=self.group)
 
     def received(self, rank: int) -> Any:
-        from torch import distributed
-
         box = [None]
-        distributed.recv_object_list(box, src=rank, group=self.group)
+        self.distributed.recv_object_list(box, src=rank, group=self.group)
         return box[0]
 
 
@@ -368,7 +367,7 @@ def columns(
     waiting = [repr(prompt) for i, prompt in enumerate(prompts) if i not in found]
     if waiting:
         some = ", ".join(f"{prompt:.60}" for prompt in list(dict.fromkeys(waiting))[:3])
-        why = " ".join(f"{type(error).__name__}: {error}".split())
+        why = " ".join(f"{type(error).__name__}: {error} {getattr(error, 'request', '')}".split())
         raise Unfinished(
             f"{len(waiting)} of {len(prompts)} samples wait, after {some}{' ...' * (len(set(waiting)) > 3)}: "
             f"{why:.500}; a second call with the same folder goes on from here",

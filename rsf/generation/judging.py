@@ -44,7 +44,7 @@ class SamplingReport:
     without : positions of the prompts that had no sample accepted
     wanted : with `until_accepted`, how many of each prompt
     reached : prompts that got them, with `cost` samples in all
-    engine : what a sampler of another kind than `model_sampler` says of itself
+    engine : what a `server_sampler` found out about its engine
 
     >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
     3 accepted of 8 samples (0.3750); 1 of 2 prompts without any; 0 skipped, 40 tokens decoded
@@ -209,7 +209,7 @@ def sample_and_judge(
         enough = accepted >= samples_per_prompt
         report.reached = int(enough.sum())
         report.cost = int(drawn[enough].sum())
-    report.engine = str(sample) if getattr(sample, "same", None) else ""
+    report.engine = getattr(sample, "engine", "")
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
     kept = judged.select(np.flatnonzero(judged.data["kept"].to_numpy()))

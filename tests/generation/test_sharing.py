@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,9 @@ def torchrun(folder, mode, processes=2):
 
 
 def same(tables, others):
-    return all(one[:] == other[:] for one, other in zip(tables[:2], others[:2], strict=True)) and str(
-        tables[2]
-    ) == str(others[2])
+    totals, others_totals = (replace(report, engine="") for report in (tables[2], others[2]))
+    rows = zip(tables[:2], others[:2], strict=True)
+    return totals == others_totals and all(one[:] == other[:] for one, other in rows)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,12 @@ def alone():
     return {name: judged(sample, name) for name in RUNS}
 
 
-def test_two_processes_draw_what_one_draws(alone, tmp_path):
+def test_two_processes_draw_what_one_draws(alone, tmp_path, monkeypatch):
     code, told = torchrun(tmp_path, "whole")
     assert code == 0 and "process 0 has left" in told and "process 1 has left" in told, told
     refused = sharing.Faulty("raises")
     refused.calls = 3
-    os.environ["RANK"] = "1"  # it would raise, were it asked
+    monkeypatch.setenv("RANK", "1")  # it would raise, were it asked
     for name in RUNS:
         assert same(judged(refused, name, tmp_path / name), alone[name]), name
     assert "process 1 of 2 (pid " in told
@@ -98,13 +99,13 @@ def test_two_servers_draw_what_one_draws():
 
 
 def test_a_server_that_fails_is_named_and_what_the_other_drew_is_kept(tmp_path):
-    with stub() as one, stub(fails=dict.fromkeys(range(100, 999), 500)) as other:
+    with stub() as one, stub(fails=dict.fromkeys(range(60, 999), 500)) as other:
         servers = [server_sampler(each.client(), "m", max_new_tokens=4) for each in (one, other)]
         whole = judged(servers[0], "thinned")
-        with pytest.raises(Unfinished, match=r"samples wait, after .*InternalServerError"):
-            for _ in range(9):
-                judged(shared(servers), "thinned", tmp_path)
-                [file.unlink() for file in tmp_path.glob("*.json")]
+        with pytest.raises(
+            Unfinished, match=f"samples wait, after .*InternalServerError.*:{other.server_port}/"
+        ):
+            judged(shared(servers), "thinned", tmp_path)
         kept = json.loads(next(tmp_path.glob("*.part.json")).read_text())
         assert len(kept) >= 32
         assert same(judged(servers[0], "thinned", tmp_path), whole)
