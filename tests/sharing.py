@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def sampler(**options):
     return model_sampler(model, END, max_new_tokens=4, batch_size=5, **options)
 
 
+def names(folder):
+    """What the lines of the docstring speak of."""
+    return {
+        "model": sampler().model,
+        "tokenizer": END,
+        "prompts": PROMPTS,
+        "reward": many_a,
+        "rule": above(1),
+        "rng": np.random.default_rng(5),
+        "folder": folder,
+    }
+
+
 class Faulty:
     """The sampler of one process: from its third call on it raises, or is killed."""
 
@@ -61,13 +75,15 @@ class Faulty:
 
 def main(folder, mode):
     own = sampler() if mode == "whole" else Faulty(mode)
+    if mode == "whole":  # the lines of the docstring
+        how_to = textwrap.dedent(shared.__doc__.split("script.py`::\n")[1])
+        exec(how_to.replace('"samples"', "folder"), globals() | names(folder / "how-to"))
     with shared(own) as sample:
         assert sample.driver == (os.environ["RANK"] == "0")
         if sample.driver:
             for name in RUNS:
                 judged(sample, name, folder / name)
-            print(sample.samplers[1].name)
-    print(f"process {os.environ['RANK']} has left")
+    sys.stdout.write(f"process {os.environ['RANK']} has left\n")
 
 
 if __name__ == "__main__":

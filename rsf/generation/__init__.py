@@ -1,7 +1,7 @@
 """From a model's own samples to training data: sample, judge, keep, fine-tune, and again.
 
-Names are loaded when they are asked for: `sample_and_judge` needs `datasets`, `server_sampler` openai as well,
-the others PyTorch and transformers.
+Names are loaded when they are asked for: `sample_and_judge` needs `datasets`, `server_sampler` openai
+too, the others PyTorch and transformers.
 """
 
 from importlib import import_module

@@ -10,6 +10,10 @@ gives the same text is the engine's doing: it is tried out before the first samp
     kept, judged, report = sample_and_judge(
         sample, prompts, reward, rule, rng, samples_per_prompt=4, folder="samples"
     )
+    print(report)
+
+Several servers, `shared([server_sampler(url, "my-model") for url in urls])`, and several processes that
+torchrun started, `with shared(model_sampler(model, tokenizer)) as sample`, are used like one.
 """
 
 import json
@@ -21,17 +25,13 @@ from datetime import timedelta
 from functools import partial
 from os import environ, getpid
 from socket import gethostname
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rsf.acceptance import refuse_if
 from rsf.generation.arguments import Conversation
 from rsf.generation.drafts import Unfinished, drawn, key_of
-
-if TYPE_CHECKING:
-    from openai import OpenAI
 
 LAW = {  # of sampling: every token by the model's own probability; the last two are one thing in two engines
     "temperature": 1.0,
@@ -48,7 +48,7 @@ TRIES = 8  # requests of the probe, each repeated alone and side by side
 
 
 def server_sampler(
-    client_or_url: "OpenAI | str",
+    client_or_url: Any,
     model: str,
     *,
     max_new_tokens: int = 64,
@@ -99,7 +99,7 @@ class ServerSampler:
 
     def __init__(
         self,
-        client: "OpenAI",
+        client: Any,  # openai.OpenAI
         model: str,
         max_new_tokens: int,
         stop: str | Sequence[str],
@@ -162,7 +162,7 @@ class ServerSampler:
         return self._read(answer.to_dict())
 
     def _read(self, answer: dict) -> dict:
-        """Return an answer as a draft; engines give log probabilities in either format, whatever was asked."""
+        """Return an answer as a draft; log probabilities come in either format, whatever was asked."""
         choices = answer.get("choices") or []
         refuse_if(len(choices) != 1, f"{self.model} gave {len(choices)} choices where one was asked for")
         choice = choices[0]
@@ -230,13 +230,9 @@ def shared(sampler: Callable | Sequence[Callable]) -> "Shared":
     Parameters
     ----------
     sampler : list of samplers, or this process's own
-        A list, `shared([server_sampler(url, ...) for url in urls])`, is used like one of them. With one's
-        own, each process that torchrun (or `accelerate launch`) started calls this; one goes on, the others
-        draw for it until it leaves:
-
-        with shared(model_sampler(model, tokenizer)) as sample:
-            if sample.driver:
-                kept, judged, report = sample_and_judge(sample, prompts, ...)
+        A list, `shared([server_sampler(url, "my-model") for url in urls])`, is used like one of them. With
+        one's own, each process that torchrun started calls this; one goes on, the others draw for it until
+        it leaves, and can then read its folder.
 
     Raises
     ------
@@ -244,6 +240,16 @@ def shared(sampler: Callable | Sequence[Callable]) -> "Shared":
         The samplers do not draw the same, or there is only one process.
     Unfinished
         When called: one of them failed. What the others drew is in its `drafts`, as for `server_sampler`.
+
+    Examples
+    --------
+    The script, for `torchrun --nproc-per-node 2 script.py`::
+
+        with shared(model_sampler(model, tokenizer)) as sample:
+            if sample.driver:
+                kept, judged, report = sample_and_judge(
+                    sample, prompts, reward, rule, rng, samples_per_prompt=4, folder="samples"
+                )
     """
     if not callable(sampler):
         return Shared(sampler)
@@ -258,13 +264,10 @@ def shared(sampler: Callable | Sequence[Callable]) -> "Shared":
     if not distributed.is_initialized():
         distributed.init_process_group()
     group = distributed.new_group(backend="gloo", timeout=timedelta(days=30))  # a reward may take its time
-    rank = distributed.get_rank()
-    own = f"process {rank} of {number} (pid {getpid()} on {gethostname()})"
+    own = f"process {group.rank()} of {number} (pid {getpid()} on {gethostname()})"
     told = [None] * number
     distributed.all_gather_object(told, (own, key_of(sampler)), group=group)
-    return Shared(
-        [sampler, *(_Far(distributed, group, i, *told[i]) for i in range(1, number))], driver=rank == 0
-    )
+    return Shared([sampler], told, group)
 
 
 class Shared:
@@ -273,11 +276,19 @@ class Shared:
     driver : whether this process is the one that may call it
     """
 
-    def __init__(self, samplers: Sequence[Callable], driver: bool = True) -> None:
-        keys = {key_of(one) for one in samplers}
+    def __init__(
+        self,
+        samplers: Sequence[Callable],
+        processes: Sequence[tuple[str, str | None]] = (),
+        group: Any = None,  # torch's
+    ) -> None:
+        keys = {key_of(one) for one in samplers} | {key for _, key in processes}
         refuse_if(len(keys) != 1, f"those that share must draw the same, their keys are {sorted(keys)}")
-        self.samplers, self.driver = list(samplers), driver
+        self.samplers, self.group = samplers, group
         self.key = keys.pop()
+        self.driver = group is None or group.rank() == 0
+        self.shares = [partial(_own, one) for one in samplers]
+        self.shares += [partial(_far, group, i, processes[i][0]) for i in range(1, len(processes))]
         if hasattr(samplers[0], "check"):
             self.check = samplers[0].check  # may refuse prompts
 
@@ -286,12 +297,10 @@ class Shared:
     ) -> dict[str, list]:
         """Return the columns that the samplers give, each for its share of the rows."""
         refuse_if(not self.driver, "this process only draws: ask whether `sample.driver` before sampling")
-        n = min(len(self.samplers), len(prompts))
-        tasks = [partial(_share, self.samplers[i], prompts[i::n], rngs[i::n]) for i in range(n)]
-        shares, error = finished(tasks, n)
+        n = min(len(self.shares), len(prompts))
+        shares, _ = finished([partial(self.shares[i], prompts[i::n], rngs[i::n]) for i in range(n)], n)
         found = {i + n * place: row for i, (rows, _) in shares.items() for place, row in rows.items()}
-        errors = [failed for _, failed in shares.values() if failed]
-        return columns(prompts, found, next(iter(errors), error))
+        return columns(prompts, found, next((error for _, error in shares.values() if error), None))
 
     @property
     def engine(self) -> str:
@@ -299,43 +308,18 @@ class Shared:
         return "; ".join(filter(None, (getattr(one, "engine", "") for one in self.samplers)))
 
     def __enter__(self) -> "Shared":
-        while not self.driver and (job := self.samplers[1].received(0)):
-            rows, error = _share(self.samplers[0], *job)
-            self.samplers[1].send(0, (rows, error and f"{type(error).__name__}: {error}"))
+        while not self.driver and (job := _received(self.group, 0)):
+            rows, error = self.shares[0](*job)
+            _send(self.group, 0, (rows, error and f"{type(error).__name__}: {error}"))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one in self.samplers[1:] if self.driver else ():
-            if isinstance(one, _Far):
-                with suppress(RuntimeError):  # it is gone already
-                    one.send(one.rank, None)
+        for i in range(1, self.group.size()) if self.group and self.driver else ():
+            with suppress(RuntimeError):  # it is gone already
+                _send(self.group, i, None)
 
 
-class _Far:
-    """Another process, which draws when it is asked."""
-
-    def __init__(self, distributed: ModuleType, group: object, rank: int, name: str, key: str | None) -> None:
-        self.distributed, self.group = distributed, group  # torch's
-        self.rank, self.name, self.key = rank, name, key
-
-    def __call__(self, prompts: Sequence, rngs: Sequence[np.random.Generator]) -> dict[str, list]:
-        try:
-            self.send(self.rank, (prompts, rngs))
-            rows, error = self.received(self.rank)
-        except RuntimeError as lost:
-            raise RuntimeError(f"{self.name} is gone, {lost}") from lost
-        return columns(prompts, rows, error and RuntimeError(f"{self.name}: {error}"))
-
-    def send(self, rank: int, what: object) -> None:
-        self.distributed.send_object_list([what], dst=rank, group=self.group)
-
-    def received(self, rank: int) -> Any:
-        box = [None]
-        self.distributed.recv_object_list(box, src=rank, group=self.group)
-        return box[0]
-
-
-def _share(
+def _own(
     sample: Callable, prompts: Sequence, rngs: Sequence[np.random.Generator]
 ) -> tuple[dict[int, dict], Exception | None]:
     """Return the rows that a sampler drew, by place, and what kept it from the others."""
@@ -345,6 +329,30 @@ def _share(
         return error.drafts, error.__cause__
     except Exception as error:
         return {}, error
+
+
+def _far(group: Any, rank: int, name: str, *job: Sequence) -> tuple[dict[int, dict], Exception | None]:
+    """Return what `_own` returns in another process."""
+    try:
+        _send(group, rank, job)
+        rows, error = _received(group, rank)
+    except RuntimeError as lost:
+        rows, error = {}, f"it is gone, {lost}"
+    return rows, error and RuntimeError(f"{name}: {error}")
+
+
+def _send(group: Any, rank: int, what: object) -> None:
+    from torch import distributed
+
+    distributed.send_object_list([what], dst=rank, group=group)
+
+
+def _received(group: Any, rank: int) -> Any:
+    from torch import distributed
+
+    box = [None]
+    distributed.recv_object_list(box, src=rank, group=group)
+    return box[0]
 
 
 def finished(tasks: Sequence[Callable], workers: int) -> tuple[dict[int, Any], Exception | None]:

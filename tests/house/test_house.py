@@ -156,6 +156,7 @@ def test_no_file_and_no_function_is_two_ideas(file):
         "rsf.lab.records, rsf.lab.tasks.answers",
         "rsf.selection; rsf.selection.RejectionLoader",
         "rsf.generation; rsf.generation.sample_and_judge",
+        "rsf.generation; rsf.generation.server_sampler('http://localhost:1/v1', 'm')",
     ],
 )
 def test_what_needs_no_torch_loads_none(names):
@@ -250,6 +251,7 @@ def test_the_wheel_has_what_git_has(wheel):
 ROOM_BY_EXTRA = {  # what is installed one after another, and what can be imported then
     "": "import rsf, rsf.rules, rsf.sampling, rsf.audit; from rsf.selection import RejectionLoader",
     "generation": "from rsf.generation import sample_and_judge",
+    "server": "from rsf.generation import server_sampler; server_sampler('http://localhost:1/v1', 'm')",
     "selection": "from rsf.selection import RSFTrainer; from rsf.generation import model_sampler, rsf_rounds",
 }
 
