@@ -7,6 +7,8 @@ import re
 import sys
 from importlib import import_module
 
+from rsf.acceptance import refuse_if
+
 BENCHMARKS = ("sampling", "selection", "generation")
 AUDITED = ("above", "tilted", "clipped", "easy", "constant", "best_of")
 
@@ -114,13 +116,10 @@ def notebooks(task, names):
         bar.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
     bar.close()
     width = max(len(row["notebook"]) for row in rows)
-    lines = [f"\n{'notebook':{width}}  seconds    checks  verdict"]
-    lines += [
-        f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}"
-        for row in rows
-    ]
-    lines.append("executed copies, figures and run.json are in build/")
-    print("\n".join([*lines, "to read and change them: python3 run.py lab"]))
+    print(f"\n{'notebook':{width}}  seconds    checks  verdict")
+    for row in rows:
+        print(f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}")
+    print("executed copies, figures and run.json are in build/\nto read and change them: python3 run.py lab")
     return any(row["verdict"] != "passed" for row in rows)
 
 
@@ -132,7 +131,7 @@ def lab(name, port=None, browser=True):
 
 
 def figures():
-    """Make the pictures and tables of README from results/."""
+    """Make the pictures and tables of the READMEs from results/."""
     from rsf.lab import report
 
     for file in report.make():
@@ -168,18 +167,18 @@ def audit(file, rule, columns, figure):
     import rsf.rules
     from rsf.audit import audit, read
 
-    if unnamed := [pair for pair in columns if pair.count("=") != 1]:
-        raise ValueError(f"--columns takes pairs such as prompt=question, got {unnamed[0]!r}")
+    for pair in columns:
+        refuse_if(pair.count("=") != 1, f"--columns takes pairs such as prompt=question, got {pair!r}")
     if rule:
         text = " ".join(rule)
         parts = re.fullmatch(r"(\w+)(?:\s*\(([^()]*)\)|\s([^()]*))?", text) or ["", text, "", ""]
         name, numbers = parts[1], re.split(r"[,\s]+", (parts[2] or parts[3] or "").strip())
-        if name not in AUDITED:
-            past = name in ("percentile", "at_rate", "random_like")
-            raise ValueError(
-                f"--rule must be one of {', '.join(AUDITED)} with its numbers, as in above(0.5), got {name!r}"
-                + ", which decides from a past that no log holds" * past
-            )
+        past = name in ("percentile", "at_rate", "random_like")
+        refuse_if(
+            name not in AUDITED,
+            f"--rule must be one of {', '.join(AUDITED)} with its numbers, as in above(0.5), got {name!r}"
+            + ", which decides from a past that no log holds" * past,
+        )
         options = {"clip": True} if name == "tilted" else {}
         try:
             rule = getattr(rsf.rules, name)(*map(float, filter(None, numbers)), **options)

@@ -76,9 +76,8 @@ def log_acceptance(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.n
     [-0.5, -1.5]
     """
     log_p, log_q, log_k = (np.asarray(value, dtype=np.float64) for value in (log_p, log_q, log_k))
-    refuse_if(
-        not np.isfinite(log_k).all(),
-        f"log_k must be finite, got {log_k}: k itself must be a positive number",
+    refuse_where(
+        ~np.isfinite(log_k), "log_k must be finite, got {k}: k itself must be a positive number", k=log_k
     )
     for name, value in (("log_p", log_p), ("log_q", log_q)):
         refuse_where(

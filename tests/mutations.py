@@ -415,7 +415,7 @@ MUTATIONS = [
     Mutation(
         *(
             "one stream for all samples",
-            "generation/judging.py",
+            "generation/drafts.py",
             "(*seeds.spawn_key, *row)",
             "(*seeds.spawn_key, 0)",
         ),
@@ -424,7 +424,7 @@ MUTATIONS = [
     Mutation(
         *(
             "one coin for a block",
-            "generation/judging.py",
+            "generation/drafts.py",
             "[one.random() for one in rngs]",
             "[rngs[0].random() for one in rngs]",
         ),
@@ -442,7 +442,7 @@ MUTATIONS = [
     Mutation(
         *(
             "drafts that know no coins",
-            "generation/judging.py",
+            "generation/drafts.py",
             "[key, str(seeds.entropy), seeds.spawn_key, rows",
             "[key, rows",
         ),
@@ -501,10 +501,23 @@ MUTATIONS = [
         *(
             "rejected tokens cost nothing",
             "generation/rounds.py",
-            ' + sum(part["tokens"] if counted else [])',
-            "",
+            "encoder=True)) + written",
+            "encoder=True))",
         ),
         *("generation/test_rounds.py", "forward_passes_are_counted"),
+    ),
+    Mutation(
+        *(
+            "an end of a turn that nobody wrote",
+            "generation/encoding.py",
+            'cut = row.get("ended") is False',
+            "cut = False",
+        ),
+        *("generation/test_conversations.py", "any_answer_is_learned"),
+    ),
+    Mutation(
+        *("a pair of two as good", "generation/judging.py", 'if row["reward"] < least', "if True"),
+        *("generation/test_conversations.py", "though_it_is_as_good"),
     ),
     Mutation(
         *("an end that nobody wrote", "generation/encoding.py", 'row.get("ended") is not False', "True"),

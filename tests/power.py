@@ -3,7 +3,7 @@
     python tests/power.py
 
 Each fault of `imitations.py` 200 times, its right twin 2,000 times, and the assisted generation of the installed transformers,
-a tiny pair of models, 5,000 calls each: some eight minutes. Writes results/checks-power.json, from which README's table is made.
+a tiny pair of models, 5,000 calls each: some eight minutes. Writes results/checks-power.json, from which the table in results/README is made.
 """
 
 import json

@@ -1,9 +1,9 @@
 """What two processes draw together, for tests/generation/test_sharing.py: torchrun --nproc-per-node 2 sharing.py FOLDER MODE."""
 
 import os
+import re
 import signal
 import sys
-import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -44,15 +44,19 @@ def sampler(**options):
     return model_sampler(model, END, max_new_tokens=4, batch_size=5, **options)
 
 
+def block(words):
+    """Return the Python block of the how-to that has these words."""
+    text = (Path(__file__).resolve().parents[1] / "docs/how-to.md").read_text(encoding="utf-8")
+    return next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if words in one)
+
+
 def names(folder):
-    """What the lines of the docstring speak of."""
+    """What the lines of the how-to speak of."""
     return {
         "model": sampler().model,
         "tokenizer": END,
         "prompts": PROMPTS,
         "reward": many_a,
-        "rule": above(1),
-        "rng": np.random.default_rng(5),
         "folder": folder,
     }
 
@@ -75,9 +79,8 @@ class Faulty:
 
 def main(folder, mode):
     own = sampler() if mode == "whole" else Faulty(mode)
-    if mode == "whole":  # the lines of the docstring
-        how_to = textwrap.dedent(shared.__doc__.split("script.py`::\n")[1])
-        exec(how_to.replace('"samples"', "folder"), globals() | names(folder / "how-to"))
+    if mode == "whole":
+        exec(block("with shared(").replace('"out"', "folder"), globals() | names(folder / "how-to"))
     with shared(own) as sample:
         assert sample.driver == (os.environ["RANK"] == "0")
         if sample.driver:

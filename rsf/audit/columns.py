@@ -37,7 +37,8 @@ def read_columns(table: Any, spare: Iterable = ()) -> tuple[dict[str, np.ndarray
     """
     table = table if isinstance(table, _Table) else _selected(table)
     _demand(NEEDED, table, spare)
-    columns, texts = dict(table), {}
+    columns = dict(table)
+    texts = {}
     for name in columns.keys() - {*TEXTS, "kept"}:
         columns[name] = _numbers(name, columns[name])
     if "kept" in columns:
@@ -216,7 +217,8 @@ def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
     ValueError
         The file or a row of it cannot be read, or it lacks a column.
     """
-    path, names = Path(file), dict(names or {})
+    path = Path(file)
+    names = dict(names or {})
     unknown = sorted(names.keys() - {*KNOWN, "reference"})
     refuse_if(
         unknown,
@@ -231,7 +233,8 @@ def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
         )
         table.reward = "; ".join({one.reward: None for one in tables if one.reward})
         return table
-    kind, own = path.suffix.lower(), KNOWN | names
+    kind = path.suffix.lower()
+    own = KNOWN | names
     refuse_if(kind not in READERS, f"cannot read {path.name}: {', '.join(READERS)} can be read")
     limit = csv.field_size_limit(2**31 - 1)  # a completion may be long
     try:
@@ -312,8 +315,9 @@ def _parquet(text: TextIO, own: Mapping) -> tuple[Iterable, list]:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(text.buffer)
-    names, blocks = file.schema_arrow.names, file.iter_batches
-    return (row for block in blocks(columns=_wanted(names, own)) for row in block.to_pylist()), names
+    names = file.schema_arrow.names
+    blocks = file.iter_batches(columns=_wanted(names, own))
+    return (row for block in blocks for row in block.to_pylist()), names
 
 
 READERS = {

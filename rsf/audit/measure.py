@@ -102,8 +102,9 @@ def _derived(rule: Any, reward: np.ndarray, prompt: np.ndarray, names: list[str]
         a = np.asarray(rule(reward))
         refuse_where(
             (a > 0) & (a < 1),
-            f"what {rule} kept cannot be derived: it tosses coins, A = {{a:.4g}} for reward {{reward:g}}: "
+            "what {rule} kept cannot be derived: it tosses coins, A = {a:.4g} for reward {reward:g}: "
             "name the tool's column, as in kept=chosen, or a rule such as above(1)",
+            rule=np.broadcast_to(str(rule), a.shape),
             a=a,
             reward=reward,
         )

@@ -1,11 +1,12 @@
 """Texts and conversations into tokens: a prompt to sample from, a prompt and a completion to train on."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from rsf.acceptance import refuse_if
-from rsf.generation.arguments import Conversation
+from rsf.generation.drafts import Conversation
 
 
 def prompt_ids(
@@ -29,9 +30,12 @@ def encode(row: Mapping, tokenizer: PreTrainedTokenizerBase, seq2seq: bool = Fal
     The end is learned unless the row says that the model did not write it (`ended` is False: a stop string,
     or `max_new_tokens`). A text is tokenized as a whole, in which a completion that begins with a space keeps
     one, not two. A conversation is written by the tokenizer's chat template; learned is what its own mask
-    calls the assistant's where it has one (`{% generation %}`), else what it puts after the prompt. TRL's
-    SFTTrainer takes these two columns as they are, `kept.map(encode, fn_kwargs={"tokenizer": tokenizer})`; of
-    a completion that is text, or a conversation, it would learn the end of every row.
+    calls the assistant's where it has one (`{% generation %}`), else what it puts after the prompt; the end
+    is the template's or, where it has none, the tokenizer's. An answer of the model (`ended` is True or
+    False) must stand there as it wrote it.
+
+    TRL's SFTTrainer takes these two columns as they are, `kept.map(encode, fn_kwargs={"tokenizer":
+    tokenizer})`; of a completion that is text, or a conversation, it would learn the end of every row.
     """
     head = prompt_ids(tokenizer, row["prompt"], seq2seq)
     tail, labels = (
@@ -64,7 +68,7 @@ def _turn(
 ) -> tuple[list[int], list[int]]:
     """Return the ids that follow the prompt of a conversation, and their labels."""
     cut = row.get("ended") is False
-    masks = "{% generation" in tokenizer.chat_template.replace("{%-", "{%") and not cut
+    masks = re.search(r"\{%-?\s*generation\b", tokenizer.get_chat_template()) and not cut
     refuse_if(
         len(row["completion"]) > 1 and not masks,
         f"a completion of {len(row['completion'])} messages needs a chat template that marks the assistant's "
@@ -74,18 +78,36 @@ def _turn(
         tokenizer,
         [*row["prompt"], *row["completion"]],
         continue_final_message=cut,
-        return_assistant_tokens_mask=masks,
+        return_assistant_tokens_mask=bool(masks),
     )
+    whole = written["input_ids"]
+    joined = whole[: len(head)] != head  # the answer's first letters are in one token with the prompt's last
+    before = tokenizer.decode(head, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(whole, clean_up_tokenization_spaces=False)
     refuse_if(
-        written["input_ids"][: len(head)] != head,
+        joined and (len(row["completion"]) > 1 or not text.startswith(before)),
         f"the chat template writes the prompt {row['prompt']!r:.80} otherwise once an answer follows: take a "
         "template whose prompt (with add_generation_prompt) begins the whole conversation",
     )
-    tail = written["input_ids"][len(head) :]
+    text = text[len(before) :]
+    tail = tokenizer(text, add_special_tokens=False)["input_ids"] if joined else whole[len(head) :]
     while not cut and tail and tokenizer.decode(tail[-1:]).isspace():  # after the end, never written
         tail.pop()
-    mask = written["assistant_masks"][len(head) :] if masks else [1] * len(tail)
-    return tail, [one if yes else -100 for one, yes in zip(tail, mask, strict=False)]
+    mask = written["assistant_masks"][len(head) :] if masks and not joined else [1] * len(tail)
+    labels = [one if yes else -100 for one, yes in zip(tail, mask, strict=False)]
+    answer = tokenizer(row["completion"][-1]["content"], add_special_tokens=False)["input_ids"]
+    said = tokenizer.decode(answer, clean_up_tokenization_spaces=False).strip()
+    refuse_if(
+        row.get("ended") is not None and not text.strip().startswith(said),
+        f"the chat template writes the model's answer {said!r:.80} otherwise, {text!r:.80}: take a template "
+        "that writes answers as they are, from where the prompt (with add_generation_prompt) ends",
+    )
+    end = tokenizer.eos_token_id
+    if (
+        said and text.strip().endswith(said) and not cut and end not in (None, *tail[-1:])
+    ):  # the template has no end
+        tail, labels = [*tail, end], [*labels, end]
+    return tail, labels
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **how: bool) -> Mapping:
@@ -95,4 +117,7 @@ def _written(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **how: 
         f"the tokenizer has no chat template, and a conversation was given, {messages!r:.80}: give it one "
         "(tokenizer.chat_template), or prompts that are texts",
     )
-    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **how)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **how)
+    except Exception as error:  # of the template, or of Jinja
+        raise ValueError(f"the chat template refuses the conversation {messages!r:.80}: {error}") from error

@@ -5,15 +5,7 @@
 A server that speaks OpenAI's protocol (vLLM, SGLang, llama.cpp, ...) is asked for one sample at a time, with
 the parameters of sampling told in full, because an engine's defaults are another law. Whether the same seed
 gives the same text is the engine's doing: it is tried out before the first sample, and the report says it.
-
-    sample = server_sampler("http://localhost:8000/v1", "my-model", max_new_tokens=64)
-    kept, judged, report = sample_and_judge(
-        sample, prompts, reward, rule, rng, samples_per_prompt=4, folder="samples"
-    )
-    print(report)
-
-Several servers, `shared([server_sampler(url, "my-model") for url in urls])`, and several processes that
-torchrun started, `with shared(model_sampler(model, tokenizer)) as sample`, are used like one.
+Several servers, or the processes of torchrun, are used like one by `shared`.
 """
 
 import json
@@ -240,16 +232,6 @@ def shared(sampler: Callable | Sequence[Callable]) -> "Shared":
         The samplers do not draw the same, or there is only one process.
     Unfinished
         When called: one of them failed. What the others drew is in its `drafts`, as for `server_sampler`.
-
-    Examples
-    --------
-    The script, for `torchrun --nproc-per-node 2 script.py`::
-
-        with shared(model_sampler(model, tokenizer)) as sample:
-            if sample.driver:
-                kept, judged, report = sample_and_judge(
-                    sample, prompts, reward, rule, rng, samples_per_prompt=4, folder="samples"
-                )
     """
     if not callable(sampler):
         return Shared(sampler)

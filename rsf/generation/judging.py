@@ -21,8 +21,15 @@ import numpy as np
 from datasets import Dataset, Features
 
 from rsf.acceptance import accept, refuse_if
-from rsf.generation.arguments import as_dataset, check_call, rows_of
-from rsf.generation.drafts import Table, drafted, key_of
+from rsf.generation.drafts import (
+    Conversation,
+    Table,
+    as_dataset,
+    check_call,
+    drafted,
+    key_of,
+    rows_of,
+)
 from rsf.rules import BaseRule
 
 
@@ -43,7 +50,7 @@ class SamplingReport:
     slack : min |u - A| over all coins
     without : positions of the prompts that had no sample accepted
     wanted : with `until_accepted`, how many of each prompt
-    reached : prompts that got them, with `cost` samples in all
+    reached : prompts that had `samples_per_prompt` accepted, with `cost` samples in all
     engine : what a `server_sampler` found out about its engine
 
     >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
@@ -103,7 +110,9 @@ class SamplingReport:
 
 
 def sample_and_judge(
-    sample: Callable[[list[str], list[np.random.Generator]], Sequence[str] | Mapping[str, Sequence]],
+    sample: Callable[
+        [list[str | Conversation], list[np.random.Generator]], Sequence[str] | Mapping[str, Sequence]
+    ],
     prompts: Iterable,
     reward: Callable[..., Iterable[float | None]],
     rule: BaseRule,
@@ -125,13 +134,18 @@ def sample_and_judge(
     sample : callable(prompts, rngs) -> list of str, or dict of lists
         One completion for each of up to `block` prompts (which repeat), drawn by the Generator at its place
         and no other coins: `model_sampler(...)`. A dict has "completion" and, if it likes,
-        "log_probability", "tokens" and "ended". With `folder` it needs an attribute `key`, a str (or a
-        function that gives it) that says all that it depends on. A method `check(prompts, to_train=False)`,
-        if it has one, may refuse prompts first.
-    prompts : datasets.Dataset with a str column "prompt", or a list of rows or of texts
-        See `rsf.generation.arguments.as_dataset`.
+        "log_probability", "tokens", "ended" and, for rewards, "completion_ids". With `folder` it needs an
+        attribute `key`, a str (or a function that gives it) that says all that it depends on. A method
+        `check(prompts, to_train=False)`, if it has one, may refuse prompts first.
+    prompts : datasets.Dataset with a column "prompt", or a list of rows or of prompts
+        Texts, or conversations as TRL has them, whose completions are conversations, too: one message, the
+        assistant's. See `rsf.generation.drafts.as_dataset`.
     reward : callable(prompts=, completions=, **other columns) -> list of float
-        TRL's convention. None: does not apply, the sample is judged, never kept, not counted in the rate.
+        TRL's convention; one that takes `completion_ids` is given them, if the sampler tells them. None:
+        does not apply, the sample is judged, never kept, not counted in the rate. Not supported: lists of
+        rewards and async ones (docs/how-to.md makes one of them), names of reward models, and what only TRL's
+        trainer has (`trainer_state`, `log_extra`, `log_metric`, `environments`). `tools` and
+        `chat_template_kwargs` are columns like others: no template sees them.
     rule : rsf.rules rule
         Decides each sample, or with `best_of(n)` each n consecutive samples of a prompt; observes each block.
     rng : numpy.random.Generator
@@ -205,10 +219,9 @@ def sample_and_judge(
             error.judged = judged.close(whole=False)
             error.completions = drafts.get("completion")
             raise
-    if until_accepted:
-        enough = accepted >= samples_per_prompt
-        report.reached = int(enough.sum())
-        report.cost = int(drawn[enough].sum())
+    enough = accepted >= samples_per_prompt
+    report.reached = int(enough.sum())
+    report.cost = int(drawn[enough].sum())
     report.engine = getattr(sample, "engine", "")
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
@@ -222,6 +235,7 @@ def pairs(judged: Dataset) -> Dataset:
     Of each prompt the first sample that was kept beside the first that was not, the second beside the second,
     and so on, as long as there are both; what was not kept must have a smaller reward than all that was.
     """
+    refuse_if("kept" not in judged.column_names, f"need all that was judged, got {judged.column_names}")
     of = {}
     for row in rows_of(judged):
         of.setdefault(repr(row["prompt"]), ([], []))[row["kept"]].append(row)
@@ -273,6 +287,9 @@ def _judged(
         given = reward(prompts=table["prompt"], completions=completions, **others)
         if isinstance(given, Coroutine):  # or Python would warn that it was never awaited
             given.close()
+            raise TypeError(
+                "'coroutine' object is not iterable: of an async reward make one as in docs/how-to.md"
+            )
         rewards = list(islice(given, len(completions) + 1))  # it need not end
     except Exception as error:
         raise RewardError(f"the reward raised {type(error).__name__}: {error}") from error

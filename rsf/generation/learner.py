@@ -22,7 +22,7 @@ from transformers import (
 
 from rsf.acceptance import refuse_if
 from rsf.accounts import TRAIN, write_json, write_whole
-from rsf.generation.arguments import rows_of
+from rsf.generation.drafts import rows_of
 from rsf.generation.encoding import encode
 from rsf.generation.judging import SamplingReport
 from rsf.generation.sampler import positions

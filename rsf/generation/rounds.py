@@ -17,8 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from rsf.acceptance import refuse_if
-from rsf.generation.arguments import as_dataset, check_call, rows_of
-from rsf.generation.drafts import key_of
+from rsf.generation.drafts import as_dataset, check_call, key_of, rows_of
 from rsf.generation.encoding import prompt_ids
 from rsf.generation.judging import sample_and_judge
 from rsf.generation.learner import Learner, RoundReport

@@ -16,8 +16,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from rsf.acceptance import refuse_if
-from rsf.generation.arguments import Conversation
-from rsf.generation.encoding import prompt_ids
+from rsf.generation.drafts import Conversation
+from rsf.generation.encoding import encode, prompt_ids
 
 
 def model_sampler(
@@ -151,6 +151,9 @@ class ModelSampler:
             refuse_if(
                 not ids, f"the prompt {different[text]!r} has no tokens: a model needs one to begin with"
             )
+            if to_train and not isinstance(different[text], str):  # refused now, not once it has answered
+                answer = different[text][-1] | {"role": "assistant"}  # any text that its tokens can say
+                encode({"prompt": different[text], "completion": [answer], "ended": True}, self.tokenizer)
         longest = max(ids_of, key=lambda text: len(ids_of[text]))
         lengths = (len(ids_of[longest]), self.max_new_tokens)
         needed = max(lengths) if self.seq2seq else sum(lengths) - (not to_train)

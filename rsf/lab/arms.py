@@ -41,23 +41,17 @@ def rule_of(arm: str, settings: dict) -> BaseRule:
     >>> print(rule_of("at_rate-0.5", {"k": 0.5, "window": 32, "rate_window": 256}))
     clipped at rejection rate 0.5
     """
-    article = clipped(settings["k"])
-    kind, _, rate = arm.partition("-")
-    fixed = {"plain": constant(1), "plain-short": constant(1), "article": article, "twin": article}
-    if arm in fixed:
-        return fixed[arm]
-    if arm == "random":
-        return random_like(article, settings["window"])
-    if kind in FAMILIES and rate:
+    if has_rate(arm):
+        kind, _, rate = arm.partition("-")
         rule = at_rate(FAMILIES[kind], float(rate), settings["rate_window"])
         return random_like(rule, settings["rate_window"]) if kind == "random" else rule
-    known = "plain, plain-short, article, twin, random, at_rate-R, easy-R or random-R with a rejection rate R"
-    raise ValueError(f"there is no arm {arm!r}, only {known}")
-
-
-def unit_of(arm: str, settings: dict) -> str:
-    """Return what one coin of an arm decides on, "batch" or "example"."""
-    return "example" if has_rate(arm) else settings["unit"]
+    records.must(
+        arm in ("plain", "plain-short", "article", "twin", "random"),
+        f"there is no arm {arm!r}, only plain, plain-short, article, twin, random, at_rate-R, easy-R or "
+        "random-R with a rejection rate R",
+    )
+    article = constant(1) if arm.startswith("plain") else clipped(settings["k"])
+    return random_like(article, settings["window"]) if arm == "random" else article
 
 
 def has_rate(arm: str) -> bool:
@@ -93,7 +87,7 @@ def fine_tune(
             output_dir=(journal and journal.folder) or folder,
             save_total_limit=1,
             seed=seed,
-            unit=unit_of(arm, settings),
+            unit="example" if has_rate(arm) else settings["unit"],
             scoring_dropout=settings["scoring_dropout"] and not has_rate(arm),
             weighting="acceptance" if arm == "twin" else "none",
             num_train_epochs=settings["passes"],
@@ -188,6 +182,7 @@ class Journal(TrainerCallback):
 
 def measured(
     run: Run,
+    sources: Sequence[str],
     model: PreTrainedModel,
     train: object,
     tested: Sequence,
@@ -196,12 +191,13 @@ def measured(
     collate: Callable,
     batch_size: int,
     length: Callable[[object], int] | None = None,
-) -> dict:
-    """Fine-tune a model and return the numbers of its run in the compact form (see `rsf.lab.compact`).
+) -> records.Run:
+    """Fine-tune a model and return its run, the numbers in the compact form (see `rsf.lab.compact`).
 
     Parameters
     ----------
     run : its section, arm, seed and, for tuning, its rate
+    sources : the lines that say where data and model are from
     model, train, settings, collate : as for `fine_tune`
     tested : test or, with a rate, validation examples, and `labels` (n,), theirs
     batch_size, length : of the test, see `logits`
@@ -224,7 +220,7 @@ def measured(
     counts = compact.decisions(journal.counts["candidates"], journal.counts["kept"])
     report = trainer.loader.report
     own = {"precision": precision(settings)} if "precision" in settings else {}
-    return {
+    numbers = {
         **compact.outcomes(
             logits(trainer.model, tested, collate, batch_size, length),
             labels,
@@ -242,6 +238,7 @@ def measured(
         **own,
         "seconds": seconds,
     }
+    return records.Run(*sources, device_name(), numbers)
 
 
 def listing(
@@ -301,8 +298,7 @@ def logits(
     """Return the model's logits in eval mode, (n, labels) float64; by `length` alike ones share a batch."""
     model.eval()
     device = next(model.parameters()).device
-    order = range(len(examples))
-    order = sorted(order, key=lambda i: length(examples[i])) if length else order
+    order = sorted(range(len(examples)), key=lambda i: length(examples[i]) if length else i)
     rows = []
     with torch.inference_mode():
         for start in range(0, len(examples), batch_size):

@@ -28,12 +28,12 @@ def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int
             shutil.copyfile(source, copy)
             copied[source.name] = digest([copy])
     write_json(record, copied)
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
     options = [
         f"--ServerApp.root_dir={folder}",
         *([f"--ServerApp.port={port}", "--ServerApp.port_retries=0"] if port else []),
         *([] if browser else ["--no-browser"]),
-        *(["--allow-root"] if root else []),  # Jupyter refuses the root of a container otherwise
+        # Jupyter refuses the root of a container otherwise
+        *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
     ]
     command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}

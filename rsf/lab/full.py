@@ -76,8 +76,9 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
     for folder in ("results", "log"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     shutil.copytree(out / "results", records.RESULTS, dirs_exist_ok=True)
-    environment = {"RSF_CHECKPOINTS": str(out / "checkpoints")} | os.environ
-    environment |= {
+    environment = {
+        "RSF_CHECKPOINTS": str(out / "checkpoints"),
+        **os.environ,
         "RSF_UNTIL": str(end - RESERVE),
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -91,8 +92,9 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
             score[job] += 1
             with open(out / "log" / f"{name_of(job)}.txt", "w", encoding="utf-8") as log:
                 environment["RSF_BESIDE"] = str(beside(job[0], jobs))
-                options = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
-                running[job] = subprocess.Popen(words_of(job), **options)
+                running[job] = subprocess.Popen(
+                    words_of(job), cwd=ROOT, env=environment, stdout=log, stderr=log
+                )
         if not running:
             break
         while time.time() < end and all(process.poll() is None for process in running.values()):
@@ -131,8 +133,8 @@ def name_of(job: arms.Run) -> str:
 def words_of(job: arms.Run) -> list[str]:
     """Return the command of a run."""
     section, arm, seed, rate = job
-    words = ["experiment", section, "--arms", arm, "--seeds", str(seed)]
-    words += [] if rate is None else ["--rates", repr(rate)]
+    at_rate = [] if rate is None else ["--rates", repr(rate)]
+    words = ["experiment", section, "--arms", arm, "--seeds", str(seed), *at_rate]
     return [sys.executable, "-m", "rsf", *(section.split("-") if section == QUEUE[0] else words)]
 
 
@@ -143,8 +145,9 @@ def lacking(section: str) -> list[arms.Run]:
         return []
     own = [arms.precision(settings)] if "precision" in settings else []
     here = ", ".join([arms.device_name(), *own])
-    others = [run for run in records.runs(section) if verify.place_of(run) != here and section != QUEUE[0]]
-    begun = {run["seed"] for run in others}
+    begun = {
+        run["seed"] for run in records.runs(section) if section != QUEUE[0] and verify.place_of(run) != here
+    }
     return [(section, *run) for run in tuning.missing(section) if run[1] not in begun]
 
 
@@ -223,14 +226,14 @@ def pack(*, tiny: bool = False) -> Path:
 def _model(folder, tiny):
     """Write the embedded model, rounded to float16, and what a record calls it; return its tokenizer."""
     source = models.verified(models.embedded_folder())
-    name = (
-        "all-MiniLM-L6-v2 in name only, tiny and random" if tiny else "all-MiniLM-L6-v2, rounded to float16"
-    )
     model = BertModel(BertConfig(**SHAPES)) if tiny else AutoModel.from_pretrained(source)
     model.half().save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.save_pretrained(folder)
-    write_text(folder / "NAME", name)
+    write_text(
+        folder / "NAME",
+        "all-MiniLM-L6-v2 in name only, tiny and random" if tiny else "all-MiniLM-L6-v2, rounded to float16",
+    )
     return tokenizer
 
 
@@ -241,13 +244,11 @@ def _tokens(reviews, tokenizer):
     for part, table in (("train", reviews.train), ("test", reviews.test)):
         texts = list(table["text"])
         ids = tokenizer(texts, truncation=True, max_length=512)["input_ids"]
-        columns = {
-            "ids": np.concatenate(ids).astype(np.uint16),
-            "lengths": np.array([len(one) for one in ids], np.uint16),
-            "label": np.array(table["label"], np.int8),
-            "text": np.frombuffer(
-                b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts), np.int64
-            ),
+        digests = b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts)
+        found |= {
+            f"{part}_ids": np.concatenate(ids).astype(np.uint16),
+            f"{part}_lengths": np.array([len(one) for one in ids], np.uint16),
+            f"{part}_label": np.array(table["label"], np.int8),
+            f"{part}_text": np.frombuffer(digests, np.int64),
         }
-        found |= {f"{part}_{name}": column for name, column in columns.items()}
     return found

@@ -30,6 +30,7 @@ ENVIRONMENT = {**QUIET, "RSF_SOURCE": "embedded", "HF_HUB_OFFLINE": "1", "CUDA_V
 SECONDS = 600  # most for one cell
 HELD, FAILED = r": PASS$|^counter-check: .* REFUSED,", r": FAIL$|^counter-check FAILED"
 COLUMNS, WORDS = 100, 2_500  # most for a line of code, and for the words of a notebook
+LINES, MEDIAN = 24, 8  # most for a code cell, and for the median of them
 
 
 def names(wanted=()):
@@ -214,12 +215,6 @@ def _true(*pairs):
     return [line for line, holds in pairs if holds]
 
 
-def not_yet_revised():
-    """Return the numbers of the notebooks that are held to the earlier limits: those that ruff.toml names."""
-    settings = tomllib.loads((ROOT / "notebooks" / "ruff.toml").read_text(encoding="utf-8"))
-    return {pattern.split("_")[0] for pattern in settings["lint"]["extend-per-file-ignores"]}
-
-
 def solutions(notebook):
     """Return the solutions of a notebook's exercises, as Python, in order."""
     return re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", _prose(notebook), re.DOTALL)
@@ -229,35 +224,33 @@ def _readability(name, notebook):
     """Return what a learner would stumble over: how much code there is beside how many words, and what it
     prints."""
     number = name.split("_")[0]
-    revised = number not in not_yet_revised()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     lengths = [length for cell in code[1:] if (length := len(_code_lines(cell.source)))]
     words = len(re.sub(r"```.*?```", "", _prose(notebook), flags=re.DOTALL).split())
-    longest, median = (24, 8) if revised else (20, 6)
-    found_longest, found_median = max(lengths, default=0), statistics.median(lengths or [0])
+    longest, median = max(lengths, default=0), statistics.median(lengths or [0])
     found = _true(
         (
-            f"its code cells have {found_longest} lines at most and {found_median} in the median, not "
-            f"{longest} and {median}",
-            found_longest > longest or found_median > median,
+            f"its code cells have {longest} lines at most and {median} in the median, not "
+            f"{LINES} and {MEDIAN}",
+            longest > LINES or median > MEDIAN,
         ),
         (
             f"{words} words to {sum(lengths)} lines of code: fewer than 8 to 1",
             (number <= "06" or number == "09") and words < 8 * sum(lengths),
         ),
-        (f"{words} words, more than {WORDS}", revised and words > WORDS),
+        (f"{words} words, more than {WORDS}", words > WORDS),
         (  # the first line is pip's own
             "its set-up cell has more than ten lines after the installation",
-            revised and len(_code_lines(code[0].source.partition("%pip")[2] if code else "")) > 11,
+            len(_code_lines(code[0].source.partition("%pip")[2] if code else "")) > 11,
         ),
     )
-    if not revised:
-        return found
     for cell in code:
         found += [f"{cell.id} has a line of {len(line)} columns" for line in _wide(cell.source)]
-        alts = [one.metadata.get("image/png", {}).get("alt", "") for one in _outputs_of(cell, "image/png")]
-        nameless = f"{cell.id} has a figure without alternative text: the cell needs a line `:alt:`"
-        found += [nameless for alt in alts if len(alt) < 40]
+        found += [
+            f"{cell.id} has a figure without alternative text: the cell needs a line `:alt:`"
+            for output in _outputs_of(cell, "image/png")
+            if len(output.metadata.get("image/png", {}).get("alt", "")) < 40
+        ]
     for solution in solutions(notebook):
         found += [f"a solution has a line of {len(line)} columns" for line in _wide(solution)]
     for heading, printed in _sections(notebook):

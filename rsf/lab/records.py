@@ -246,13 +246,13 @@ def fold(experiment: str) -> Path:
     ValueError
         The section is not complete: a run that the protocol declares is missing.
     """
-    found = runs(experiment)
     lacking = missing(experiment)
     must(
         not lacking,
         f"{experiment} lacks {len(lacking)} runs, {[*lacking, None][0]} first: run them, then fold",
     )
-    file = write_text(RESULTS / f"{experiment}.jsonl", "".join(json.dumps(record) + "\n" for record in found))
+    file = RESULTS / f"{experiment}.jsonl"
+    write_text(file, "".join(f"{json.dumps(record)}\n" for record in runs(experiment)))
     shutil.rmtree(RESULTS / experiment, ignore_errors=True)
     return file
 
@@ -278,10 +278,10 @@ def declared(experiment: str) -> list[tuple[str, int, float | None]]:
     return [(arm, seed, rate) for seed in section["seeds"] for arm in rates for rate in rates[arm]]
 
 
-def missing(experiment: str) -> list[tuple[str, int, float | None]]:
-    """Return those of the runs `declared` that results/ lacks."""
+def missing(experiment: str, wanted: list[tuple] | None = None) -> list[tuple[str, int, float | None]]:
+    """Return those of some runs, by default of those `declared`, that results/ lacks."""
     there = {key(record) for record in runs(experiment)}
-    return [run for run in declared(experiment) if run not in there]
+    return [run for run in wanted or declared(experiment) if run not in there]
 
 
 def superseded(experiment: str) -> bool:
@@ -377,7 +377,7 @@ def compare(stored: dict, new: dict) -> list[str]:
         if name == "test_margin" and np.shape(before) == np.shape(after):
             # the first files have four decimals
             alike = np.allclose(before, after, rtol=0, atol=5.1e-5)
-        said = "equal" if alike else "differs"
         scalar = isinstance(before, (int, float)) and isinstance(after, (int, float))
-        lines.append(f"{name}: {f'stored {before:.7g}, new {after:.7g}: ' if scalar else ''}{said}")
+        both = f"stored {before:.7g}, new {after:.7g}: " if scalar else ""
+        lines.append(f"{name}: {both}{'equal' if alike else 'differs'}")
     return lines

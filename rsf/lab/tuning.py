@@ -40,8 +40,7 @@ def declared(experiment: str) -> list[tuple[str, int, float | None]]:
 
 def missing(experiment: str) -> list[tuple[str, int, float | None]]:
     """Return those of the runs `declared` that results/ lacks."""
-    there = {records.key(run) for run in records.runs(experiment)}
-    return [run for run in declared(experiment) if run not in there]
+    return records.missing(experiment, declared(experiment))
 
 
 def eligible(tuning: str) -> Runs:

@@ -38,8 +38,7 @@ class Contrast(NamedTuple):
     @property
     def name(self) -> str:
         """Return what the contrast is called: its section and its arms."""
-        against = self.against if isinstance(self.against, str) else " or ".join(self.against)
-        return f"{self.experiment}: {self.arm} - {against}"
+        return f"{self.experiment}: {self.arm} - {' or '.join(_several(self.against))}"
 
     @property
     def unit(self) -> str:
@@ -63,8 +62,8 @@ class Finding(NamedTuple):
         text = f"{contrast.name}, {contrast.measure}"
         if found is not None:
             digits = 2 if contrast.unit else 4
-            numbers = f"{found.estimate:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-            text += f" {numbers}{contrast.unit} at {100 * (1 - contrast.level):.4g} %, {self.seeds} seeds"
+            text += f" {found.estimate:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+            text += f"{contrast.unit} at {100 * (1 - contrast.level):.4g} %, {self.seeds} seeds"
             text += f", sign-flip p {self.p_value:.4f}"
             text += f", {self.collapsed} runs collapsed" * (contrast.interval == "median")
             each = [f"{name} {mean:+.{digits}f}, {n} seeds" for name, n, mean in self.devices]

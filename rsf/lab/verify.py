@@ -8,7 +8,8 @@ until it pleased.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import numpy as np
 
@@ -35,9 +36,12 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
     ("bench", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
-REAL = {"imdb": ("imdb: hub", "imdb: local copy"), "gsm8k": ("gsm8k: hub", "gsm8k: local copy")}
-MINI = "train: imdb: embedded, mini reviews (480 train, 240 test); test: "
-REAL |= {"mini": (*(MINI + one for one in REAL["imdb"]), MINI[7:-8])}  # mini-last tests on these, too
+MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
+REAL = {  # what the line about the data begins with, by the first word of a section
+    "imdb": ("imdb: hub", "imdb: local copy"),
+    "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
+    "mini": (f"train: {MINI}; test: imdb: hub", f"train: {MINI}; test: imdb: local copy", MINI),
+}
 
 
 def section(experiment: str) -> list[str]:
@@ -50,12 +54,13 @@ def section(experiment: str) -> list[str]:
         tuning found.
     """
     notes = []
+    best = cache(validated.best)  # the tuning runs of an arm are read once, not once a run
     alike(records.runs(experiment))
     for record in records.runs(experiment):
         place = f"{experiment} {' '.join(map(str, records.key(record)[: 2 + ('rate' in record)]))}"
         try:
             notes += [f"{place}: {note}" for note in recompute(record)]
-            _setting(record)
+            _setting(record, best)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
     return notes
@@ -102,13 +107,12 @@ def _recompute(record: dict) -> list[str]:
     for name, value in numbers.items():
         must(not isinstance(value, float) or math.isfinite(value), f"{name} is {value}, which is no number")
     _source(record, kind, protocol)
-    kinds = {"arithmetic": _arithmetic_grid if tuning else _arithmetic, "bench": lambda *_: None}
-    return (
-        _arithmetic_grid if tuning else kinds.get(kind, (_margins if "test_margin" in numbers else _compact))
-    )(record, protocol) or []
+    kinds = {"arithmetic": _arithmetic, "bench": lambda *_: None}
+    make_again = kinds.get(kind, _margins if "test_margin" in numbers else _compact)
+    return (_arithmetic_grid if tuning else make_again)(record, protocol) or []
 
 
-def _setting(record: dict) -> None:
+def _setting(record: dict, best: Callable = validated.best) -> None:
     """Raise ValueError unless a run took the rate, or setting, that did best in tuning."""
     taken = record["numbers"].get("learning_rate", record["numbers"].get("setting"))
     if "rate" in record or taken is None:
@@ -119,8 +123,8 @@ def _setting(record: dict) -> None:
         if "budget" in setting:
             _equal("budget", record["numbers"]["budget"], setting["budget"])
         return
-    best, _ = validated.best(record["experiment"], record["arm"])
-    must(not best or taken in best, f"it took {taken}, and tuning found {' or '.join(map(str, best))}")
+    found, _ = best(record["experiment"], record["arm"])
+    must(not found or taken in found, f"it took {taken}, and tuning found {' or '.join(map(str, found))}")
 
 
 def _equal(name: str, stored: float, made: float, tolerance: float = 1e-9) -> None:
@@ -190,11 +194,10 @@ def _budget(numbers: dict, section: dict) -> None:
     if "passes" not in section or section.get("progress") == "updates":
         return
     budget = TRAIN * section["passes"] * section["train"]
-    _equal("budget", numbers["budget"], budget, tolerance=1)
     block = (FORWARD + TRAIN) * max(section["batch_size"], section.get("block_size", 0))
-    least = 0 if "stopped" in numbers else budget - 1
+    _equal("budget", numbers["budget"], budget, tolerance=1)
     must(
-        least <= numbers["forward_passes"] <= budget + block,
+        (0 if "stopped" in numbers else budget - 1) <= numbers["forward_passes"] <= budget + block,
         f"forward_passes are {numbers['forward_passes']}, and the budget is {budget:g}",
     )
 
@@ -203,11 +206,8 @@ def _compact(record: dict, section: dict) -> None:
     """Make the numbers of a record in the compact form again (see `rsf.lab.compact`)."""
     numbers = record["numbers"]
     if {"scored", "trained", "forward_passes"} <= numbers.keys():
-        _equal(
-            "forward_passes",
-            numbers["forward_passes"],
-            (FORWARD * numbers["scored"] + TRAIN * numbers["trained"]),
-        )
+        spent = FORWARD * numbers["scored"] + TRAIN * numbers["trained"]
+        _equal("forward_passes", numbers["forward_passes"], spent)
     if "budget" in numbers and record["arm"] not in section.get("budget_of", {}):
         _budget(numbers, section)
     accuracy, nll = numbers["accuracy"], numbers.get("nll", math.inf)
@@ -282,29 +282,25 @@ def _rate(record: dict, section: dict) -> None:
 def _arithmetic_grid(record: dict, section: dict) -> None:
     """Hold the numbers of a tuning run of the sums against grid and validation sums."""
     numbers = record["numbers"]
-    grid = [[a, b] for a in section["grid_learning_rate"] for b in section["grid_weight_decay"]]
-    values = numbers["validation"]
-    if section.get("stage", "all") != "all":
-        grid = numbers["grid"]  # those that the runs before it left
+    values, size = numbers["validation"], section["validation"]
+    grid = numbers["grid"]  # of a later stage those that the runs before it left
+    if section.get("stage", "all") == "all":
+        grid = [[a, b] for a in section["grid_learning_rate"] for b in section["grid_weight_decay"]]
     must(
         numbers["grid"] == grid and len(values) == len(grid),
         f"its grid of {len(numbers['grid'])} settings is not the protocol's {len(grid)}",
     )
     for value in values:
-        _equal(
-            "validation", value, min(1, max(0, round(value * section["validation"]) / section["validation"]))
-        )
+        _equal("validation", value, min(1, max(0, round(value * size) / size)))
 
 
 def _rounds(record: dict, section: dict) -> None:
     """Make again what a run on the sums spent, from its steps and, where it sampled itself, its samples."""
     numbers, arm = record["numbers"], record["arm"]
-    if arm == "control":
-        spent = SUMS * section["steps"]
-    else:
-        sampled = 0 if arm in ("gold", "control-in-rounds") else FORWARD * 9 * sum(numbers["samples"])
-        spent = SUMS * (section["base_steps"] + sum(numbers["steps"])) + sampled
-    _equal("forward_passes", numbers["forward_passes"], spent)
+    readers = 2 if section.get("kl", {}).get(arm) else 1  # of the samples: with KL the base, too
+    sampled = 0 if arm in ("gold", "control-in-rounds") else FORWARD * 9 * sum(numbers["samples"]) * readers
+    steps = section["steps"] if arm == "control" else section["base_steps"] + sum(numbers["steps"])
+    _equal("forward_passes", numbers["forward_passes"], SUMS * steps + sampled)
 
 
 def _arithmetic(record: dict, section: dict) -> None:

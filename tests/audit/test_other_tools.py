@@ -15,7 +15,7 @@ from datasets import Dataset
 import rsf.audit
 from rsf.__main__ import main
 from rsf.audit import audit, read
-from rsf.rules import above, at_rate, best_of, constant, percentile, random_like, tilted
+from rsf.rules import Rule, above, at_rate, best_of, constant, percentile, random_like, tilted
 
 DATA = Path(__file__).parent / "data"
 STEPS = re.findall(r"    python -m (rsf audit .*(?:\n        .*)*)", rsf.audit.__doc__)
@@ -231,7 +231,14 @@ def test_what_was_kept_is_derived_from_a_rule_without_coins_and_said():
 
 @pytest.mark.parametrize(
     "rule",
-    [tilted(0.5, 3), constant(0.5), percentile(1), random_like(constant(0.25)), at_rate(above, 0.5)],
+    [
+        tilted(0.5, 3),
+        constant(0.5),
+        percentile(1),
+        random_like(constant(0.25)),
+        at_rate(above, 0.5),
+        Rule("half of {0, 1}", lambda r: np.full(r.shape, np.log(0.5))),  # a text is no format
+    ],
     ids=str,
 )
 def test_a_rule_that_tosses_coins_derives_nothing(rule):

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset, Value
+from datasets import Dataset, DatasetDict, Features, IterableDataset, LargeList, List, Value
 
 from rsf.generation import sample_and_judge
-from rsf.generation.arguments import as_dataset
+from rsf.generation.drafts import as_dataset
 from rsf.rules import above
 
 TEXTS = ["a?", "b?", "c?"]
@@ -110,6 +110,8 @@ REFUSED = {
     "an answered chat": ([CHAT, [*CHAT, {"role": "assistant", "content": "b"}]], "ends with the assistant in row 1"),
     "an empty chat": ([CHAT, []], "no text in row 1"),
     "a message in parts": ([[{"role": "user", "content": [{"type": "text"}]}]], "content is no text.*in row 0"),
+    "a message of nobody": ([CHAT, [{"content": "a?"}]], "role is no text.*in row 1"),
+    "a call of a tool": ([[{"role": "assistant", "content": None, "tool_calls": []}, *CHAT]], "content is no text"),
     "a message without": (Dataset.from_dict({"prompt": [[{"role": "user"}]]}), "content is no text.*in row 0"),
     "messages": ([{"messages": CHAT}], "column 'prompt'"),
     "numbers": ([1, 2], r"prompts\[0\] is 1, where all must be texts, or all conv"),
@@ -225,3 +227,12 @@ def test_a_sampler_may_refuse_prompts_before_it_samples_from_any():
 
     with pytest.raises(ValueError, match="too long"):
         sample_and_judge(Short(), ["a?"] * 3000 + ["too long"], SimpleNamespace, above(1), np.random.default_rng(0), samples_per_prompt=1)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind", [List, LargeList, lambda message: [message]], ids=["List", "LargeList", "a list"]
+)
+def test_conversations_come_in_lists_of_any_kind(kind):
+    features = Features(prompt=kind({"role": Value("string"), "content": Value("string")}))
+    table = Dataset.from_dict({"prompt": [CHAT, CHAT]}, features)
+    assert one_each(table)["prompt"][:] == [CHAT, CHAT]

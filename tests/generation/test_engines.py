@@ -1,6 +1,5 @@
 """Servers as samplers: llama.cpp's draws from exact q, and a stub shows what may go wrong, and that nothing is lost."""
 
-import textwrap
 import warnings
 
 import numpy as np
@@ -9,8 +8,9 @@ import torch
 from helpers import letters_tokenizer, tiny_gpt2
 from scipy import stats
 from servers import WORDS, Q, llama_server, stub, write_gguf
+from sharing import block
 
-from rsf.generation import Unfinished, engines, sample_and_judge, server_sampler
+from rsf.generation import Unfinished, sample_and_judge, server_sampler
 from rsf.generation.engines import LAW
 from rsf.rules import above
 
@@ -231,21 +231,14 @@ def test_the_report_says_what_the_engine_gave():
     assert str(report).endswith(f"; {sample.engine}") and sample.engine.endswith("8 of 8 side by side")
 
 
-def test_the_lines_of_the_docstring_run(tmp_path):
-    lines = textwrap.dedent(engines.__doc__.split("the report says it.\n\n")[1].split("\n\nSeveral")[0])
-    told = []
+def test_the_lines_of_the_how_to_run(tmp_path):
+    names = {"sample_and_judge": sample_and_judge, "above": above, "np": np}
+    names |= {"prompts": PROMPTS, "reward": many_a, "folder": tmp_path}
     with stub() as server:
-        lines = lines.replace("http://localhost:8000/v1", server.url).replace('"samples"', "folder")
-        names = {
-            "server_sampler": server_sampler,
-            "sample_and_judge": sample_and_judge,
-            "prompts": PROMPTS,
-            "reward": many_a,
-            "rule": above(1),
-        }
-        names |= {"rng": np.random.default_rng(5), "folder": tmp_path, "print": told.append}
-        exec(lines, names)
-    assert names["report"] is told[0] and len(names["judged"]) == 16 and len(list(tmp_path.iterdir())) == 2
+        lines = block("server_sampler(").replace("http://localhost:8000/v1", server.url)
+        exec(lines.replace('"out"', "folder"), names)
+    assert str(names["report"]).endswith("8 of 8 side by side")
+    assert len(names["judged"]) == 16 and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(

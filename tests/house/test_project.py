@@ -73,6 +73,38 @@ def test_readme_commands_are_those_of_run_py():
     assert words and all(word in shown for word in words)
 
 
+def test_readme_is_short_and_its_first_screen_says_all_that_one_needs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.encode()) <= 6_000
+    screen = text.splitlines()[:25]
+    assert sum(line.startswith("![") for line in screen) == 1 and any("中文" in line for line in screen)
+    assert [line.split()[2] for line in screen if line.startswith("python3 run.py")][1:] == ["lab", "test"]
+    assert sum(line.startswith("- ") for line in screen) == 3
+
+
+def test_readme_s_map_has_each_notebook_with_the_time_that_it_says_itself():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in notebooks.names():
+        row = next(line for line in readme.splitlines() if f"(notebooks/{name}.ipynb)" in line)
+        text = (notebooks.TEXT / f"{name}.md").read_text(encoding="utf-8")
+        read, run = re.search(r"(\d+) minutes to read, (\d+ (?:s|min)) to run", text).groups()
+        assert f"{read} min, {run}" in row, name
+
+
+def test_links_between_the_project_s_own_pages_lead_somewhere():
+    for page in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "results/README.md",
+        *ROOT.glob("docs/*.md"),
+    ):
+        for target in re.findall(r"\]\(([^)#:]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists() or list(page.parent.glob(f"{target}.json*")), (
+                page,
+                target,
+            )
+
+
 def test_generated_parts_equal_what_generates_them(tmp_path):
     for name in report.make(tmp_path):
         made, kept = tmp_path / name, ROOT / name
@@ -125,3 +157,22 @@ def test_no_two_mini_reviews_share_a_run_of_seven_words():
 def test_tfidf_with_logistic_regression_stays_below_90_percent_on_mini_reviews():
     share = re.search(r"\| all \| 480 \| 240 \| (\d+) \|", report.corpus_table())
     assert 50 < int(share[1]) < 90
+
+
+def test_the_citation_names_the_project_s_version_address_and_licence():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    cited = {name: value.strip('"') for name, value in re.findall(r"^([a-z-]+): *(.*)$", text, re.MULTILINE)}
+    assert cited["version"] == project["version"] and cited["license"] == project["license"]
+    assert cited["repository-code"] == project["urls"]["Repository"]
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+
+
+def test_what_contributing_tells_to_run_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    commands = re.findall(r"python3 run\.py (\w+)", text)
+    assert {"test", "notebooks", "figures", "experiment", "verify"} == set(commands)
+    for path in re.findall(r"`((?:results|notebooks|tests)/[\w./]*)`", text):
+        assert (ROOT / path).exists(), path
+    workflow = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
+    assert "run: .ci/run\n" in workflow

@@ -1,5 +1,6 @@
 """The benchmark of generation: every way writes what it should, on small sizes."""
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from rsf.lab import records
 from rsf.lab.bench import generation as bench
+from rsf.lab.bench import in_own_process
 from rsf.lab.report import generation as evidence_generation
 
 SETTINGS = {"prompts": 32, "lengths": [2, 6], "new_tokens": 5, "batch_size": 8, "repeats": 2, "loop_every": 4}
@@ -60,6 +62,12 @@ def test_the_stored_run_reaches_what_its_protocol_calls_primary():
         assert cases[case]["loop"]["ratio"] >= 8 and cases[case]["floor"]["ratio"] >= 0.8
     assert set(numbers["differ"]["float64"].values()) == {0}
     assert numbers["peak_mib"]["10000"] < 1.2 * numbers["peak_mib"]["1000"]
+
+
+def test_memory_is_that_of_a_process_of_its_own():
+    assert in_own_process(os.getpid) not in (os.getpid(), in_own_process(os.getpid))
+    with pytest.raises(ZeroDivisionError):
+        in_own_process(divmod, 1, 0)
 
 
 def test_where_memory_cannot_be_told_it_says_so_before_it_runs(monkeypatch, tmp_path):

@@ -80,11 +80,43 @@ def test_the_cells_are_true_of_complete_runs_whatever_they_say(word, monkeypatch
     assert f"in general (limited, ample, whole): {word}" in printed
     advice = printed.splitlines()[-5:]
     assert all(line.endswith(".") for line in advice)
-    harm = {"reproduced": "do not keep", "refuted": "no such harm", "undecided": "cannot say"}[word]
+    harm = {"reproduced": "do not reject", "refuted": "no such harm", "undecided": "cannot say"}[word]
     assert harm in advice[-1]
     left = names["possible"](names["contrasts"]["imdb-last-limited"])
     assert ("0.5 points or more" in left) == (word != "refuted")
     assert ("none, or the opposite" in left) == (word == "refuted") or word == "undecided"
+
+
+def test_what_the_prose_tells_of_the_verdicts_is_what_the_stored_runs_say():
+    said = {name: finding.judgement.word for name, finding in sweep.findings().items()}
+    assert [said[f"imdb-last-{name}"] for name in ("limited", "ample", "whole")] == ["refuted"] * 3
+    assert said["imdb-last-wrong"] == "reproduced"
+    limited, ample, whole, updates = (
+        sweep.findings()[f"imdb-last-{name}"].difference for name in ("limited", "ample", "whole", "updates")
+    )
+    assert limited.high < 0 and updates.high < 0  # costs; is behind as well
+    for one in (ample, whole):
+        assert one.low > -0.5 and one.high < 0.5  # no difference of half a point, in either direction
+    arms = [verdicts.of_arm("imdb-last-wrong", arm) for arm in ("at_rate-0.5", "easy-0.3", "random-0.5")]
+    for other in arms[:2]:  # the blind rule loses as much
+        found = verdicts.difference(other, arms[2])
+        assert found.low < 0 < found.high
+
+
+def test_what_the_prose_tells_of_the_exploratory_runs_is_what_they_say():
+    def minus(one, other):
+        return verdicts.difference(*(verdicts.of_arm(f"imdb-last-{name}", arm) for name, arm in (one, other)))
+
+    plain = ("limited", "plain")
+    doses = [("dose", f"at_rate-{rate}") for rate in (0.1, 0.3, 0.7, 0.9)]
+    lost = [minus(dose, plain) for dose in [*doses[:2], ("limited", "at_rate-0.5"), *doses[2:]]]
+    assert all(one.high < 0 for one in (lost[0], lost[1], lost[3], lost[4]))
+    assert lost[0].estimate > lost[1].estimate > lost[3].estimate > lost[4].estimate
+    for price in ("price-13", "price-21"):
+        assert minus(("limited", "article"), (price, "plain")).high < 0
+    assert minus(("updates", "at_rate-0.8"), ("updates-compute", "plain")).high < 0
+    assert minus(("example", "article"), ("limited", "article")).low > 0
+    assert minus(("example", "article"), plain).estimate < 0
 
 
 def test_one_missing_run_leaves_a_section_unseen(monkeypatch):
@@ -104,7 +136,7 @@ def test_one_missing_run_leaves_a_section_unseen(monkeypatch):
         == []
         == sweep.values("imdb-last-few-nll", "article", "nll")
     )
-    assert printed.count("not yet run to the end") == 6  # two kinds of floor, a doubling, three exploratory
+    assert printed.count("not yet run to the end") == 7  # two kinds of floor, a doubling, four exploratory
     assert "in general (limited, ample, whole): open" in printed
 
 

@@ -20,6 +20,7 @@ NAME = "10_learn_from_your_own_samples"
 REAL = records.runs
 GAIN = {"reproduced": 0.2, "refuted": 0.0, "undecided": 0.07}
 SPREAD = {"reproduced": 0.01, "refuted": 0.01, "undecided": 0.15}
+MAIN = ("rejection", "control", "control-in-rounds")
 BUDGET = 700 * 32 * 9 * 3
 
 
@@ -107,6 +108,23 @@ def test_one_missing_run_leaves_an_amount_unseen(cells, monkeypatch):
     assert re.search(
         r"800 sums, median % right: rejection [\d.]+, control [\d.]+, control-in-rounds [\d.]+\n", printed
     )
+
+
+def test_what_the_prose_tells_of_the_map_is_what_the_stored_runs_say():
+    found = {n: verdicts.judged(verdicts.contrasts(f"sums-{n}")[0]) for n in (50, 200, 800)}
+    assert [one.judgement.word for one in found.values()] == ["reproduced", "reproduced", "refuted"]
+    assert next(iter(verdicts.overall(["sums-200"]).values())).word == "refuted"
+    assert found[50].difference.estimate < 10 < 30 < found[200].difference.estimate
+    assert [one.contrast.against for one in found.values()] == ["control-in-rounds", "control", "control"]
+    arms = {n: {arm: sweep.values(f"sums-{n}", arm) for arm in MAIN} for n in found}
+    for n, of_arm in arms.items():
+        of_arm |= {arm: sweep.values(f"sums-{n}-others", arm) for arm in ("blind", "gold")}
+        controls = [np.median(of_arm[arm]) for arm in ("control", "control-in-rounds")]
+        assert np.median(of_arm["blind"]) < min(controls)
+    fallen = {arm: sum(value < np.median(of) / 2 for value in of) for arm, of in arms[800].items()}
+    assert fallen["rejection"] == 3 and fallen["control"] == 0
+    assert fallen["control-in-rounds"] == 2 and fallen["gold"] == 2
+    assert round(np.median(arms[800]["control"])) == 99 and round(np.median(arms[50]["rejection"])) == 7
 
 
 def test_a_narrower_interval_of_the_median_promises_too_much():

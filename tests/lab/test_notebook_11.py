@@ -1,10 +1,12 @@
 """Notebook 11: its tiny model's law is exact, its coins are far from their thresholds, its judges are told apart."""
 
+import json
 import re
 
 import matplotlib
 import numpy as np
 import pytest
+import readers
 
 from rsf import checks
 from rsf.lab import notebooks
@@ -53,7 +55,36 @@ def test_the_exact_laws_are_laws_and_what_is_accepted_has_their_rate(world):
 
 
 def test_no_coin_lies_so_close_that_another_processor_could_decide_otherwise(world):
-    assert world["report"].slack > 1e-12
+    assert min(world["report"].slack, world["spoken"].slack) > 1e-12
+
+
+def test_the_conversation_is_written_by_the_template_and_its_pairs_are_counted(world):
+    judged, accepted = world["talks"], world["spoken"].accepted
+    assert 0 < accepted == sum(judged["kept"]) < len(judged) == 300
+    assert judged["prompt"][:3] == world["chats"] and judged["completion"][0][0]["role"] == "assistant"
+    assert 0 < len(world["generation"].pairs(judged)) <= min(accepted, 300 - accepted)
+
+
+def test_math_verify_is_a_reward_in_one_line_and_reads_the_formats_as_the_table_says(world):
+    (line,) = re.findall(
+        r"`(\[verify\(parse.*?\])`", (notebooks.TEXT / f"{notebooks.names(['11'])[0]}.md").read_text()
+    )
+    names = {"verify": world["verify"], "parse": world["parse"]}
+    names |= {"answer": ["3/4", "3/4"], "completions": [r"\boxed{\frac{3}{4}}", "it is 4"]}
+    assert eval(line, names) == [True, False]
+    assert world["careful"] == 16 > world["by_library"] > world["quick"]
+
+
+def test_the_stored_table_of_readers_is_what_its_script_finds(world):
+    stored = json.loads(readers.FILE.read_text(encoding="utf-8"))["readers"]
+    own = [{"answer": text} for text in world["own"][:40]]
+    found = readers.study(
+        [*own, {"answer": "She answers 48 of 60 in all, and her answer is 48 more\n#### 66"}]
+    )
+    assert found["answers.read"] == {"right": 41, "one_more": 0, "missed": []}
+    assert found["math_verify"]["right"] >= 40 and found["math_verify"]["one_more"] == 0
+    assert stored["answers.read"] == {"right": 8792, "one_more": 0, "missed": []}
+    assert stored["math_verify"]["right"] + len(stored["math_verify"]["missed"]) == 8792
 
 
 def test_the_audit_finds_what_is_known_of_the_three_questions(world):

@@ -55,7 +55,7 @@ BREAKS = {
 }
 
 
-LIMITS = {  # of a notebook that was revised
+LIMITS = {
     "not 24 and 8": lambda notebook, code: code[3].update(source="x = 1\n" * 25),
     "lines of code: fewer than 8 to 1": lambda notebook, code: [
         cell.update(source="") for cell in notebook.cells if cell.cell_type == "markdown"
@@ -77,18 +77,8 @@ LIMITS = {  # of a notebook that was revised
 
 
 @pytest.mark.parametrize("words", LIMITS)
-def test_what_a_learner_would_stumble_over_is_seen_where_a_notebook_was_revised(words, tmp_path, monkeypatch):
-    monkeypatch.setattr(notebooks, "not_yet_revised", lambda: {"00"})
-    assert (
-        not any(words in problem for problem in broken(LIMITS[words])(tmp_path, monkeypatch))
-        or "8 to 1" in words
-    )
-    monkeypatch.setattr(notebooks, "not_yet_revised", set)
+def test_what_a_learner_would_stumble_over_is_seen(words, tmp_path, monkeypatch):
     assert any(words in problem for problem in broken(LIMITS[words])(tmp_path, monkeypatch))
-
-
-def test_who_is_not_yet_revised_is_there():
-    assert notebooks.not_yet_revised() <= {name.split("_")[0] for name in NAMES}
 
 
 @pytest.mark.parametrize("words", BREAKS)
@@ -123,11 +113,6 @@ def test_solutions_of_the_exercises_run_and_a_wrong_one_fails(name, monkeypatch)
         if cell.cell_type == "code" and "slow" not in cell.metadata.get("tags", []):
             exec(plain(cell.source), names)
     matplotlib.pyplot.close("all")
-    if name.split("_")[0] in notebooks.not_yet_revised():
-        for solution in solutions:
-            assert "assert" in solution
-            exec(solution, names)
-        return
     right, wrong = importlib.import_module(f"test_notebook_{name.split('_')[0]}").WRONG
     (chosen,) = [solution for solution in solutions if solution.count(right) == 1]
     for solution in solutions:
@@ -153,8 +138,6 @@ def test_text_is_what_one_edits_and_has_the_house_skeleton(name):
         assert heading in text, heading
     cells = jupytext.reads(text, fmt="md:myst").cells
     assert cells
-    if name.split("_")[0] in notebooks.not_yet_revised():
-        return
     assert predicted <= 5
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     guesses = sum(bool(re.search(r"^guess\w* = .*# yours$", source, re.MULTILINE)) for source in code)

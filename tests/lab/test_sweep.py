@@ -105,11 +105,11 @@ def test_an_arm_is_named_by_its_rule_and_rate():
     blind = arms.rule_of("random-0.5", SETTINGS)
     assert isinstance(blind, rules.random_like) and blind.rule.rate == 0.5 and blind.window == 256
     assert str(arms.rule_of("plain-short", SETTINGS)) == str(rules.constant(1))
-    assert [arms.unit_of(arm, SETTINGS) for arm in ("article", "random", "at_rate-0.5", "plain-short")] == [
-        "batch",
-        "batch",
-        "example",
-        "batch",
+    assert [arms.has_rate(arm) for arm in ("article", "random", "at_rate-0.5", "plain-short")] == [
+        False,
+        False,
+        True,
+        False,
     ]
     for wrong in ("at_rate", "easy-", "plain-0.5", "dark"):
         with pytest.raises(ValueError, match=f"there is no arm '{wrong}'"):

@@ -7,29 +7,20 @@ at all (greedy).
 python -m rsf bench generation         five minutes; writes results/bench-generation/
 """
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import WordLevel
 from tqdm import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from rsf.generation import model_sampler, sample_and_judge
 from rsf.lab import records
+from rsf.lab.bench import in_own_process
 from rsf.lab.data import SourceUnavailable, local_folder
+from rsf.lab.models import letter_tokenizer
 from rsf.rules import above
 
 STORY = "Once upon a time there was a little girl named Lily. "
@@ -38,9 +29,6 @@ STORY += "She had a red ball, a green hat and a very big dog. "
 
 def tiny(rng):
     """Return a GPT-2 of two layers of width 64 with drawn weights, and its tokenizer, of 512 letters."""
-    letters = Tokenizer(WordLevel({chr(32 + i): i for i in range(512)}))
-    letters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    letters.decoder = decoders.Fuse()
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=512,
@@ -54,7 +42,7 @@ def tiny(rng):
     )
     for value in model.parameters():
         value.data = torch.tensor(rng.normal(0, 0.3, value.shape), dtype=torch.float32)
-    return model.eval(), PreTrainedTokenizerFast(tokenizer_object=letters)
+    return model.eval(), letter_tokenizer(map(chr, range(32, 32 + 512)))
 
 
 def stories(_):
@@ -84,16 +72,15 @@ def always(prompts, completions, **_):
     return [1.0] * len(prompts)
 
 
-def ours(model, tokenizer, texts, settings, seed=0, **options):
+def ours(model, tokenizer, texts, settings, folder=None, **options):
     """Sample and judge one completion a prompt; return what was judged."""
     options = {"max_new_tokens": settings["new_tokens"], "batch_size": settings["batch_size"]} | options
-    folder = options.pop("folder", None)
     return sample_and_judge(
         model_sampler(model, tokenizer, **options),
         texts,
         always,
         above(1),
-        np.random.default_rng(seed),
+        np.random.default_rng(0),
         samples_per_prompt=1,
         folder=folder,
     )[1]
@@ -171,36 +158,21 @@ def equality(settings, rng):
             ours(model.to(dtype), tokenizer, texts, settings, batch_size=size, stop=stop)["completion"]
             for size in settings["equal_sizes"]
         ]
-        differ = [sum(one != other for one, other in zip(tables[0], table, strict=True)) for table in tables]
-        found[str(dtype).removeprefix("torch.")] = dict(
-            zip(map(str, settings["equal_sizes"]), differ, strict=True)
-        )
+        found[str(dtype).removeprefix("torch.")] = {
+            str(size): sum(one != other for one, other in zip(tables[0], table, strict=True))
+            for size, table in zip(settings["equal_sizes"], tables, strict=True)
+        }
     return found
 
 
 def memory(settings):
     """Return {prompts: peak memory in MiB}, each measured in a process of its own that writes into a
     folder."""
-    found = {}
-    for number in settings["memory_prompts"]:
-        out = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                f"from rsf.lab.bench import generation; generation.write_and_weigh({number})",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=records.ROOT,
-        ).stdout
-        found[str(number)] = json.loads(out.splitlines()[-1])
-    return found
+    return {str(number): in_own_process(write_and_weigh, number) for number in settings["memory_prompts"]}
 
 
 def write_and_weigh(number):
-    """Sample for many prompts into a folder and write the peak of this process's memory, in MiB, to
-    stdout."""
+    """Sample for many prompts into a folder and return the peak of this process's memory, in MiB."""
     settings = records.protocol("bench-generation")
     rng = np.random.default_rng(0)
     model, tokenizer = tiny(rng)
@@ -209,15 +181,17 @@ def write_and_weigh(number):
         ours(model, tokenizer, texts, settings, max_new_tokens=settings["memory_new_tokens"], folder=folder)
     status = STATUS.read_text(encoding="utf-8").splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    sys.stdout.write(f"\n{json.dumps(round(peak / 1024, 1))}\n")
+    return round(peak / 1024, 1)
 
 
 def run():
     """Run section bench-generation of the protocol: return the arm and its run."""
-    if not STATUS.exists():
-        raise NotImplementedError(f"the benchmark reads its peak of memory in {STATUS}: run it on Linux")
+    records.must(
+        STATUS.exists(),
+        f"the benchmark reads its peak of memory in {STATUS}: run it on Linux",
+        NotImplementedError,
+    )
     settings = records.protocol("bench-generation")
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     numbers = {}
     for name, load, stop in tqdm(CASES, desc="cases"):
@@ -231,6 +205,5 @@ def run():
         "differ": equality(settings, np.random.default_rng(settings["seeds"][0])),
         "peak_mib": memory(settings),
     }
-    torch.set_num_threads(threads)
     model = "tiny GPT-2, stories260K" if len(numbers) == len(CASES) + 2 else "tiny GPT-2"
     return "cpu", records.Run("none", model, "CPU, 1 thread", numbers)

@@ -159,9 +159,8 @@ def against(density, settings, rng):
         for _ in range(settings["repeats"]):
             for name, draw in use.items():
                 times[name].append(seconds(draw, size, rng))
-        base = np.array(times["StripEnvelope"])
         for name, taken in times.items():
-            ratio = np.array(taken) / base
+            ratio = np.array(taken) / times["StripEnvelope"]
             numbers = {
                 "seconds": np.median(taken),
                 "ratio": np.median(ratio),

@@ -7,7 +7,6 @@ python -m rsf bench selection          one pass of each arm over a slice of revi
 results/bench-selection/
 """
 
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from transformers import (
 )
 
 from rsf.lab import arms, data, models, records
+from rsf.lab.bench import in_own_process
 from rsf.rules import Rule, constant
 from rsf.selection import RSFConfig, RSFTrainer
 
@@ -184,8 +184,7 @@ def prepared(settings, seed):
     """
     rng = np.random.default_rng(seed)
     reviews = data.load("imdb")
-    checkpoint = models.load("bert", 2, rng, source=settings["model"])
-    model, tokenizer, source = checkpoint
+    model, tokenizer, source = models.load("bert", 2, rng, source=settings["model"])
     if settings["shapes"] == "bert-base":  # random weights: what it costs, not what it learns
         model = BertForSequenceClassification(BertConfig(num_labels=2))
     size = min(settings["reviews"], len(reviews.train) // settings["slices"])  # the embedded corpus is small
@@ -223,13 +222,12 @@ def floor(model, rows, settings):
     return {"flops": counter.get_total_flops(), "flops_per_second": round(2 * 4096 * 1024 * 4096 / best)}
 
 
-def peak(arm, settings, seed, answer):
-    """Put the peak memory (MiB) of one pass, and what was there before it, into a queue; a process of its
-    own."""
+def peak(arm, settings, seed):
+    """Return the memory (MiB) before one pass and its peak; for a process of its own."""
     model, tokenizer, slices, *_ = prepared(settings, seed)
     before = _most_memory()
     one_pass(arm, model, tokenizer, slices[0][: settings["memory_reviews"]], seed, settings)
-    answer.put([round(before), round(_most_memory())])
+    return [round(before), round(_most_memory())]
 
 
 def _most_memory():
@@ -258,15 +256,8 @@ def run(arm=None):
         torch.set_num_threads(1)
     _most_memory()  # what it refuses, it refuses here: the processes below are waited for
     numbers = {"passes": {name: [] for name in ARMS}, "memory": {}}
-    spawn = multiprocessing.get_context("spawn")
     for name in tqdm(settings["memory"], desc="memory"):
-        answer = spawn.Queue()
-        process = spawn.Process(target=peak, args=(name, settings, seed, answer))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise RuntimeError(f"the process that measures {name}'s memory ended with {process.exitcode}")
-        numbers["memory"][name] = answer.get()
+        numbers["memory"][name] = in_own_process(peak, name, settings, seed)
     model, tokenizer, slices, reviews, checkpoint = prepared(settings, seed)
     for number, rows in enumerate(tqdm(slices, desc="slices")):
         for name in ARMS:

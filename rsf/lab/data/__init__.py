@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from huggingface_hub import HfApi
 
+from rsf.acceptance import refuse_if
+
 logger = logging.getLogger(__name__)
 SOURCES = ("hub", "local", "embedded")
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -74,8 +76,7 @@ def load(name, *, source=None):
     SourceUnavailable
         None of the sources named is there.
     """
-    if name not in SETS:
-        raise ValueError(f"there is no data set {name!r}, only {', '.join(SETS)}")
+    refuse_if(name not in SETS, f"there is no data set {name!r}, only {', '.join(SETS)}")
     (repository, *part), revision, title, small = SETS[name]
 
     def hub(impatient):
@@ -93,8 +94,8 @@ def load(name, *, source=None):
         if (folder / "tokens.npz").is_file():
             return _tokenised(folder / "tokens.npz")
         files = [folder / "train.parquet", folder / "test.parquet"]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise SourceUnavailable(f"{folder} lacks {missing[0]}")
+        missing = [file.name for file in files if not file.is_file()]
+        refuse_if(missing, f"{folder} lacks {''.join(missing[:1])}", SourceUnavailable)
         return *(
             import_module("datasets").Dataset.from_parquet(str(file)) for file in files
         ), f"local copy of {title}, SHA-256 {digest(files)[:16]}"
@@ -196,10 +197,10 @@ def first_available(loaders, what, source=None):
     """Return the result of the first loader, in the order asked for, whose source is there."""
     asked = source or os.environ.get("RSF_SOURCE") or "auto"
     order = SOURCES if asked == "auto" else tuple(part.strip() for part in asked.split(","))
-    if unknown := set(order) - set(SOURCES):
-        raise ValueError(
-            f"unknown source {sorted(unknown)[0]!r} in RSF_SOURCE={asked!r}: "
-            f"use auto, or some of {', '.join(SOURCES)}"
+    for part in order:
+        refuse_if(
+            part not in SOURCES,
+            f"unknown source {part!r} in RSF_SOURCE={asked!r}: use auto, or some of {', '.join(SOURCES)}",
         )
     reasons = []
     for part in order:
@@ -227,8 +228,9 @@ def local_folder(variable, name):
     """Return the existing folder `name` inside the folder that an environment variable names."""
     said = os.environ.get(variable)
     folder = Path(said or "") / name
-    if not said or not folder.is_dir():
-        raise SourceUnavailable(
-            f"set {variable} to a folder that holds {name}/{f' ({folder} is not there)' if said else ''}"
-        )
+    refuse_if(
+        not said or not folder.is_dir(),
+        f"set {variable} to a folder that holds {name}/{f' ({folder} is not there)' if said else ''}",
+        SourceUnavailable,
+    )
     return folder

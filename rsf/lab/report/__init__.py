@@ -1,4 +1,4 @@
-"""README's pictures and tables, and the corpus card's, made from results/: python -m rsf figures."""
+"""The pictures and tables of README, results/README and the corpus card, made from results/."""
 
 import re
 from collections.abc import Iterator
@@ -24,9 +24,8 @@ FIGURES = {
     "bench_generation": generation_figure,
 }
 TABLES = {
-    "README.md": (
-        findings,
-        setup_line,
+    "README.md": (findings, setup_line),
+    "results/README.md": (
         whole_model_table,
         sampling_table,
         sweep_table,
@@ -59,6 +58,5 @@ def make(root: Path | None = None) -> Iterator[str]:
 def fill(text: str, name: str, content: str) -> str:
     """Return the text with what stands between the marks of a generated part replaced."""
     pattern = rf"(<!-- made by rsf\.lab\.report\.{name} -->\n).*?(<!-- end -->)"
-    if not re.search(pattern, text, re.DOTALL):
-        raise ValueError(f"the text has no place for {name}")
+    records.must(re.search(pattern, text, re.DOTALL), f"the text has no place for {name}")
     return re.sub(pattern, lambda match: match[1] + content + "\n" + match[2], text, flags=re.DOTALL)

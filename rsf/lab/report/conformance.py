@@ -1,4 +1,4 @@
-"""README's table of how often rsf.checks catches named faults in accept-reject code, from results/."""
+"""The table of how often rsf.checks catches named faults in accept-reject code, from results/."""
 
 import json
 
@@ -7,7 +7,7 @@ from rsf.lab.report.parts import table
 
 
 def power_table() -> str:
-    """Return README's table of planted faults, and what the judges said of the installed transformers."""
+    """Return the table of planted faults, and what the judges said of the installed transformers."""
     stored = json.loads((records.RESULTS / "checks-power.json").read_text(encoding="utf-8"))
     rows = [
         (

@@ -3,8 +3,8 @@
 import numpy as np
 
 from rsf.lab import data, records
-from rsf.lab.report.overview import accuracies
 from rsf.lab.report.parts import table
+from rsf.lab.report.sweep import values
 
 
 def corpus_table() -> str:
@@ -14,8 +14,9 @@ def corpus_table() -> str:
     from sklearn.pipeline import make_pipeline
 
     reviews = data.load("imdb", source="embedded")
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    baseline = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
+    baseline = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+    )
     baseline.fit(reviews.train["text"], reviews.train["label"])
     right = baseline.predict(reviews.test["text"]) == np.array(reviews.test["label"])
     kinds = np.array(reviews.test["kind"])
@@ -35,9 +36,9 @@ def transfer_table() -> str:
         ("mini-reviews-plain", "of the kind `plain`"),
         ("mini-reviews", "of all kinds"),
     ):
-        accuracy = 100 * accuracies(experiment)["plain"]
-        train = records.protocol(experiment)["train"]
+        accuracy = np.array(values(experiment, "plain"))
         each = ", ".join(f"{value:.1f}" for value in accuracy)
-        rows.append((f"{train} training reviews {kinds}", len(accuracy), f"{accuracy.mean():.1f} ({each})"))
+        what = f"{records.protocol(experiment)['train']} training reviews {kinds}"
+        rows.append((what, len(accuracy), f"{accuracy.mean():.1f} ({each})"))
     test = records.protocol("mini-reviews")["test"]
     return table(["fine-tuned on", "seeds", f"accuracy on {test:,} real IMDb test reviews, %"], rows)

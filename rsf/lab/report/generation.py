@@ -1,4 +1,4 @@
-"""README's picture and table of the benchmark of generation, and its table of the sums, from results/."""
+"""Picture and table of the benchmark of generation, and the table of the sums, from results/."""
 
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from rsf.lab.report.parts import limits, save, span, table
 from rsf.lab.report.sweep import values
 
 Cases = dict[str, dict[str, dict]]  # {case: {way: row}}
-FAINT = "#6A6A6A"  # for text of the proposal's grey
 
 
 def benched() -> tuple[Cases, dict]:
@@ -38,7 +37,7 @@ def _speeds(axis: Axes, cases: Cases) -> None:
         ("loop", "one prompt a call", plots.CONTROL, plots.CONTROL),
         ("loop, 4 samples a call", "4 samples a call", "#C08AA6", "#C08AA6"),
         ("sample_and_judge", "ours", plots.KEPT, plots.KEPT),
-        ("floor", "floor", plots.PROPOSAL, FAINT),
+        ("floor", "floor", plots.PROPOSAL, "#6A6A6A"),  # text is darker
     )
     for place, rows in enumerate(cases.values()):
         for number, (way, name, colour, dark) in enumerate(shown):
@@ -52,7 +51,7 @@ def _speeds(axis: Axes, cases: Cases) -> None:
 
 
 def generation_table() -> str:
-    """Return README's table of the benchmark of generation."""
+    """Return the table of the benchmark of generation."""
     cases, numbers = benched()
     rows = []
     for case, ways in cases.items():
@@ -63,8 +62,17 @@ def generation_table() -> str:
     few, many = numbers["peak_mib"].items()
     shortest, longest = settings["lengths"]
     differ = numbers["differ"]["float64"]
-    head = ["model, completions", "ours, samples/s", "times one prompt a call", "times 4 samples a call"]
-    return table([*head, "share of the floor", "of the floor without a draw"], rows) + (
+    return table(
+        [
+            "model, completions",
+            "ours, samples/s",
+            "times one prompt a call",
+            "times 4 samples a call",
+            "share of the floor",
+            "of the floor without a draw",
+        ],
+        rows,
+    ) + (
         f"\n\nOne thread, {settings['prompts']:,} prompts of {shortest} to {longest} tokens, up to "
         f"{settings['new_tokens']} new ones, batches of {settings['batch_size']}, median of "
         f"{settings['repeats']} interleaved pairs. The floor decodes as many tokens in full batches of one "
@@ -76,14 +84,17 @@ def generation_table() -> str:
 
 
 def sums_table() -> str:
-    """Return README's table of both maps of the sums; of a section that lacks a run nothing but its name."""
-    arms = ("control", "control-in-rounds", "rejection", "blind", "best-of-4", "gold")
+    """Return the table of both maps of the sums; of a section that lacks a run nothing but its name."""
+    arms = (
+        *("control", "control-in-rounds", "rejection", "blind", "best-of-4", "gold"),
+        *("policy-gradient", "policy-gradient-kl"),
+    )
     rows = []
     for name in ("sums-50", "sums-200", "sums-800", "arithmetic-50", "arithmetic-200", "arithmetic-800"):
-        there = {name, f"{name}-others"} & records.sections().keys()  # an arm stands in one of them
+        there = {name, f"{name}-others", f"{name}-policy"} & records.sections().keys()  # an arm is in one
         found = [[value for one in there for value in values(one, arm)] for arm in arms]
         (finding,) = map(verdicts.judged, verdicts.contrasts(name))
         shown = [f"{np.median(of_arm):.1f}" if of_arm else "" for of_arm in found]
         shown.append(limits(finding.difference) if finding.difference else "")
         rows.append((name, *shown, finding.judgement.word))
-    return table(["section", *arms, "rejection minus control, points", "verdict"], rows)
+    return table(["section", *arms, "rejection minus the better control, points", "verdict"], rows)

@@ -14,14 +14,6 @@ from rsf.lab.report.parts import limits, save
 from rsf.lab.report.whole_model import MAIN
 
 
-def accuracies(experiment: str) -> dict[str, np.ndarray]:
-    """Return {arm: accuracies (seeds,)} of an experiment, in order of the seeds."""
-    return {
-        arm: np.array([runs[seed]["numbers"]["accuracy"] for seed in sorted(runs)])
-        for arm, runs in records.read(experiment).items()
-    }
-
-
 def overview_figure(file: Path) -> None:
     """Draw the picture on README's first screen: the idea, and what it did to a whole model."""
     runs = {arm: verdicts.of_arm(MAIN, arm) for arm in ("plain", "article", "twin")}

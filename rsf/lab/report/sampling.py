@@ -1,4 +1,4 @@
-"""README's picture and table of the benchmark of sampling, from results/ alone."""
+"""Picture and table of the benchmark of sampling, from results/ alone."""
 
 from pathlib import Path
 
@@ -39,8 +39,8 @@ def _speeds(axis: Axes, found: list[dict]) -> None:
         sizes = [row["size"] for row in rows]
         speed = [row["size"] / row["seconds"] for row in rows]
         axis.plot(sizes, speed, "o-", color=colour, markersize=4)
-        place = "top" if sampler.startswith("Trans") else "center"
-        axis.text(sizes[-1] * 1.3, speed[-1], name, color=colour, va=place)
+        align = "top" if sampler == "TransformedDensityRejection" else "center"
+        axis.text(sizes[-1] * 1.3, speed[-1], name, color=colour, va=align)
     axis.set(xscale="log", yscale="log", xlabel="draws", ylabel="draws a second")
     axis.set(title="the normal, one thread", xlim=(700, 1.5e9))
 
@@ -55,31 +55,45 @@ def _ratios(axis: Axes, found: dict[str, list[dict]]) -> None:
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set_yticks(range(len(found)), list(found))
     axis.invert_yaxis()
-    repeats = records.protocol("bench-sampling")["repeats"]
-    title = f"10⁶ (upper) and 10⁷ draws: median, range of {repeats} pairs"
-    axis.set(xlabel="time of scipy's fastest / time of the strip hat", title=title, xlim=(0, None))
+    axis.set(xlabel="time of scipy's fastest / time of the strip hat", xlim=(0, None))
+    axis.set_title(
+        f"10⁶ (upper) and 10⁷ draws: median, range of {records.protocol('bench-sampling')['repeats']} pairs"
+    )
 
 
 def sampling_table() -> str:
-    """Return README's table of the sampling benchmark."""
+    """Return the table of the sampling benchmark."""
+
+    def hat(found, size):
+        return next(row for row in found if row["size"] == size and row["sampler"] == "StripEnvelope")
+
     runs = bench.benched()
     rows = []
     for density, found in runs.items():
         best = bench.fastest(found, 10**6)
         more = bench.fastest(found, 10**7)
-        ours = next(row for row in found if row["size"] == 10**6 and row["sampler"] == "StripEnvelope")
-        judged = [row for row in found if row["size"] == 0 and row["sampler"] in bench.ALONE]
-        bad = [f"{row['sampler']} ({row['law'].split(':')[0]})" for row in judged if row["law"] != "right"]
+        bad = [
+            f"{row['sampler']} ({row['law'].split(':')[0]})"
+            for row in found
+            if row["size"] == 0 and row["sampler"] in bench.ALONE and row["law"] != "right"
+        ]
         fastest = f"{1 / best['seconds']:.0f} ({best['sampler']})"
         times = f"{best['ratio']:.2f}, {more['ratio']:.2f}"
-        rows.append((density, f"{1 / ours['seconds']:.0f}", fastest, times, ", ".join(bad)))
+        rows.append((density, f"{1 / hat(found, 10**6)['seconds']:.0f}", fastest, times, ", ".join(bad)))
     small = span((bench.fastest(found, 10**3)["ratio"] for found in runs.values()), 2)
-    hats = [row for found in runs.values() for row in found if row["sampler"] == "StripEnvelope"]
-    ready = span((1000 * row["setup_seconds"] for row in hats if row["size"] == 0), 0)
+    ready = span((1000 * hat(found, 0)["setup_seconds"] for found in runs.values()), 0)
     memory = records.read("bench-sampling")["cpu"][0]["numbers"]["extra_mib"]
     repeats = records.protocol("bench-sampling")["repeats"]
-    head = ["density", "strip hat, 10⁶ draws, M/s", "scipy's fastest from a density alone, M/s"]
-    return table([*head, "times faster at 10⁶, 10⁷", "wrong or refused"], rows) + (
+    return table(
+        [
+            "density",
+            "strip hat, 10⁶ draws, M/s",
+            "scipy's fastest from a density alone, M/s",
+            "times faster at 10⁶, 10⁷",
+            "wrong or refused",
+        ],
+        rows,
+    ) + (
         f"\n\nOne thread, the median of {repeats} interleaved pairs. For 1,000 draws scipy's fastest takes "
         f"{small} of the strip hat's time. Setting up the hat takes {ready} ms; drawing 10⁷ needs "
         f"{memory:.1f} MiB beyond the output."

@@ -1,4 +1,4 @@
-"""What the selection benchmark and the short runs say: README's table and picture, from results/ alone."""
+"""What the selection benchmark and the short runs say: table and picture, from results/ alone."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +12,7 @@ from rsf.lab.report.parts import limits, save, table
 
 SHORT = ("imdb-short", "imdb-short-again")
 RATES = ("keep 0.25", "keep 0.5", "keep 0.75")
-SHARES = (0.3, 1)
-NAMES = {  # of the ratios, as README has them
+NAMES = {  # of the ratios, as the table has them
     "scoring over training": "scoring one candidate, over training on one (float32)",
     "the same, scoring in bfloat16": 'the same, with `scoring_dtype="bfloat16"`',
     "the same, dropout off": "scoring in float32, over training with dropout off",
@@ -79,7 +78,7 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
         "keep all over plain": (cost["keep all"], cost["plain"]),
         "memory over plain": (np.array([largest]), np.array([memory["plain"]])),
     }
-    for share in SHARES:
+    for share in (0.3, 1):
         what = f"candidates a second over the listing, {share:g}"
         pairs[what] = cost[f"listing, {share:g}"], cost[f"batches, {share:g}"]
     rows = {}
@@ -87,13 +86,14 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
         each = one / other
         at_least = what in section["least"]
         bound = section["least" if at_least else "bounds"][what]
-        value = float(one.sum() / other.sum())
-        rows[what] = Ratio(value, float(each.min()), float(each.max()), bound, at_least)
+        rows[what] = Ratio(
+            float(one.sum() / other.sum()), float(each.min()), float(each.max()), bound, at_least
+        )
     return rows
 
 
 def selection_table() -> str:
-    """Return README's tables of what selection costs, and of whether its fast form is as accurate."""
+    """Return the tables of what selection costs, and of whether its fast form is as accurate."""
     rows = []
     for name, ratio in ratios().items():
         spread = f" ({ratio.least:.2f} to {ratio.most:.2f})" if ratio.most > ratio.least else ""
@@ -130,9 +130,16 @@ def _accuracies() -> str:
         interval = f"{limits(finding.difference)}, {100 * (1 - contrast.level):g} %"
         said = f"by {100 * contrast.margin:g} points: {finding.judgement.word}"
         size = f"{len(section['seeds'])}, {section['test']:,}"
-        rows.append((f"[`{experiment}`](results/{experiment})", size, interval, said))
-    what = "accuracy of the fast form minus the listing's, after the same number of forward passes"
-    return table([what, "seeds, test reviews", "points", "no lower"], rows)
+        rows.append((f"[`{experiment}`]({experiment})", size, interval, said))
+    return table(
+        [
+            "accuracy of the fast form minus the listing's, after the same number of forward passes",
+            "seeds, test reviews",
+            "points",
+            "no lower",
+        ],
+        rows,
+    )
 
 
 def selection_figure(file: Path) -> None:

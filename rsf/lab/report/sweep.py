@@ -49,7 +49,7 @@ def claimed(finding: verdicts.Finding) -> list[float]:
 
 
 def sweep_table() -> str:
-    """Return README's table of the contrasts."""
+    """Return the table of the contrasts."""
     rows = []
     for name, finding in findings().items():
         contrast = finding.contrast

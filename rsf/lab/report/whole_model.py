@@ -69,9 +69,16 @@ def whole_model_table() -> str:
     for row in found:
         minus = limits(row.minus_plain, 2) if row.minus_plain else ""
         shares = (f"{row.mean('acceptance_rate'):.2f}", f"{row.mean('steps'):,.0f}", f"{row.mean('nll'):.3f}")
-        right = f"{row.mean('accuracy'):.2f}"
         lines.append(
-            (row.passes, NAMES[row.arm], right, minus, row.word, *shares, f"{100 * sure_mistakes(row):.0f}")
+            (
+                row.passes,
+                NAMES[row.arm],
+                f"{row.mean('accuracy'):.2f}",
+                minus,
+                row.word,
+                *shares,
+                f"{100 * sure_mistakes(row):.0f}",
+            )
         )
     head = ["passes", "arm", "right, %", "minus plain, points", "verdict", "kept", "steps", "NLL"]
     return f"{table([*head, 'mistakes surer than 0.9, %'], lines)}\n\n{_beside(found)}"
@@ -96,24 +103,23 @@ def whole_model_figure(file: Path | None = None) -> None:
     """Draw the arms' accuracy minus plain's, and their NLL; shown where no file is named."""
     found = rows()
     (article,) = (row for row in found if row.passes == 3 and row.arm == "article")
-    lost = f"{article.minus_plain.estimate:+.2f} points"
     title = (
-        f"The article's rule, all of IMDb, three passes: fewer right answers ({lost}), better probabilities"
+        "The article's rule, all of IMDb, three passes: fewer right answers "
+        f"({article.minus_plain.estimate:+.2f} points), better probabilities"
     )
     with plots.figure(title, columns=2, width=10, height=4, sharey=True) as (left, right):
         for place, row in enumerate(found):
             colour = plots.ARMS[row.arm]
             _seeds(right, place, verdicts.measured(row.runs, "nll"), colour)
-            nll = checks.paired_difference(*_against_zero(verdicts.measured(row.runs, "nll")))
-            _interval(right, place, nll, colour, f"{nll.estimate:.3f}")
+            nll = np.array(list(verdicts.measured(row.runs, "nll").values()))
+            _interval(right, place, checks.paired_difference(nll, 0 * nll), colour, f"{nll.mean():.3f}")
             if row.minus_plain:
                 plain = next(one.runs for one in found if one.passes == row.passes)
                 accuracy, base = (verdicts.measured(runs, "accuracy") for runs in (row.runs, plain))
                 _seeds(left, place, {seed: accuracy[seed] - base[seed] for seed in accuracy}, colour)
                 _interval(left, place, row.minus_plain, colour, f"{row.minus_plain.estimate:+.2f}")
             else:
-                right_answers = f"{row.mean('accuracy'):.2f} % right"
-                left.text(0.03, place, right_answers, color=colour, va="center")
+                left.text(0.03, place, f"{row.mean('accuracy'):.2f} % right", color=colour, va="center")
         left.axvline(0, color=plots.TARGET, linewidth=1)
         gain = 100 * records.protocol(MAIN)["smallest_gain"]
         left.axvline(gain, color="black", linewidth=0.8, linestyle=":")
@@ -126,14 +132,7 @@ def whole_model_figure(file: Path | None = None) -> None:
         right.set(xlabel="negative log-likelihood of a test review (less is better)")
         left.set_title(f"{len(article.runs)} seeds (random: 5); limits at 97.5 % for article, else 95 %")
         right.set_title("mean and 95 % interval over the seeds")
-        if file:
-            save(left, file)
-        else:
-            plots.plt.show()
-
-
-def _against_zero(values: dict[int, float]) -> tuple[list[float], list[float]]:
-    return list(values.values()), [0.0] * len(values)
+        save(left, file) if file else plots.plt.show()
 
 
 def _seeds(axis, place: int, values: dict[int, float], colour: str) -> None:

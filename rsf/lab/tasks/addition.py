@@ -13,25 +13,23 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainingArguments
+from datasets import Dataset
+from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from rsf import rules
+from rsf.accounts import TRAIN
 from rsf.generation import model_sampler, rsf_rounds, sample_and_judge
 from rsf.lab import records
+from rsf.lab.models import letter_tokenizer
 
 BATCH = 32
 TOKENS = 9  # of a sum with its answer
+STEP = TRAIN * BATCH * TOKENS  # what a step of training spends
 
 
 def tokenizer():
     """Return a tokenizer with a token for each character of a sum."""
-    words = Tokenizer(
-        models.WordLevel({character: i for i, character in enumerate("0123456789+=")}, unk_token="=")
-    )
-    words.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    words.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=words)
+    return letter_tokenizer("0123456789+=", unknown="=")
 
 
 def tiny_gpt2(rng, width=64, layers=1):
@@ -71,8 +69,7 @@ def _loss(logits, labels, vocab_size, num_items_in_batch=None, **_):
 
 def sums(places, digits=2):
     """Return the prompts of sums of two numbers, given their places (n,) in the list of all 100^digits."""
-    pairs = (divmod(int(place), 10**digits) for place in places)
-    return [f"{a:0{digits}d}+{b:0{digits}d}=" for a, b in pairs]
+    return [f"{place // 10**digits:0{digits}d}+{place % 10**digits:0{digits}d}=" for place in places]
 
 
 def answer(prompt):
@@ -82,18 +79,21 @@ def answer(prompt):
     return f"{int(a) + int(b):0{len(a) + 1}d}"[::-1]
 
 
+def answered(prompts):
+    """Return sums with their answers, to be trained on."""
+    return Dataset.from_dict({"prompt": prompts, "completion": [answer(prompt) for prompt in prompts]})
+
+
 def right(prompts, completions, **_):
     """The verifier: 1 for a right completion, 0 for any other."""
-    pairs = zip(prompts, completions, strict=True)
-    return [float(completion == answer(prompt)) for prompt, completion in pairs]
+    return [float(text == answer(prompt)) for prompt, text in zip(prompts, completions, strict=True)]
 
 
 def nines(prompts, completions, **_):
     """A judge that can be fooled, by casting out nines: 1 for any number with the sum's remainder by 9."""
-    pairs = zip(prompts, completions, strict=True)
     return [
         float(text.isdigit() and int(text[::-1]) % 9 == int(answer(prompt)[::-1]) % 9)
-        for prompt, text in pairs
+        for prompt, text in zip(prompts, completions, strict=True)
     ]
 
 
@@ -114,6 +114,28 @@ def given(model, words):
 
 # the other sampler: what the model itself writes
 own = partial(model_sampler, max_new_tokens=3, batch_size=256)
+
+
+def arguments(folder, rng, steps, learning_rate, weight_decay):
+    """Return the arguments of a Trainer: a new optimiser, a warm-up, and a rate that decays to 0."""
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        lr_scheduler_type="linear",
+        warmup_steps=min(20, steps // 4),
+        per_device_train_batch_size=BATCH,
+        dataloader_drop_last=True,
+        optim="adamw_torch_fused",
+        adam_beta2=0.98,
+        seed=int(rng.integers(2**31)),
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
 
 
 def learn(
@@ -137,32 +159,21 @@ def learn(
     Each round begins with a new optimiser, and its rate decays to 0.
     """
     with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
-            output_dir=folder,
-            max_steps=steps,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            lr_scheduler_type="linear",
-            warmup_steps=min(20, steps // 4),
-            per_device_train_batch_size=BATCH,
-            dataloader_drop_last=True,
-            optim="adamw_torch_fused",
-            adam_beta2=0.98,
-            seed=int(rng.integers(2**31)),
-            use_cpu=True,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
+        return rsf_rounds(
+            model,
+            tokenizer(),
+            prompts,
+            reward,
+            rule,
+            arguments(folder, rng, steps, learning_rate, weight_decay),
+            rng,
+            rounds=rounds,
+            samples_per_prompt=samples,
+            supervised=supervised,
+            restart=False,
+            sampler=sampler,
+            **options,
         )
-        options |= {
-            "rounds": rounds,
-            "samples_per_prompt": samples,
-            "supervised": supervised,
-            "restart": False,
-            "sampler": sampler,
-        }
-        return rsf_rounds(model, tokenizer(), prompts, reward, rule, args, rng, **options)
 
 
 @torch.inference_mode()
@@ -194,10 +205,25 @@ def start(settings, seed, steps, learning_rate, weight_decay):
     """Return a model trained from random weights on the sums with answers alone."""
     model = tiny_gpt2(np.random.default_rng([seed, 1]))
     prompts = world(settings, seed)["supervised"].tolist()
-    options = {"steps": steps, "learning_rate": learning_rate, "weight_decay": weight_decay}
-    rng = np.random.default_rng([seed, 2])
-    learn(model, prompts, right, rules.constant(1), rng, sampler=given, **options)
+    learn(
+        model,
+        prompts,
+        right,
+        rules.constant(1),
+        np.random.default_rng([seed, 2]),
+        steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        sampler=given,
+    )
     return model
+
+
+def told(experiment, numbers):
+    """Return the run of a section with these numbers."""
+    settings = records.protocol(experiment)
+    data = f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000"
+    return records.Run(data, "GPT-2, 1 layer of width 64, random weights", "CPU, 1 thread", numbers)
 
 
 @lru_cache(maxsize=1)
@@ -208,8 +234,12 @@ def base(experiment, seed):
     setting = settings["base_learning_rate"], settings["base_weight_decay"]
     model = start(settings, seed, settings["base_steps"], *setting)
     pool = world(settings, seed)["pool"].tolist()
-    rng = np.random.default_rng([seed, 3])
     _, judged, _ = sample_and_judge(
-        own(model, tokenizer()), pool, right, rules.above(1), rng, samples_per_prompt=1
+        own(model, tokenizer()),
+        pool,
+        right,
+        rules.above(1),
+        np.random.default_rng([seed, 3]),
+        samples_per_prompt=1,
     )
     return model, judged["reward"]

@@ -11,10 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from datasets import Dataset
 
 from rsf import rules
-from rsf.accounts import TRAIN
 from rsf.lab import records, validated
 from rsf.lab.tasks import addition
 
@@ -43,10 +41,9 @@ def train(
     then go on in rounds with the sums without answers. `on_round(model, report)` is called after each.
     """
     settings = records.protocol(experiment)
-    step = TRAIN * addition.BATCH * addition.TOKENS
     if arm == "control":
         model = addition.start(settings, seed, settings["steps"], learning_rate, weight_decay)
-        return model, [], step * settings["steps"]
+        return model, [], addition.STEP * settings["steps"]
     sampler, rule, samples, judge = ARMS[arm]
     model, rewards = addition.base(experiment, seed)
     model = copy.deepcopy(model)
@@ -55,9 +52,7 @@ def train(
         rule.observe(rewards)  # a rate to begin with
     sums = addition.world(settings, seed)
     sampling = addition.TOKENS * settings["pool"] if sampler is addition.own else 0
-    left = (settings["steps"] - settings["base_steps"]) * step // settings["rounds"] - sampling
-    prompts = sums["supervised"].tolist()
-    answers = [addition.answer(prompt) for prompt in prompts]
+    left = (settings["steps"] - settings["base_steps"]) * addition.STEP // settings["rounds"] - sampling
     reports = addition.learn(
         model,
         sums["pool"][: settings["pool"] // samples].tolist(),
@@ -67,13 +62,15 @@ def train(
         sampler=sampler,
         rounds=settings["rounds"],
         samples=samples,
-        steps=left // step,
+        steps=left // addition.STEP,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        supervised=Dataset.from_dict({"prompt": prompts, "completion": answers}),
+        supervised=addition.answered(sums["supervised"].tolist()),
         on_round=lambda report: on_round(model, report) if on_round else None,
     )
-    spent = step * settings["base_steps"] + settings["rounds"] * (sampling + left // step * step)
+    spent = addition.STEP * settings["base_steps"] + settings["rounds"] * (
+        sampling + left // addition.STEP * addition.STEP
+    )
     return model, reports, spent
 
 
@@ -90,15 +87,16 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
     """Return the numbers of a run: accuracy after each round and in the end, what was accepted, what was
     spent."""
     setting = validated.best(experiment, arm)[0][0]
-    settings = records.protocol(experiment)
-    test = addition.world(settings, seed)["test"].tolist()
+    test = addition.world(records.protocol(experiment), seed)["test"].tolist()
     clock = time.process_time()
     curve = []
-
-    def on_round(model, report):
-        curve.append(addition.accuracy(model, test))
-
-    model, reports, spent = train(experiment, arm, seed, *setting, on_round=on_round)
+    model, reports, spent = train(
+        experiment,
+        arm,
+        seed,
+        *setting,
+        on_round=lambda model, report: curve.append(addition.accuracy(model, test)),
+    )
     return {
         "accuracy": addition.accuracy(model, test),
         "setting": setting,
@@ -122,6 +120,4 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     """Run one arm with one seed of an arithmetic section of the protocol."""
     torch.set_num_threads(1)
     numbers = (tune if experiment.endswith("tuning") else measure)(experiment, arm, seed)
-    settings = records.protocol(experiment)
-    data = f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000"
-    return records.Run(data, "GPT-2, 1 layer of width 64, random weights", "CPU, 1 thread", numbers)
+    return addition.told(experiment, numbers)

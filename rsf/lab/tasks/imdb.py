@@ -94,12 +94,6 @@ class Watch:
         """Return seconds of the wall and of the processor so far, without those spent on looking."""
         return _clock() - self.begun - self.stopped
 
-    def acceptance_rate(self) -> float:
-        """Return kept per candidate."""
-        return float(
-            np.average(self.decisions["kept"], weights=[len(block) for block in self.decisions["index"]])
-        )
-
 
 def run(experiment: str, arm: str, seed: int) -> records.Run:
     """Run one arm with one seed of an IMDb section of the protocol."""
@@ -125,9 +119,10 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         steps, budget = trainer.state.global_step, trainer.budget
     wall, cpu = watch.taken()
     scores = arms.logits(prepared.model, prepared.test, prepared.collate)
+    candidates = [len(block) for block in watch.decisions["index"]]
     numbers = {
         "accuracy": arms.accuracy(scores, prepared.test),
-        "acceptance_rate": watch.acceptance_rate(),
+        "acceptance_rate": float(np.average(watch.decisions["kept"], weights=candidates)),
         "forward_passes": scored + 3 * trained,
         "budget": budget,
         "steps": steps,

@@ -11,8 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from rsf.lab import compact, models, records
-from rsf.lab.tasks.imdb_last_layer import HEAD, sources
-from rsf.lab.tasks.imdb_last_layer import parts as split
+from rsf.lab.tasks.imdb_last_layer import HEAD, parts, sources
 
 
 def run(experiment: str, arm: str, seed: int) -> records.Run:
@@ -21,7 +20,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     reviews, checkpoint = sources()
     rng = np.random.default_rng(seed)
     models.draw(checkpoint.model, HEAD, rng)  # as there, so that the reviews are the same
-    chosen = rng.permutation(split()[1])[: settings["train"]]
+    chosen = rng.permutation(parts()[1])[: settings["train"]]
     begin, end = settings["test_places"]
     tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[begin:end])
 
@@ -38,7 +37,8 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         LogisticRegression(C=settings["C"], max_iter=1000),
     )
     model.fit(seen(reviews.train, chosen), np.array(reviews.train["label"])[chosen])
-    log_p = model.predict_log_proba(seen(reviews.test, tested))
-    numbers = compact.outcomes(log_p, np.array(reviews.test["label"])[tested])
+    numbers = compact.outcomes(
+        model.predict_log_proba(seen(reviews.test, tested)), np.array(reviews.test["label"])[tested]
+    )
     numbers["seconds"] = round(time.perf_counter() - begun, 1)
     return records.Run(reviews.source, "scikit-learn, TF-IDF and logistic regression", "CPU", numbers)

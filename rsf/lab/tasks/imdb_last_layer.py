@@ -82,8 +82,9 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     models.draw(model, HEAD, rng, checkpoint.model.config.initializer_range)
     train, validation = reviews_of(settings, rng)
     examples = tested(settings["tokens"], *settings["test_places"]) if rate is None else validation
-    numbers = arms.measured(
+    return arms.measured(
         (experiment, arm, seed, rate),
+        (reviews.source, checkpoint.source),
         model,
         train,
         examples,
@@ -92,4 +93,3 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
         models.pad_hidden,
         128,
     )
-    return records.Run(reviews.source, checkpoint.source, arms.device_name(), numbers)

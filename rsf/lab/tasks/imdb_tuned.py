@@ -61,8 +61,9 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     settings = tuning.setting(experiment, arm, rate)
     model, train, tested, *sources = prepare(settings, seed, validate=rate is not None)
     tokens = settings["tokens"] if settings["padding"] == "max_length" else 0
-    numbers = arms.measured(
+    return arms.measured(
         (experiment, arm, seed, rate),
+        sources,
         model,
         train,
         tested,
@@ -72,4 +73,3 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
         64,
         lambda row: len(row["input_ids"]),
     )
-    return records.Run(*sources, arms.device_name(), numbers)

@@ -45,7 +45,14 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     model = last_layer.LastLayer(checkpoint.model)
     models.draw(model, HEAD, rng, checkpoint.model.config.initializer_range)
     train = [pool[i] for i in rng.permutation(len(pool))[: settings["train"]]]
-    labels = np.array([row["label"] for row in test])
-    of = (experiment, arm, seed, None)
-    numbers = arms.measured(of, model, train, test, labels, settings, models.pad_hidden, batch_size=32)
-    return records.Run(reviews.source, checkpoint.source, arms.device_name(), numbers)
+    return arms.measured(
+        (experiment, arm, seed, None),
+        (reviews.source, checkpoint.source),
+        model,
+        train,
+        test,
+        np.array([row["label"] for row in test]),
+        settings,
+        models.pad_hidden,
+        32,
+    )

@@ -11,6 +11,7 @@ Every arm but the control goes on from one base, in rounds that each have a new 
     blind                as many samples as rejection kept in that round, chosen without looking
     best-of-4            four samples of each sum of a fresh quarter of the pool, the best kept
     gold                 the right answers to the pool, and the sums with answers
+    policy-gradient      as `rsf.lab.tasks.policy` says, with and without KL
 
 python -m rsf experiment sums-200          every arm and seed of that section, a result file each
 """
@@ -22,12 +23,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from datasets import Dataset
 
 from rsf import rules
-from rsf.accounts import TRAIN
 from rsf.lab import compact, records, validated
-from rsf.lab.tasks import addition
+from rsf.lab.tasks import addition, policy
 
 OWN = ("rejection", "blind", "best-of-4")  # the arms that sample
 
@@ -36,9 +35,8 @@ def chooses(number: int, rng: np.random.Generator) -> Callable:
     """Return a reward that is 1 for `number` of the completions that it is asked about, chosen blindly."""
 
     def reward(prompts, completions, **_):
-        chosen = np.zeros(len(completions))
-        chosen[rng.permutation(len(completions))[:number]] = 1
-        return chosen.tolist()
+        places = np.argsort(rng.permutation(len(completions)))  # of each in a random order
+        return (places < number).astype(float).tolist()
 
     return reward
 
@@ -57,16 +55,25 @@ def train(
     on_round : callable(model), called after each round
     """
     settings = records.protocol(experiment)
-    step = TRAIN * addition.BATCH * addition.TOKENS
     if arm == "control":
-        return addition.start(settings, seed, settings["steps"], *setting), [], step * settings["steps"]
+        return (
+            addition.start(settings, seed, settings["steps"], *setting),
+            [],
+            addition.STEP * settings["steps"],
+        )
+    if arm in settings.get("kl", {}):
+        return policy.train(experiment, arm, seed, setting)
     model = copy.deepcopy(addition.base(experiment, seed)[0])
     sums = addition.world(settings, seed)
     own = sums["supervised"].tolist()
-    supervised = Dataset.from_dict({"prompt": own, "completion": [addition.answer(one) for one in own]})
-    a_round = (settings["steps"] - settings["base_steps"]) // settings["rounds"] * step
+    supervised = addition.answered(own)
+    a_round = (settings["steps"] - settings["base_steps"]) // settings["rounds"] * addition.STEP
     sampling = addition.TOKENS * len(sums["pool"]) if arm in OWN else 0
-    options = {"steps": (a_round - sampling) // step, "learning_rate": setting[0], "weight_decay": setting[1]}
+    options = {
+        "steps": (a_round - sampling) // addition.STEP,
+        "learning_rate": setting[0],
+        "weight_decay": setting[1],
+    }
     reports = []
     for number in range(settings["rounds"]):
         rng = np.random.default_rng([seed, 4, number])
@@ -91,7 +98,9 @@ def train(
         reports += addition.learn(model, prompts, reward, rule, rng, **options)
         if on_round:
             on_round(model)
-    spent = step * settings["base_steps"] + settings["rounds"] * (sampling + options["steps"] * step)
+    spent = addition.STEP * settings["base_steps"] + settings["rounds"] * (
+        sampling + options["steps"] * addition.STEP
+    )
     return model, reports, spent
 
 
@@ -124,7 +133,7 @@ def grid(experiment: str, arm: str) -> list:
     steps = []
     for value, axis, (below, above) in zip(winner, axes, settings["beyond"], strict=True):
         outside = {min(axis): below, max(axis): above}
-        steps.append([value, outside[value]] if value in outside else [value])
+        steps.append(dict.fromkeys([value, outside.get(value, value)]))
     return [setting for setting in itertools.product(*steps) if setting != winner]
 
 
@@ -167,11 +176,5 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
 def run(experiment: str, arm: str, seed: int) -> records.Run:
     """Run one arm with one seed of a section of the sums."""
     torch.set_num_threads(1)
-    settings = records.protocol(experiment)
-    numbers = (tune if "stage" in settings else measure)(experiment, arm, seed)
-    return records.Run(
-        f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000",
-        "GPT-2, 1 layer of width 64, random weights",
-        "CPU, 1 thread",
-        numbers,
-    )
+    numbers = (tune if "stage" in records.protocol(experiment) else measure)(experiment, arm, seed)
+    return addition.told(experiment, numbers)

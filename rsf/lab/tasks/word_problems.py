@@ -40,13 +40,10 @@ def ask(rows, tokenizer, shots=()):
 
 def fitting(rows, checkpoint, tokens, shots=()):
     """Return the problems whose prompt, with these shots, leaves the model room for `tokens` more."""
-    prompts, room = (
-        ask(rows, checkpoint.tokenizer, shots)["prompt"],
-        checkpoint.model.config.max_position_embeddings - tokens,
-    )
-    return rows.select(
-        [i for i, ids in enumerate(checkpoint.tokenizer(list(prompts))["input_ids"]) if len(ids) <= room]
-    )
+    prompts = ask(rows, checkpoint.tokenizer, shots)["prompt"]
+    room = checkpoint.model.config.max_position_embeddings - tokens
+    encoded = checkpoint.tokenizer(list(prompts))["input_ids"]
+    return rows.select([i for i, ids in enumerate(encoded) if len(ids) <= room])
 
 
 def score(model, tokenizer, problems, reward, settings, rng):
@@ -72,18 +69,19 @@ def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learni
     settings : see results/protocol.toml
     verified : numbers of the arm "verified", from which blind takes its rate and supervised its budget
     """
-    write = {
-        "max_new_tokens": settings["tokens"],
-        "temperature": settings["temperature"],
-        "batch_size": settings["sampling_batch_size"],
-    }
     how = {
         "rule": above(1),
         "dedupe": str,
         "cap": settings["cap"],
-        "sampler": partial(model_sampler, **write),
+        "rounds": settings["rounds"],
+        "samples_per_prompt": settings["samples"],
+        "sampler": partial(
+            model_sampler,
+            max_new_tokens=settings["tokens"],
+            temperature=settings["temperature"],
+            batch_size=settings["sampling_batch_size"],
+        ),
     }
-    how |= {"rounds": settings["rounds"], "samples_per_prompt": settings["samples"]}
     passes = settings["passes"]
     read = 0
     if arm == "blind":
