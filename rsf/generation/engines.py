@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from rsf.acceptance import refuse_if
-from rsf.generation.arguments import Conversation
-from rsf.generation.drafts import Unfinished, drawn, key_of
+from rsf.generation.drafts import Conversation, Unfinished, drawn, key_of
 
 LAW = {  # of sampling: every token by the model's own probability; the last two are one thing in two engines
     "temperature": 1.0,
