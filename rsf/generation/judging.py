@@ -220,8 +220,7 @@ def sample_and_judge(
             error.completions = drafts.get("completion")
             raise
     enough = accepted >= samples_per_prompt
-    report.reached = int(enough.sum())
-    report.cost = int(drawn[enough].sum())
+    report.reached, report.cost = int(enough.sum()), int(drawn[enough].sum())
     report.engine = getattr(sample, "engine", "")
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
