@@ -1,6 +1,7 @@
 """python -m rsf: the commands behind `run.py`, one short function each."""
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -138,8 +139,13 @@ def figures():
         print(f"made {file}")
 
 
-def verify(files):
+def verify(files, machine):
     """Make the numbers of result files, by default all of results/, again, and print the verdicts."""
+    if machine:
+        from rsf.lab import provenance
+
+        print(json.dumps(provenance.situation(), indent=2))
+        return
     from rsf.lab import records, verdicts
     from rsf.lab import verify as verifier
 
@@ -265,7 +271,13 @@ ARGUMENTS = {
         "--figure": {"default": "audit.png", "help": "where the picture goes"},
     },
     figures: {},
-    verify: {"files": {"nargs": "*", "help": "default: all of results/"}},
+    verify: {
+        "files": {"nargs": "*", "help": "default: all of results/"},
+        "--machine": {
+            "action": "store_true",
+            "help": "only say what to tell where an output did not reproduce",
+        },
+    },
 }
 
 

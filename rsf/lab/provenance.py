@@ -2,16 +2,28 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 import rsf
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = (ROOT / "results" / "protocol.toml").is_file() and (ROOT / "pyproject.toml").is_file()
+VARIABLES = (
+    "RSF_",
+    "OMP_",
+    "MKL_",
+    "ATEN_",
+    "ONEDNN_",
+    "OPENBLAS_",
+    "NPY_",
+)  # they change sources or rounding
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "datasets", "accelerate")
 
 
@@ -27,6 +39,26 @@ def machine(device: str) -> dict:
         "cores": os.cpu_count(),
         "device": device,
         **({"beside": int(os.environ["RSF_BESIDE"])} if "RSF_BESIDE" in os.environ else {}),
+    }
+
+
+def situation() -> dict:
+    """Return what to tell where an output did not reproduce: `machine`, what rounds, what is at hand."""
+    import torch
+
+    from rsf.lab import data
+
+    return {
+        **machine("cuda" if torch.cuda.is_available() else "cpu"),
+        "commit": commit(),
+        "instructions": {
+            "torch": torch.backends.cpu.get_cpu_capability(),
+            "numpy": np.show_config(mode="dicts")["SIMD Extensions"]["found"],
+        },
+        "threads": torch.get_num_threads(),
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)},
+        "data": data.load("imdb").source,
+        "free disk, GiB": round(shutil.disk_usage(ROOT).free / 2**30),
     }
 
 

@@ -725,6 +725,25 @@ def test_of_several_controls_the_one_counts_that_validates_best_by_the_median_ov
 # the command
 
 
+def test_verify_tells_of_the_machine_what_an_output_may_hang_on(monkeypatch, capsys):
+    monkeypatch.setenv("RSF_SOURCE", "embedded")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert not door.main(["verify", "--machine"])
+    told = json.loads(capsys.readouterr().out)
+    assert {
+        "python",
+        "numpy",
+        "torch",
+        "processor",
+        "cores",
+        "commit",
+        "threads",
+        "free disk, GiB",
+    } <= told.keys()
+    assert told["instructions"]["torch"] and told["instructions"]["numpy"]
+    assert told["variables"]["ATEN_CPU_CAPABILITY"] == "default" and "mini reviews" in told["data"]
+
+
 def test_verify_says_of_a_file_what_holds_and_of_a_second_run_that_the_first_stands(tmp_path, capsys):
     file = tmp_path / "sent.json"
     file.write_text(json.dumps(stored("imdb-small", "plain", 0)))
