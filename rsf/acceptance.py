@@ -7,10 +7,15 @@ Neumann 1951). Decisions are made in NumPy float64 on the CPU, whatever computed
 gives the same coins everywhere.
 """
 
+import logging
+from numbers import Real
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 ROUNDING = 1e-9  # log A may exceed 0 by this much: noise of float64, a relative error of 1e-9 in A
+
+logger = logging.getLogger("rsf")
 
 
 class EnvelopeError(ValueError):
@@ -37,6 +42,12 @@ def refuse_if(wrong: object, message: str, error: type[Exception] = ValueError) 
         raise error(message)
 
 
+def warn_if(doubtful: object, message: str) -> None:
+    """Log a warning with this message if something is doubtful, but may be meant."""
+    if doubtful:
+        logger.warning(message)
+
+
 def refuse_where(wrong: np.ndarray, message: str, **values: np.ndarray) -> None:
     """Raise ValueError if something is wrong anywhere, its message filled in with the first place.
 
@@ -47,6 +58,19 @@ def refuse_where(wrong: np.ndarray, message: str, **values: np.ndarray) -> None:
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(message.format(place=place, **{name: at[place] for name, at in values.items()}))
+
+
+def whole(name: str, number: object, least: int = 1) -> int:
+    """Return a number as an int; refuse what is no whole number, or below the least one allowed.
+
+    >>> whole("size", 2.0)
+    2
+    """
+    refuse_if(
+        not (isinstance(number, Real) and float(number).is_integer() and number >= least),
+        f"{name} must be a whole number of at least {least}, got {number!r}",
+    )
+    return int(number)
 
 
 @np.errstate(invalid="ignore")  # -inf - (-inf), where p = q = 0: np.where settles it

@@ -168,7 +168,7 @@ MUTATIONS = [
     Mutation(
         *(
             "a density that moves the candidates",
-            "sampling/densities.py",
+            "sampling/bound.py",
             "function(x.copy())",
             "function(x)",
         ),
@@ -392,8 +392,8 @@ MUTATIONS = [
         *(
             "a rule that is gone leaves its id, and its memory, to the next",
             "selection/trainer.py",
-            "present = (self.rule, copy",
-            "present = (None, copy",
+            "(self.rule, copy",
+            "(None, copy",
         ),
         *("selection/test_like_the_trainer.py", "rules_that_come_and_go"),
     ),
@@ -519,7 +519,7 @@ MUTATIONS = [
     Mutation(
         *(
             "rounds that never go back",
-            "generation/learner.py",
+            "generation/rounds.py",
             "        if self.restart:",
             "        if False:",
         ),
@@ -528,7 +528,7 @@ MUTATIONS = [
     Mutation(
         *(
             "rejected tokens cost nothing",
-            "generation/rounds.py",
+            "generation/encoding.py",
             "encoder=True)) + written",
             "encoder=True))",
         ),
@@ -554,7 +554,7 @@ MUTATIONS = [
     Mutation(
         *(
             "weights of a round that is not done",
-            "generation/learner.py",
+            "generation/rounds.py",
             "write_whole(self.trained(report.round), ",
             "write_whole(self.trained(report.round - 1), ",
         ),

@@ -178,8 +178,10 @@ def _truth(column: list, undecided: np.ndarray) -> np.ndarray:
     """Return bool (n,) from booleans, 0 and 1, or their texts; None where nothing was decided."""
     texts = [str(value.item() if hasattr(value, "item") else value).strip().lower() for value in column]
     for row, text in enumerate(texts):
-        if text not in TRUTH and not (undecided[row] and text in MISSING):
-            raise ValueError(f"kept must be true or false, got {column[row]!r:.60} in row {row}")
+        refuse_if(
+            text not in TRUTH and not (undecided[row] and text in MISSING),
+            f"kept must be true or false, got {column[row]!r:.60} in row {row}",
+        )
     return np.array([TRUTH.get(text, False) for text in texts], dtype=bool)
 
 
@@ -225,8 +227,8 @@ def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
         f"an audit knows no columns {unknown}, only {', '.join(KNOWN)}, reference",
     )
     if path.is_dir():
-        files = [one for one in path.iterdir() if one.suffix.lower() in READERS]
-        tables = [read(one, names) for one in sorted(files, key=lambda one: (len(one.name), one.name))]
+        files = sorted(path.iterdir(), key=lambda one: (len(one.name), one.name))
+        tables = [read(one, names) for one in files if one.suffix.lower() in READERS]
         table = _by_row(
             chain.from_iterable(_rows(one, one) for one in tables),
             [*{name for one in tables for name in one.names}],
@@ -252,8 +254,10 @@ def read(file: str | Path, names: Mapping[str, str] | None = None) -> dict:
             for log_a, reward in zip(table["log_acceptance"], table["reward"], strict=True)
         ]
     if "reference" in names:
-        pairs = zip(table["completion"], table.pop("reference"), strict=True)
-        table["origin"] = ["reference" if completion == answer else "sample" for completion, answer in pairs]
+        table["origin"] = [
+            "reference" if completion == answer else "sample"
+            for completion, answer in zip(table["completion"], table.pop("reference"), strict=True)
+        ]
     return table
 
 

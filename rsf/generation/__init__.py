@@ -9,7 +9,7 @@ from importlib import import_module
 _FILES = {
     "ModelSampler": "sampler",
     "RewardError": "judging",
-    "RoundReport": "learner",
+    "RoundReport": "rounds",
     "SamplingReport": "judging",
     "ServerSampler": "engines",
     "Shared": "engines",

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rsf.acceptance import refuse_if
-from rsf.generation.drafts import Conversation
+from rsf.generation.drafts import Conversation, rows_of
 
 
 def prompt_ids(
@@ -47,6 +48,17 @@ def encode(row: Mapping, tokenizer: PreTrainedTokenizerBase, seq2seq: bool = Fal
         "input_ids": head if seq2seq else head + tail,
         "labels": labels if seq2seq else [-100] * len(head) + labels,
     }
+
+
+def tokens_of(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many tokens were read and written; where the sampler did not count, a text is tokenized."""
+    total = 0
+    for row in rows_of(judged):
+        said = row["completion"]
+        text = said if isinstance(said, str) else said[0]["content"]
+        written = len(tokenizer(text)["input_ids"]) if row["tokens"] is None else row["tokens"]
+        total += len(prompt_ids(tokenizer, row["prompt"], encoder=True)) + written
+    return total
 
 
 def _completion(
@@ -95,8 +107,10 @@ def _turn(
         tail.pop()
     mask = written["assistant_masks"][len(head) :] if masks and not joined else [1] * len(tail)
     labels = [one if yes else -100 for one, yes in zip(tail, mask, strict=False)]
-    answer = tokenizer(row["completion"][-1]["content"], add_special_tokens=False)["input_ids"]
-    said = tokenizer.decode(answer, clean_up_tokenization_spaces=False).strip()
+    said = tokenizer.decode(  # what its tokens can say of the answer
+        tokenizer(row["completion"][-1]["content"], add_special_tokens=False)["input_ids"],
+        clean_up_tokenization_spaces=False,
+    ).strip()
     refuse_if(
         row.get("ended") is not None and not text.strip().startswith(said),
         f"the chat template writes the model's answer {said!r:.80} otherwise, {text!r:.80}: take a template "

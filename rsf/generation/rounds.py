@@ -7,38 +7,72 @@ so of accelerate and of LoRA. Known as RAFT (Dong et al. 2023, arXiv 2304.06767)
 round's model, and, restarting from the base, as ReST-EM (arXiv 2312.06585).
 """
 
+import copy
+import json
 import re
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import asdict, dataclass
 from functools import partial
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from safetensors.torch import load_file, save_file
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
 
 from rsf.acceptance import refuse_if
+from rsf.accounts import TRAIN, write_json, write_whole
 from rsf.generation.drafts import as_dataset, check_call, key_of, rows_of
-from rsf.generation.encoding import prompt_ids
-from rsf.generation.judging import sample_and_judge
-from rsf.generation.learner import Learner, RoundReport
-from rsf.generation.sampler import digest, model_sampler
+from rsf.generation.encoding import encode, tokens_of
+from rsf.generation.judging import SamplingReport, sample_and_judge
+from rsf.generation.sampler import digest, model_sampler, positions
 from rsf.rules import BaseRule
 
 TRAINING = (  # the settings that must stay as they are to go on
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "optim",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "seed",
-    "bf16",
-    "fp16",
+    *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "optim", "lr_scheduler_type", "warmup_steps", "weight_decay"),
+    *("max_grad_norm", "seed", "bf16", "fp16"),
 )
+
+
+@dataclass
+class RoundReport:
+    """One round: what was sampled with the model as it came in, and what was trained then.
+
+    reward : mean reward of all that was sampled, with the model before training
+    examples : kept and supervised, trained on
+    steps, loss : of the Trainer
+    spent : forward passes of one token, all rounds so far
+    stopped : why no further round was begun, None if there was one
+    """
+
+    round: int
+    sampling: SamplingReport
+    reward: float
+    spent: int
+    examples: int = 0
+    steps: int = 0
+    loss: float = float("nan")
+    stopped: str | None = None
+
+    def __str__(self) -> str:
+        trained = (
+            f"trained {self.steps:,} steps on {self.examples:,} examples" if self.steps else "not trained"
+        )
+        end = f"; stopped: {self.stopped}" if self.stopped else ""
+        return (
+            f"round {self.round}: {self.sampling}; mean reward {self.reward:z.4f}; {trained}; "
+            f"{self.spent:,} forward passes{end}"
+        )
 
 
 def rsf_rounds(
@@ -129,7 +163,7 @@ def rsf_rounds(
 
 
 def _loop(
-    learner: Learner,
+    learner: "Learner",
     rule: BaseRule,
     coins: list[np.random.Generator],
     draw: Callable,
@@ -153,9 +187,8 @@ def _loop(
         sample = sample if r == 1 else sampler(learner.model, learner.tokenizer)
         folder = learner.report(r).parent if hasattr(sample, "key") else None
         kept, judged, sampling = draw(sample, rng=rng, folder=folder, round=r)
-        rewards = judged.data["reward"].to_pandas().dropna().to_numpy()
-        mean = float(np.mean(rewards)) if len(rewards) else np.nan
-        report = RoundReport(r, sampling, mean, spent + _tokens(judged, learner.tokenizer))
+        mean = float(judged.data["reward"].to_pandas().mean())  # of those that have one; NaN if none has
+        report = RoundReport(r, sampling, mean, spent + tokens_of(judged, learner.tokenizer))
         before = reports[-1].sampling.acceptance_rate if reports else -np.inf
         reports.append(report)
         if target_reward is not None and mean >= target_reward:
@@ -194,12 +227,109 @@ def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limit
     )
 
 
-def _tokens(judged: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return how many tokens were read and written; where the sampler did not count, a text is tokenized."""
-    total = 0
-    for row in rows_of(judged):
-        said = row["completion"]
-        text = said if isinstance(said, str) else said[0]["content"]
-        written = len(tokenizer(text)["input_ids"]) if row["tokens"] is None else row["tokens"]
-        total += len(prompt_ids(tokenizer, row["prompt"], encoder=True)) + written
-    return total
+class Learner:
+    """The model that learns: what it came with, what is mixed in, and the folder of its rounds."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        args: TrainingArguments,
+        supervised: Dataset,
+        restart: bool,
+    ) -> None:
+        self.model = model.to(args.device)
+        self.tokenizer, self.args, self.restart = tokenizer, args, restart
+        self.seq2seq = model.config.is_encoder_decoder
+        self.home = Path(args.output_dir)
+        for value in self.model.parameters():
+            value.data = value.data.contiguous()  # or it could not be saved
+        self.start = self.weights()
+        refuse_if(not self.start, "the model has nothing to train: none of its parameters has requires_grad")
+        self.gold = self.examples(supervised)
+        self.trainer(self.gold, self.home)  # what it refuses, it refuses before anything is sampled
+
+    def report(self, r: int) -> Path:
+        """Return where the report of a round lies, which is written last."""
+        return self.home / f"round-{r:02}" / "report.json"
+
+    def trained(self, r: int) -> Path:
+        """Return where the weights after a round lie, to go on from bit for bit."""
+        return self.home / f"trained-{r:02}.safetensors"
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return a copy of what is trained."""
+        return {
+            name: value.detach().to("cpu", copy=True)
+            for name, value in self.model.named_parameters()
+            if value.requires_grad
+        }
+
+    def examples(self, rows: Dataset) -> list[dict[str, list[int]]]:
+        """Return rows as token ids and labels, once the model is seen to have positions for them."""
+        encoded = [encode(row, self.tokenizer, self.seq2seq) for row in rows_of(rows)]
+        longest = max((len(ids) for one in encoded for ids in one.values()), default=0)
+        refuse_if(
+            longest > positions(self.model),
+            f"an example to train on has {longest} tokens, the model has {positions(self.model)} positions",
+        )
+        return encoded
+
+    def trainer(self, examples: list[dict[str, list[int]]], folder: Path) -> Trainer:
+        """Return the Trainer of a round; padding stands on the right, wherever the tokenizer puts it."""
+        padding = copy.deepcopy(self.tokenizer)
+        padding.padding_side = "right"
+        padding.pad_token = padding.pad_token or padding.convert_ids_to_tokens(0)
+        args = copy.copy(self.args)
+        args.output_dir = str(folder)
+        args.remove_unused_columns = False
+        trainer = Trainer(
+            self.model, args, train_dataset=examples, data_collator=DataCollatorForSeq2Seq(padding)
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def train(self, kept: Dataset, report: RoundReport) -> None:
+        """Train by the ordinary Trainer, and fill in the report."""
+        if self.restart:
+            self.model.load_state_dict(self.start, strict=False)
+        examples = self.examples(kept) + self.gold
+        trainer = self.trainer(examples, self.report(report.round).parent)
+        result = trainer.train()
+        trainer.save_model()
+        self.tokenizer.save_pretrained(trainer.args.output_dir)
+        # mixed precision wraps the model; it would do so once more in each round
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        report.examples, report.steps = len(examples), result.global_step
+        report.loss = result.training_loss
+        tokens = sum(len(one["input_ids"]) + self.seq2seq * len(one["labels"]) for one in examples)
+        report.spent += TRAIN * round(trainer.state.epoch * tokens)
+
+    def save(self, report: RoundReport, rule: BaseRule) -> None:
+        """Write the weights, to go on from bit for bit, and then the report: the round is done."""
+        write_whole(self.trained(report.round), lambda part: save_file(self.weights(), part))
+        write_json(self.report(report.round), asdict(report) | {"rule": rule.state_dict()})
+        self.trained(report.round - 1).unlink(missing_ok=True)
+
+    def resume(self, r: int, rule: BaseRule) -> RoundReport:
+        """Return the report of a round that is done, and bring back the rule and, of the last, the model."""
+        record = json.loads(self.report(r).read_text(encoding="utf-8"))
+        rule.load_state_dict(record.pop("rule"))
+        if not self.report(r + 1).exists():
+            self.model.load_state_dict(load_file(self.trained(r)), strict=False)
+        return RoundReport(**record | {"sampling": SamplingReport(**record["sampling"])})
+
+    def claim(self, settings: dict, rounds: int) -> None:
+        """Take the folder for this run, or see that it is this run's."""
+        file = self.home / "run.json"
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else settings
+        other = ", ".join(name for name in settings if found.get(name) != settings[name])
+        refuse_if(
+            other,
+            f"{self.home} holds the rounds of another run, which differs in {other}: take another output_dir",
+        )
+        refuse_if(
+            self.report(rounds + 1).exists(),
+            f"{self.home} holds more than {rounds} rounds: ask for as many at least, or another output_dir",
+        )
+        write_json(file, settings)

@@ -88,9 +88,13 @@ class ModelSampler:
         self.seq2seq = model.config.is_encoder_decoder
         own = model.generation_config.to_dict()
         eos = tokenizer.eos_token_id if own.get("eos_token_id") is None else own["eos_token_id"]
-        pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.special = {name: value for name, value in own.items() if name.endswith("_token_id")}
-        self.special |= {"eos_token_id": eos, "pad_token_id": next(pad for pad in pads if pad is not None)}
+        self.special |= {
+            "eos_token_id": eos,
+            "pad_token_id": next(
+                pad for pad in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if pad is not None
+            ),
+        }
         self.ends = [] if eos is None else np.atleast_1d(eos).tolist()
 
     def __call__(

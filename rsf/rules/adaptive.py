@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rsf.acceptance import refuse_if
+from rsf.acceptance import refuse_if, whole
 from rsf.rules.fixed import BaseRule, Rule, checked, constant
 
 SPEED = 8  # at_rate makes up for an error within about window / SPEED candidates
@@ -32,11 +32,7 @@ class _FromThePast(BaseRule):
     """What these rules share: the last blocks, the fewest that hold at least `window` criterion values."""
 
     def __init__(self, window: int) -> None:
-        refuse_if(
-            not (window >= 1 and window == int(window)),
-            f"window must be a whole number of at least 1, got {window}",
-        )
-        self.window = int(window)
+        self.window = whole("window", window)
         self._past = deque()  # for each block: how many values it had, and what is remembered of them
 
     def _remember(self, number: int, what: object) -> None:
@@ -75,6 +71,7 @@ class random_like(_FromThePast):
     def __init__(self, rule: BaseRule, window: int = 512) -> None:
         super().__init__(window)
         self.rule = rule
+        self.text = f"random at the rate of {rule}"
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:
         """Return the rule's recent rate for each value, same shape as the criterion."""
@@ -96,9 +93,6 @@ class random_like(_FromThePast):
         """Go on from a state; from the state of a new rule, begin."""
         super().load_state_dict(state)
         self.rule.load_state_dict(state["rule"])
-
-    def __str__(self) -> str:
-        return f"random at the rate of {self.rule}"
 
 
 class at_rate(_FromThePast):
@@ -153,6 +147,7 @@ class at_rate(_FromThePast):
         self.family = family
         self.rate = float(rate)
         self.level = 1 - self.rate
+        self.text = f"{_text_of(family)} at rejection rate {self.rate:g}"
         try:
             family(-1.0)
             self._first = -LARGEST  # a threshold: any k
@@ -219,9 +214,6 @@ class at_rate(_FromThePast):
         self.level = state["level"]
         self._solve()
 
-    def __str__(self) -> str:
-        return f"{_text_of(self.family)} at rejection rate {self.rate:g}"
-
 
 class percentile(_FromThePast):
     """Selective-Backprop: A = (share of the recent past that lies below r) ** power.
@@ -244,6 +236,11 @@ class percentile(_FromThePast):
             f"power must be a finite number of at least 0, got {power}",
         )
         self.power = float(power)
+        self.text = f"percentile ** {self.power:g}"
+        self.no_surrogate = (
+            "no pointwise surrogate: a rank depends on all other losses; what is kept descends "
+            f"E[max of {self.power + 1:g} losses] / {self.power + 1:g}, which is no mean over single examples"
+        )
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:
         """Return the mean of u ** power over the ranks that each value spans, same shape as the criterion."""
@@ -257,20 +254,10 @@ class percentile(_FromThePast):
         width = (m + 1) * np.where(high > low, high - low, 1.0)
         return np.where(high > low, np.minimum((high ** (m + 1) - low ** (m + 1)) / width, 1.0), low**m)
 
-    def surrogate(self, criterion: ArrayLike) -> np.ndarray:
-        """Refuse: there is none."""
-        raise ValueError(
-            f"{self} has no pointwise surrogate: a rank depends on all other losses; what is kept descends "
-            f"E[max of {self.power + 1:g} losses] / {self.power + 1:g}, which is no mean over single examples"
-        )
-
     def observe(self, criterion: ArrayLike) -> None:
         """Remember a block that was just decided."""
         values = checked(criterion).ravel()
         self._remember(len(values), values.tolist())
-
-    def __str__(self) -> str:
-        return f"percentile ** {self.power:g}"
 
 
 def _float_at(place: int) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rsf.acceptance import log_acceptance, refuse_if, refuse_where
+from rsf.acceptance import log_acceptance, refuse_if, refuse_where, whole
 
 
 class BaseRule:
@@ -50,6 +50,10 @@ class BaseRule:
         """Go on from a state; from the state of a new rule, begin."""
         refuse_if(state, f"the rule {self} has no state, got {state}")
 
+    def __str__(self) -> str:
+        """Return the rule's `text`, for legends and messages."""
+        return self.text if hasattr(self, "text") else repr(self)
+
 
 @dataclass(frozen=True)
 class Rule(BaseRule):
@@ -78,9 +82,6 @@ class Rule(BaseRule):
             f"the rule {self} was made without a surrogate: give Rule a phi with phi' = A",
         )
         return self.phi(checked(criterion))
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def clipped(k: float) -> Rule:
@@ -184,8 +185,8 @@ class best_of(BaseRule):
     joint = True  # decides over several samples at once: not for a RejectionLoader, not with until_accepted
 
     def __init__(self, n: int) -> None:
-        refuse_if(not (n >= 1 and n == int(n)), f"n must be a whole number of at least 1, got {n}")
-        self.n = int(n)
+        self.n = whole("n", n)
+        self.text = f"best of {self.n}"
 
     def __call__(self, criterion: ArrayLike) -> np.ndarray:
         """Return the probability that it is kept for each sample, same shape as the criterion (..., n)."""
@@ -213,9 +214,6 @@ class best_of(BaseRule):
             f"{self} needs a last axis of {self.n} samples of one prompt, got shape {r.shape}",
         )
         return r == r.max(axis=-1, keepdims=True)
-
-    def __str__(self) -> str:
-        return f"best of {self.n}"
 
 
 def inverse_weights(log_probability: ArrayLike, kept: ArrayLike) -> np.ndarray:

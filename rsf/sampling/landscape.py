@@ -17,16 +17,20 @@ import numpy as np
 from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
 from rsf.sampling.bound import (
     NARROW,
+    digits,
     ends,
+    evaluate,
     far_points,
     merged,
     numbers,
+    part,
     probes,
+    quantile,
+    refuse,
     refuse_growth,
     turning_points,
     turns,
 )
-from rsf.sampling.densities import digits, evaluate, part, quantile, refuse
 
 
 class Landscape:
@@ -161,7 +165,7 @@ class Landscape:
             )
         return side, distance, x, height
 
-    def _cut(self, strips: int) -> tuple[np.ndarray, list[tuple], np.ndarray, np.ndarray]:
+    def _cut(self, strips: int) -> tuple[np.ndarray, list[list[float]], np.ndarray, np.ndarray]:
         """Return the edges of strips of nearly equal hat area and the tails, together `strips` or a few less.
 
         Also returned are all points known by then, and the heights there.
@@ -172,8 +176,8 @@ class Landscape:
         best = 0
         for attempt in range(60):
             tails = [self._tail(area, *known_side) for known_side in self._sides]
-            low = next((start for side, start, *_ in tails if side < 0), known[0])
-            high = next((start for side, start, *_ in tails if side > 0), known[-1])
+            low = next((start for start, _, side, *_ in tails if side < 0), known[0])
+            high = next((start for start, _, side, *_ in tails if side > 0), known[-1])
             bounds = np.unique([low, *self.knots[(self.knots > low) & (self.knots < high)], high])
             edges = np.unique(
                 np.concatenate([_steps(known, height, a, b, area, 4 * strips) for a, b in pairwise(bounds)])
@@ -191,14 +195,14 @@ class Landscape:
 
     def _tail(
         self, area: float, side: float, distance: np.ndarray, x: np.ndarray, height: np.ndarray
-    ) -> tuple[float, float, float, float]:
-        """Return (side, start, s, height) of a tail from the first point where its hat is small enough."""
+    ) -> list[float]:
+        """Return a tail from the first point where its hat is small enough: start, s, side, 0, height."""
         i = bisect_left(
             range(len(x) - 1),
             True,
             key=lambda i: height[i] * self._tail_scale(side, distance[i], x[i:], height[i:]) <= area,
         )
-        return side, x[i], self._tail_scale(side, distance[i], x[i:], height[i:]), height[i]
+        return [x[i], self._tail_scale(side, distance[i], x[i:], height[i:]), side, 0.0, height[i]]
 
     @np.errstate(divide="ignore", invalid="ignore")  # 0 / 0 where a probe rounds to t
     def _tail_scale(self, side: float, distance: float, x: np.ndarray, height: np.ndarray) -> float:

@@ -8,13 +8,20 @@ estimate of the rate is (accepted - 1) / (proposed - 1), that of inverse samplin
 """
 
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 from scipy import stats
 
-from rsf.acceptance import AcceptanceStarved, EnvelopeError, accept, log_acceptance, refuse_if, rounded_up
-from rsf.sampling.densities import (
+from rsf.acceptance import (
+    AcceptanceStarved,
+    EnvelopeError,
+    accept,
+    log_acceptance,
+    refuse_if,
+    rounded_up,
+    whole,
+)
+from rsf.sampling.bound import (
     draw,
     evaluate,
     is_discrete,
@@ -130,8 +137,8 @@ def rejection_sample(
     >>> draws.samples.shape, round(draws.acceptance_rate, 2)
     ((1000,), 0.65)
     """
-    size = _whole("size (how many to keep; reshape .samples afterwards)", size, 0)
-    max_proposals = _whole("max_proposals", max_proposals, 1)
+    size = whole("size (how many to keep; reshape .samples afterwards)", size, 0)
+    max_proposals = whole("max_proposals", max_proposals)
     log_k = np.asarray(log_k, dtype=np.float64)
     refuse_if(
         not (log_k.size == 1 and np.isfinite(log_k).all()),
@@ -179,15 +186,6 @@ def rejection_sample(
             draws,
         )
     return draws
-
-
-def _whole(name: str, number: object, least: int) -> int:
-    """Return a number as an int; refuse what is none, or below the least one allowed."""
-    refuse_if(
-        not (isinstance(number, Real) and float(number).is_integer() and number >= least),
-        f"{name} must be a whole number of at least {least}, got {number!r}",
-    )
-    return int(number)
 
 
 def _log_densities(target: object, proposal: object, clip: bool) -> list:

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
-from rsf.sampling.densities import refuse
+from rsf.sampling.bound import refuse
 from rsf.sampling.landscape import Landscape
 
 # draws at once, so that the buffers stay in the cache; those after which all above the squeeze are decided
@@ -230,16 +230,14 @@ class StripEnvelope(Landscape):
         edges, tails, known, known_height = self._cut(strips)
         a, b = edges[:-1], edges[1:]
         value = self._pdf(edges)
-        side, start, scale, foot = (np.array([tail[i] for tail in tails]) for i in range(4))
+        low, high = np.minimum(value[1:], value[:-1]), np.maximum(value[1:], value[:-1])
+        # a column for each strip: left end, width (never past the edge by rounding), side of a tail, heights
+        body = [a, np.nextafter(b - a, 0), np.zeros_like(a), low, high]
         # strips are missing if the areas agree only nearly; in their place come some that keep nothing
-        blank = np.zeros(strips - len(a) - len(tails))
+        blanks = [[a[0], 0, 0, 0, np.inf]] * (strips - len(a) - len(tails))
+        beyond = np.reshape(tails + blanks, (-1, 5)).T
         self._edges = edges
-        self._left = np.concatenate([a, start, blank + a[0]])
-        # never past the edge by rounding
-        self._width = np.concatenate([np.nextafter(b - a, 0), scale, blank])
-        self._side = np.concatenate([np.zeros(len(a)), side, blank])
-        self._bottom = np.concatenate([np.minimum(value[1:], value[:-1]), 0 * side, blank])
-        self._top = np.concatenate([np.maximum(value[1:], value[:-1]), foot, blank + np.inf])
+        self._left, self._width, self._side, self._bottom, self._top = np.hstack([body, beyond])
         step = np.where(self._width > 0, self._top, 0) * self._width
         self._hat = step.max() / self._width  # all have the area of the largest
         # rounded down to a value that u can take, whatever the number of its bits

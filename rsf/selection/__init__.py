@@ -9,7 +9,7 @@ from importlib import import_module
 _FILES = {
     "LoaderReport": "loader",
     "RejectionLoader": "loader",
-    "RSFConfig": "config",
+    "RSFConfig": "budget",
     "RSFTrainer": "trainer",
     "per_example_error": "losses",
     "per_example_loss": "losses",

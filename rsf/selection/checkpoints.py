@@ -3,7 +3,6 @@ in order."""
 
 import datetime
 import json
-import logging
 import pickle
 from collections import UserDict
 from collections.abc import Iterator
@@ -13,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsf.acceptance import refuse_if
+from rsf.acceptance import logger, refuse_if
 from rsf.accounts import write_whole
 
-logger = logging.getLogger(__name__)
 VALUES = [  # what examples may hold beside Python's own, by what it is unpickled: NumPy's, times, decimals
     *(np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["All"])),
     *(np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]),
@@ -91,7 +89,6 @@ def file_of(rank: int) -> str:
 def save(state: dict, folder: str | Path, rank: int) -> None:
     """Write a rank's state, whole or not at all; warn where it could not be read again."""
     file = Path(folder) / file_of(rank)
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_whole(file, lambda part: torch.save(state, part))
         load(folder, rank)
@@ -172,8 +169,10 @@ def go_on(trainer, state: dict) -> None:
 
 def _setting(trainer):
     """Return what must be as it was for the same candidates to come in order, and meet the same coins."""
-    names = ("seed", "data_seed", "train_sampling_strategy", "unit", "weighting")
-    return {name: str(getattr(trainer.args, name)) for name in names} | {
+    return {
+        name: str(getattr(trainer.args, name))
+        for name in ("seed", "data_seed", "train_sampling_strategy", "unit", "weighting")
+    } | {
         "candidates": len(trainer.train_dataset),
         "processes": trainer.args.world_size,
         "what the rule remembers": sorted(trainer.rule.state_dict()),

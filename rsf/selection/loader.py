@@ -6,17 +6,15 @@ With unit="batch" (the published listing) one coin decides for a whole block, by
 These are two algorithms: the first descends the mean of Phi(loss), the other that of Phi(mean loss).
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from rsf.acceptance import AcceptanceStarved, accept, refuse_if
+from rsf.acceptance import AcceptanceStarved, accept, refuse_if, warn_if, whole
 from rsf.accounts import FORWARD, TRAIN
 from rsf.rules import Rule
 
-logger = logging.getLogger(__name__)
 IDLE = 512  # so many candidates with A = 1 in a row are worth a warning
 
 # What a process tells the others whenever there is nothing left that it can do alone:
@@ -158,10 +156,6 @@ class RejectionLoader:
     ) -> None:
         refuse_if(unit not in ("example", "batch"), f'unit must be "example" or "batch", got {unit!r}')
         refuse_if(
-            batch_size < 1 or batch_size != int(batch_size),
-            f"batch_size must be a whole number of at least 1, got {batch_size}",
-        )
-        refuse_if(
             getattr(rule, "joint", False),
             f"{rule} chooses among the samples of one prompt, a loader decides on each example: "
             "take above or tilted here",
@@ -173,7 +167,7 @@ class RejectionLoader:
             f"got {weighting!r}, {unit!r} and {batch_size}",
         )
         self.candidates, self.score, self.rule, self.rng = candidates, score, rule, rng
-        self.batch_size, self.unit, self.weighting = batch_size, unit, weighting
+        self.batch_size, self.unit, self.weighting = whole("batch_size", batch_size), unit, weighting
         self.collate, self.prepare = collate, prepare
         self.stop, self.on_decision, self.all_ranks = stop, on_decision, all_ranks
         self.report, self.total = LoaderReport(), LoaderReport()
@@ -302,21 +296,29 @@ class RejectionLoader:
         rows = block if self.prepare is None else self.prepare(block)
         scored = n if getattr(self.rule, "needs_criterion", True) else 0
         criterion = np.asarray(self.score(rows), dtype=np.float64) if scored else np.zeros(n)  # (n,)
-        self._check(criterion, block)
+        refuse_if(
+            criterion.shape != (n,),
+            f"score must give one number for each of {n} examples, got shape {criterion.shape}",
+        )
+        self._refuse(
+            ~np.isfinite(criterion),
+            "the criterion of {number} examples is not finite ({at}), {named}",
+            block,
+            criterion,
+        )
         criterion = criterion.mean(keepdims=True) if self.unit == "batch" else criterion  # (1,) or (n,)
         log_a = np.asarray(self.rule.log_probability(criterion))
         refuse_if(
             log_a.shape != criterion.shape,
-            f"the rule {self.rule} must return a probability for each criterion {criterion.shape}, "
-            f"got {log_a.shape}",
+            f"the rule {self.rule} must return probabilities of shape {criterion.shape}, got {log_a.shape}",
         )
-        never = np.flatnonzero(np.isneginf(log_a))
-        if self.weighting == "inverse" and never.size:
-            raise ValueError(
-                f'weighting="inverse" cannot undo {self.rule}, for A = 0 at {criterion[never[0]]:.4g}, '
-                "and no weight brings back what is never kept: take a rule with A > 0 there (tilted, easy), "
-                f'or weighting="none" ({self._named(block, never[0])})'
-            )
+        self._refuse(
+            np.isneginf(log_a) & (self.weighting == "inverse"),
+            'weighting="inverse" cannot undo {rule}, for A = 0 at {at:.4g}, and no weight brings back what '
+            'is never kept: take a rule with A > 0 there (tilted, easy), or weighting="none" ({named})',
+            block,
+            criterion,
+        )
         try:
             kept, slack = accept(log_a, self.rng, with_slack=True)
         except ValueError as error:
@@ -326,7 +328,14 @@ class RejectionLoader:
         self.rule.observe(criterion)
         if self.on_decision is not None:
             self.on_decision(block, criterion, kept)
-        self._warn_in_vain(criterion, log_a, scored)
+        before = self._idle
+        self._idle = before + scored if scored and (log_a == 0).all() else 0
+        warn_if(
+            self._idle >= IDLE > before,  # once in a row
+            f"{self.rule} rejects nothing: the last {self._idle} candidates all had A = 1, scoring them "
+            f"is in vain (the smallest criterion in the last block is {criterion.min(initial=np.inf):.4g}: "
+            "is k below every loss?)",
+        )
 
         kept = np.broadcast_to(kept, n)  # one coin may decide for all
         weights = np.exp(np.where(kept, -log_a, -np.inf))  # (n,): 1 / A, 0 where rejected
@@ -342,33 +351,14 @@ class RejectionLoader:
         self.report.weights += float(weights.sum())
         self.report.squares += float((weights**2).sum())
 
-    def _warn_in_vain(self, criterion: np.ndarray, log_a: np.ndarray, scored: int) -> None:
-        """Warn, once in a row, where IDLE candidates were scored in vain: all had A = 1."""
-        before = self._idle
-        self._idle = before + scored if scored and (log_a == 0).all() else 0
-        if self._idle >= IDLE > before:
-            logger.warning(
-                f"{self.rule} rejects nothing: the last {self._idle} candidates all had A = 1, scoring them "
-                f"is in vain (the smallest criterion in the last block is {criterion.min():.4g}: "
-                "is k below every loss?)"
-            )
-
-    def _check(self, criterion: np.ndarray, block: list) -> None:
-        """Raise ValueError if there is not one finite criterion for each example."""
-        refuse_if(
-            criterion.shape != (len(block),),
-            f"score must give one number for each of {len(block)} examples, got shape {criterion.shape}",
-        )
-        bad = np.flatnonzero(~np.isfinite(criterion))
+    def _refuse(self, wrong: np.ndarray, message: str, block: list, criterion: np.ndarray) -> None:
+        """Raise ValueError if anything is wrong (n,), with the first candidates, and how they begin."""
+        bad = np.flatnonzero(wrong)
         if bad.size:
-            raise ValueError(
-                f"the criterion of {bad.size} of {len(block)} examples is not finite ({criterion[bad[0]]}), "
-                + "; ".join(self._named(block, i) for i in bad[:3])
-            )
-
-    def _named(self, block: list, i: int) -> str:
-        """Return the number of a candidate and how it begins, for messages."""
-        return f"candidate {self.report.candidates + i + 1:,}: {str(block[i])[:200]}"
+            first = self.report.candidates + 1
+            named = "; ".join(f"candidate {first + i:,}: {str(block[i])[:200]}" for i in bad[:3])
+            number = f"{bad.size} of {len(block)}"
+            raise ValueError(message.format(number=number, at=criterion[bad[0]], rule=self.rule, named=named))
 
     def _next_batch(self) -> object:
         """Take the next batch out of the waiting line, and return it collated."""

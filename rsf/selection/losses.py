@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rsf.acceptance import refuse_if
 
-IGNORED = -100  # the label of a position that has none
+IGNORED = -100  # the label of a position that has none, also to PyTorch's cross_entropy
 SHIFTED = ("ForCausalLM", "LMHeadModel")  # the logits of a position predict the next one's label
 TOKENS = (
     *SHIFTED,
@@ -24,6 +24,7 @@ TOKENS = (
     "ForConditionalGeneration",
     "EncoderDecoderModel",
 )
+HEADS = (*TOKENS, "ForQuestionAnswering", "ForCTC")
 SPAN = {"start_positions": "start_logits", "end_positions": "end_logits"}  # of question answering
 
 
@@ -51,17 +52,17 @@ def per_example_loss(model: torch.nn.Module, inputs: Mapping[str, Tensor], outpu
     kind, logits, labels = _read(model, inputs, outputs)
     if kind == "CTC":
         return _ctc(model, inputs, logits, labels)
+    logits = logits if logits.element_size() >= 4 else logits.float()
     if kind == "regression":
         return F.mse_loss(logits, labels.reshape(logits.shape).to(logits.dtype), reduction="none").mean(1)
     if kind == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(1)
-    if kind == "single_label_classification":
-        return _cross_entropy(logits, labels)
-    if kind == "span":
-        loss = _cross_entropy(logits.flatten(0, 1), labels.flatten()).view_as(labels)  # (batch, 2)
-    else:
-        loss = _cross_entropy(logits.transpose(1, 2), labels)  # (batch, tokens)
-    return loss.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
+    if kind == "tokens":
+        loss = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # (batch, tokens)
+    else:  # (batch,) of one label each, or (batch, 2) of the ends of an answer
+        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    counted = (labels != IGNORED).reshape(len(labels), -1).sum(1)
+    return loss.reshape(len(labels), -1).sum(1) / counted.clamp(min=1)
 
 
 def per_example_error(model: torch.nn.Module, inputs: Mapping[str, Tensor], outputs: object) -> Tensor:
@@ -74,10 +75,11 @@ def per_example_error(model: torch.nn.Module, inputs: Mapping[str, Tensor], outp
         kind in ("CTC", "regression"),
         f'the criterion "error" means nothing for {kind}: use "loss", or a callable(model, inputs, outputs)',
     )
-    if kind == "multi_label_classification":
-        wrong = (logits > 0) != (labels > 0.5)
-    else:
-        wrong = (logits.argmax(-1) != labels) & (labels != IGNORED)
+    wrong = (
+        (logits > 0) != (labels > 0.5)
+        if kind == "multi_label_classification"
+        else (logits.argmax(-1) != labels) & (labels != IGNORED)
+    )
     return wrong.reshape(len(labels), -1).any(1).float()
 
 
@@ -172,17 +174,10 @@ def _head(model):
     """Return the last part of the class name of a model, below the wrappers of torch.compile and PEFT."""
     model = getattr(model, "_orig_mod", model)
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    heads = (*TOKENS, "ForQuestionAnswering", "ForCTC")
-    return next((head for head in heads if type(model).__name__.endswith(head)), "classification")
-
-
-def _is_shifted(model):
-    """Return whether the logits of a position predict the label of the next."""
-    head = _head(model)
+    head = next((head for head in HEADS if type(model).__name__.endswith(head)), "classification")
     # one for conditional generation that takes images has no encoder for text, and writes on
-    return head in SHIFTED or (
-        head == "ForConditionalGeneration" and not _configured(model, "is_encoder_decoder")
-    )
+    writes_on = head == "ForConditionalGeneration" and not _configured(model, "is_encoder_decoder")
+    return "ForCausalLM" if writes_on else head
 
 
 def _targets(model, inputs):
@@ -192,7 +187,7 @@ def _targets(model, inputs):
         places = torch.stack([_labels(inputs, name).flatten() for name in SPAN], dim=1).clamp(min=0)
         return places.where(places < length, IGNORED)  # (batch, 2)
     labels = _labels(inputs, "labels")
-    return labels[:, 1:] if _is_shifted(model) else labels
+    return labels[:, 1:] if _head(model) in SHIFTED else labels
 
 
 def _read(model, inputs, outputs):
@@ -210,21 +205,24 @@ def _read(model, inputs, outputs):
             "expected logits (batch, tokens, classes) and labels (batch, tokens), "
             f"got {(*logits.shape,)} and {(*labels.shape,)}",
         )
-        return "tokens", logits[:, :-1] if _is_shifted(model) else logits, _targets(model, inputs)
+        return "tokens", logits[:, :-1] if head in SHIFTED else logits, _targets(model, inputs)
     kind = _configured(model, "problem_type")
     if kind is None:  # told as transformers does
         several = labels.is_floating_point() and labels.shape == logits.shape
         kind = "multi_label_classification" if several else "single_label_classification"
         kind = "regression" if logits.shape[-1] == 1 else kind
-    single = kind == "single_label_classification"
-    fits = labels.shape == logits.shape[:1] if single else labels.numel() == logits.numel()
+    fits = (
+        labels.shape == logits.shape[:1]
+        if kind == "single_label_classification"
+        else labels.numel() == logits.numel()
+    )
     refuse_if(
         logits.ndim != 2 or not fits,
         "expected logits (batch, labels) and labels (batch,), or (batch, labels) of floats, "
         f"got {(*logits.shape,)} and {(*labels.shape,)}: "
         "for other heads pass criterion=callable(model, inputs, outputs)",
     )
-    return kind, _precise(logits), labels
+    return kind, logits, labels
 
 
 def _configured(model, name):
@@ -252,14 +250,6 @@ def _labels(inputs, name):
     return inputs[name]
 
 
-def _precise(logits):
-    return logits if logits.element_size() >= 4 else logits.float()
-
-
-def _cross_entropy(logits, labels):
-    return F.cross_entropy(_precise(logits), labels, ignore_index=IGNORED, reduction="none")
-
-
 def _ctc(model, inputs, logits, labels):
     """Return the CTC loss of each example, in float32 and without cuDNN, as the model does.
 
@@ -274,13 +264,12 @@ def _ctc(model, inputs, logits, labels):
     )
     there = (labels != IGNORED) & (labels != config.pad_token_id)
     lengths = there.sum(-1)
-    frames = model._get_feat_extract_output_lengths(samples).long()
     log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)  # (frames, batch, classes)
     with torch.backends.cudnn.flags(enabled=False):
         loss = F.ctc_loss(
             log_p,
             labels[there],
-            frames,
+            model._get_feat_extract_output_lengths(samples).long(),
             lengths,
             blank=config.pad_token_id,
             reduction="none",

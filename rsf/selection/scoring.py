@@ -59,8 +59,7 @@ def score(
     """
     size = size or len(rows)
     name = getattr(model, "main_input_name", "input_ids")
-    lengths = [_length(row, name) if size < len(rows) else 0 for row in rows]
-    order = np.argsort(-np.array(lengths), kind="stable")
+    order = np.argsort([-_length(row, name) if size < len(rows) else 0 for row in rows], kind="stable")
     training = model.training
     values = []
     model.train(dropout)

@@ -11,7 +11,7 @@ is one of the updates, as the Trainer's.
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,8 +20,7 @@ from transformers.trainer import PreTrainedModel, Trainer, TrainOutput
 from rsf.acceptance import refuse_if
 from rsf.rules import BaseRule, constant
 from rsf.selection import checkpoints, losses
-from rsf.selection.budget import AtTheBudget, Plan, UntilStarved, is_true
-from rsf.selection.config import RSFConfig, refuse, swapped
+from rsf.selection.budget import AtTheBudget, Plan, RSFConfig, UntilStarved, refuse, swapped
 from rsf.selection.loader import RejectionLoader
 from rsf.selection.scoring import copies, is_random, joined, score
 
@@ -126,9 +125,11 @@ class RSFTrainer(Trainer):
             "there are no candidates that could be met again in the same order: train_dataset must have "
             f"a length, not 0, and an index, got {type(data).__name__}",
         )
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, self.args.world_size)
-        self._checkpoint = resume_from_checkpoint or None
+        self._checkpoint = (
+            checkpoints.last_whole(self.args.output_dir, self.args.world_size)
+            if resume_from_checkpoint is True
+            else resume_from_checkpoint or None
+        )
         self._state = self._checkpoint and checkpoints.load(self._checkpoint, self.args.process_index)
         logging.getLogger("transformers.trainer").addFilter(is_true)
         try:
@@ -143,8 +144,10 @@ class RSFTrainer(Trainer):
     ):
         """Train, with the plan worked out anew: a search changes the settings, and memory the batch size."""
         self._train_batch_size = batch_size
-        present = (self.rule, copy.deepcopy(self.rule.state_dict()))  # a rule is kept, or another gets its id
-        _, first = self._first_states.setdefault(id(self.rule), present)
+        # with the rule itself, or another gets its id
+        _, first = self._first_states.setdefault(
+            id(self.rule), (self.rule, copy.deepcopy(self.rule.state_dict()))
+        )
         self.rule.load_state_dict(copy.deepcopy(first))
         self.stopped = None
         now = self.plan
@@ -194,12 +197,6 @@ class RSFTrainer(Trainer):
         )
         return UntilStarved(self, loader)
 
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, *device: torch.device) -> tuple:
-        """Collect the batches of a step; after a pass the Trainer need not ask on, up to max_steps times."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, *device)
-        self.control.should_epoch_stop |= not batches
-        return batches, items
-
     def training_step(
         self, model: torch.nn.Module, inputs: dict, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
@@ -229,8 +226,9 @@ class RSFTrainer(Trainer):
         if self._looks > LOOKS / 2 or (self._looks and loss.max() > 1.05 * loss.min()):
             self._look_again(inputs)
         if self.args.weighting == "acceptance":
-            criterion = torch.as_tensor(self.criterion(self.model, inputs, outputs))
-            criterion = criterion.detach().cpu().double().numpy()
+            criterion = (
+                torch.as_tensor(self.criterion(self.model, inputs, outputs)).detach().cpu().double().numpy()
+            )
             criterion = criterion.mean(keepdims=True) if self.args.unit == "batch" else criterion
             self._weight = self.rule(criterion)
             self.rule.observe(criterion)
@@ -280,8 +278,11 @@ class RSFTrainer(Trainer):
         each."""
         if self._random is None:
             draws = self.args.random_collator
-            scores = self.rule.needs_criterion and self.args.weighting != "acceptance"
-            self._random = scores and (is_random(self.data_collator, block) if draws is None else draws)
+            self._random = (
+                self.rule.needs_criterion
+                and self.args.weighting != "acceptance"
+                and (is_random(self.data_collator, block) if draws is None else draws)
+            )
         return [dict(self.data_collator(copies([example]))) for example in block] if self._random else block
 
     def _collate(self, rows):
@@ -326,16 +327,24 @@ class RSFTrainer(Trainer):
             ),
         )
 
+    @torch.no_grad()
     def _look_again(self, inputs):
         """Hold the losses of examples against the model's own, which the Trainer scales while it trains."""
-        with torch.no_grad():
-            outputs = self.model.eval()(**inputs)
+        outputs = self.model.eval()(**inputs)
         self.model.train()
         loss = losses.per_example_loss(self.model, inputs, outputs)
         self._looks = 0 if losses.check_against_own(self.model, inputs, outputs, loss) else self._looks - 1
 
     def _save_rng_state(self, output_dir):
         """Save the loader's state with the generators', on all ranks, before what ends a checkpoint."""
+        super()._save_rng_state(output_dir)  # which makes the folder
         checkpoints.save(checkpoints.state_of(self), output_dir, self.args.process_index)
-        super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
+
+
+def is_true(record: logging.LogRecord) -> bool:
+    """Return whether a line of the Trainer's log is true: a pass in which scoring spent the rest had samples.
+
+    Of data that are empty the loader itself speaks.
+    """
+    return "not to be a single sample" not in str(record.msg)

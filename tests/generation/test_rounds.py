@@ -11,7 +11,7 @@ from helpers import letters_tokenizer, tiny_gpt2
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, TrainingArguments
 
-from rsf.generation import learner, model_sampler, rounds, rsf_rounds, sample_and_judge
+from rsf.generation import model_sampler, rounds, rsf_rounds, sample_and_judge
 from rsf.generation.encoding import encode
 from rsf.rules import above, at_rate, best_of, constant, random_like, tilted
 
@@ -175,7 +175,7 @@ def test_killed_and_called_again_it_ends_with_the_same_weights_and_reports(
             raise Killed
         return original(*given, **more)
 
-    where, name = {"sampling": (rounds, "sample_and_judge"), "training": (learner.Learner, "train")}[moment]
+    where, name = {"sampling": (rounds, "sample_and_judge"), "training": (rounds.Learner, "train")}[moment]
     original = getattr(where, name)
     monkeypatch.setattr(where, name, breaks)
     with pytest.raises(Killed):
@@ -189,7 +189,7 @@ def test_killed_and_called_again_it_ends_with_the_same_weights_and_reports(
 
 def test_killed_between_the_weights_and_the_report_a_round_is_done_again(tmp_path, monkeypatch):
     model, reports = loop(tmp_path / "whole", restart=False)
-    write = learner.write_json
+    write = rounds.write_json
 
     def breaks(file, record):
         if file.parent.name == "round-02":
@@ -197,7 +197,7 @@ def test_killed_between_the_weights_and_the_report_a_round_is_done_again(tmp_pat
         write(file, record)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(learner, "write_json", breaks)
+        patch.setattr(rounds, "write_json", breaks)
         loop(tmp_path / "cut", restart=False)
     resumed, again = loop(tmp_path / "cut", restart=False)
     assert again == reports and torch.equal(weights(resumed), weights(model))

@@ -10,7 +10,7 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
-from helpers import LOSS, coins, numpy_loader
+from helpers import BLOCKS, LOSS, coins, numpy_loader
 
 from rsf import accounts
 from rsf.rules import clipped, easy
@@ -44,6 +44,12 @@ def test_without_any_option_nothing_stops_it_and_the_examples_are_as_they_are():
         np.flatnonzero(coins(40) < np.minimum(1, LOSS / 0.6)).tolist(),
     )
     assert list(chain(*batches)) == kept[: len(kept) // 4 * 4]
+
+
+def test_a_block_without_examples_changes_nothing():
+    score = lambda rows: LOSS[np.array(rows, dtype=int)]
+    with_gaps = numpy_loader(clipped(0.6), score, [[], *BLOCKS, []])
+    assert list(with_gaps) == list(numpy_loader(clipped(0.6)))
 
 
 def test_a_loss_of_exactly_0_cannot_be_undone_and_the_error_says_so_before_a_coin_falls():
