@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -17,6 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from rsf.lab.models import letter_tokenizer
 from rsf.rules import at_rate, clipped
 from rsf.selection import RejectionLoader, RSFConfig, RSFTrainer
 
@@ -138,9 +139,7 @@ LETTERS = "abcdef\n"
 
 def letters_tokenizer(letters=LETTERS, **special):
     """One token a letter, then the special ones."""
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*letters, *special.values()])}))
-    words.pre_tokenizer, words.decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+    return letter_tokenizer([*letters, *special.values()], **special)
 
 
 def tiny_gpt2(words=7, seed=3, **config):
@@ -150,3 +149,20 @@ def tiny_gpt2(words=7, seed=3, **config):
         GPT2Config(vocab_size=words, bos_token_id=None, eos_token_id=None, **size | config)
     )
     return model.double().eval()
+
+
+# ---- the sums in small, for a protocol of a few seconds
+
+SUMS = {
+    "task": "sums",
+    "numbers": 40,
+    "seeds": [0, 1],
+    "steps": 60,
+    "base_steps": 20,
+    "base_learning_rate": 3e-3,
+    "base_weight_decay": 3.0,
+    "rounds": 2,
+    "pool": 64,
+    "validation": 40,
+    "test": 40,
+}

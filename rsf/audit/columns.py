@@ -178,10 +178,8 @@ def _truth(column: list, undecided: np.ndarray) -> np.ndarray:
     """Return bool (n,) from booleans, 0 and 1, or their texts; None where nothing was decided."""
     texts = [str(value.item() if hasattr(value, "item") else value).strip().lower() for value in column]
     for row, text in enumerate(texts):
-        refuse_if(
-            text not in TRUTH and not (undecided[row] and text in MISSING),
-            f"kept must be true or false, got {column[row]!r:.60} in row {row}",
-        )
+        if text not in TRUTH and not (undecided[row] and text in MISSING):  # no message for each good row
+            raise ValueError(f"kept must be true or false, got {column[row]!r:.60} in row {row}")
     return np.array([TRUTH.get(text, False) for text in texts], dtype=bool)
 
 

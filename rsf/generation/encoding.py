@@ -117,9 +117,8 @@ def _turn(
         "that writes answers as they are, from where the prompt (with add_generation_prompt) ends",
     )
     end = tokenizer.eos_token_id
-    if (
-        said and text.strip().endswith(said) and not cut and end not in (None, *tail[-1:])
-    ):  # the template has no end
+    # the template has no end
+    if said and text.strip().endswith(said) and not cut and end not in (None, *tail[-1:]):
         tail, labels = [*tail, end], [*labels, end]
     return tail, labels
 

@@ -15,15 +15,8 @@ import rsf
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = (ROOT / "results" / "protocol.toml").is_file() and (ROOT / "pyproject.toml").is_file()
-VARIABLES = (
-    "RSF_",
-    "OMP_",
-    "MKL_",
-    "ATEN_",
-    "ONEDNN_",
-    "OPENBLAS_",
-    "NPY_",
-)  # they change sources or rounding
+# of the environment, that change sources or rounding
+VARIABLES = ("RSF_", "OMP_", "MKL_", "ATEN_", "ONEDNN_", "OPENBLAS_", "NPY_")
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "datasets", "accelerate")
 
 
@@ -46,14 +39,15 @@ def situation() -> dict:
     """Return what to tell where an output did not reproduce: `machine`, what rounds, what is at hand."""
     import torch
 
-    from rsf.lab import data
+    from rsf.lab import arms, data
 
     return {
-        **machine("cuda" if torch.cuda.is_available() else "cpu"),
+        **machine(arms.device_name()),
         "commit": commit(),
         "instructions": {
             "torch": torch.backends.cpu.get_cpu_capability(),
-            "numpy": np.show_config(mode="dicts")["SIMD Extensions"]["found"],
+            # NumPy leaves out what is empty
+            "numpy": np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", []),
         },
         "threads": torch.get_num_threads(),
         "variables": {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)},

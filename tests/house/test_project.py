@@ -89,11 +89,14 @@ def test_readme_s_map_has_each_notebook_with_the_time_that_it_says_itself():
         text = (notebooks.TEXT / f"{name}.md").read_text(encoding="utf-8")
         read, run = re.search(r"(\d+) minutes to read, (\d+ (?:s|min)) to run", text).groups()
         assert f"{read} min, {run}" in row, name
+        assert f"(notebooks/{name}.ipynb)" in (ROOT / "README.zh.md").read_text(encoding="utf-8"), name
 
 
 def test_links_between_the_project_s_own_pages_lead_somewhere():
     for page in (
         ROOT / "README.md",
+        ROOT / "README.zh.md",
+        ROOT / "CHANGELOG.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "results/README.md",
         *ROOT.glob("docs/*.md"),

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -12,18 +13,8 @@ from rsf.lab import compact, records, verify
 from rsf.lab.tasks import addition, policy, sums
 
 SECTION = {
-    "task": "sums",
-    "numbers": 40,
+    **helpers.SUMS,
     "arms": ["policy-gradient", "policy-gradient-kl"],
-    "seeds": [0, 1],
-    "steps": 60,
-    "base_steps": 20,
-    "base_learning_rate": 3e-3,
-    "base_weight_decay": 3.0,
-    "rounds": 2,
-    "pool": 64,
-    "validation": 40,
-    "test": 40,
     "batch": 16,
     "prompts": 4,
     "samples": 4,

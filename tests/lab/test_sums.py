@@ -2,6 +2,7 @@
 
 import json
 
+import helpers
 import numpy as np
 import pytest
 
@@ -9,18 +10,8 @@ from rsf.lab import compact, records
 from rsf.lab.tasks import addition, sums
 
 SECTION = {
-    "task": "sums",
-    "numbers": 40,
+    **helpers.SUMS,
     "arms": ["rejection", "control", "control-in-rounds", "blind", "best-of-4", "gold"],
-    "seeds": [0, 1],
-    "steps": 60,
-    "base_steps": 20,
-    "base_learning_rate": 3e-3,
-    "base_weight_decay": 3.0,
-    "rounds": 2,
-    "pool": 64,
-    "validation": 40,
-    "test": 40,
     "grid_learning_rate": [0.003, 0.006, 0.009],
     "grid_weight_decay": [1.0, 3.0, 10.0],
     "tuning": ["all", "three", "beyond"],

@@ -42,8 +42,9 @@ def trained(sign):
 
 def test_the_loop_of_one_s_own_trains_before_and_after_its_change():
     start = tiny_bert().state_dict()["classifier.weight"]
-    for sign in "-+":
-        after = trained(sign)["model"]
+    made = {sign: trained(sign) for sign in "-+"}
+    for names in made.values():
+        after = names["model"]
         assert after.training and not torch.equal(after.state_dict()["classifier.weight"], start)
-    report = trained("+")["batches"].report
+    report = made["+"]["batches"].report
     assert report.candidates == report.scored == len(DATA) and 0 < report.trained <= report.kept

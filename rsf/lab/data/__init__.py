@@ -94,8 +94,8 @@ def load(name, *, source=None):
         if (folder / "tokens.npz").is_file():
             return _tokenised(folder / "tokens.npz")
         files = [folder / "train.parquet", folder / "test.parquet"]
-        missing = [file.name for file in files if not file.is_file()]
-        refuse_if(missing, f"{folder} lacks {''.join(missing[:1])}", SourceUnavailable)
+        for file in files:
+            refuse_if(not file.is_file(), f"{folder} lacks {file.name}", SourceUnavailable)
         return *(
             import_module("datasets").Dataset.from_parquet(str(file)) for file in files
         ), f"local copy of {title}, SHA-256 {digest(files)[:16]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from rsf.lab import records
 from rsf.lab.report.conformance import power_table
 from rsf.lab.report.corpus import corpus_table, transfer_table
-from rsf.lab.report.findings import findings
+from rsf.lab.report.findings import findings, findings_zh
 from rsf.lab.report.generation import generation_figure, generation_table, sums_table
 from rsf.lab.report.overview import overview_figure, setup_line
 from rsf.lab.report.sampling import sampling_figure, sampling_table
@@ -25,6 +25,7 @@ FIGURES = {
 }
 TABLES = {
     "README.md": (findings, setup_line),
+    "README.zh.md": (findings_zh,),
     "results/README.md": (
         whole_model_table,
         sampling_table,

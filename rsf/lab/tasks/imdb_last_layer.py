@@ -91,5 +91,5 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
         examples.labels,
         settings,
         models.pad_hidden,
-        128,
+        batch_size=128,
     )

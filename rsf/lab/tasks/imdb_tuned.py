@@ -70,6 +70,6 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
         np.array([row["label"] for row in tested]),
         settings,
         lambda rows: pad(rows, tokens),
-        64,
-        lambda row: len(row["input_ids"]),
+        batch_size=64,
+        length=lambda row: len(row["input_ids"]),
     )

@@ -54,5 +54,5 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         np.array([row["label"] for row in test]),
         settings,
         models.pad_hidden,
-        32,
+        batch_size=32,
     )

@@ -4,8 +4,7 @@
 
 Both log-probabilities are means over the three digits. A sample's own reward is not in what is taken off, so
 the expected gradient is that of - E[reward] / 3. With KL, the reward is less kl log(p / p of the base), and
-the expectation is E[reward] - kl KL(model to base). (Leave-one-out: Kool et al. 2019, Buy 4 REINFORCE
-samples, get a baseline for free; for language models Ahmadian et al. 2024, arXiv 2402.14740.)
+the expectation is E[reward] - kl KL(model to base).
 """
 
 import copy
