@@ -516,7 +516,7 @@ MUTATIONS = [
         *("generation/test_conversations.py", "any_answer_is_learned"),
     ),
     Mutation(
-        *("a pair of two as good", "generation/judging.py", 'if row["reward"] < least', "if True"),
+        *("a pair of two as good", "generation/judging.py", 'and row["reward"] < least', "and True"),
         *("generation/test_conversations.py", "though_it_is_as_good"),
     ),
     Mutation(

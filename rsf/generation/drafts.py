@@ -181,10 +181,10 @@ def _from_rows(given: Iterable, name: str, columns: Sequence[str]) -> Dataset:
 
 
 def _form(row: object, columns: Sequence[str]) -> object:
-    """Return the form of a row: which of a dict's columns are conversations, or the type; None of no row."""
+    """Return what of a row is a conversation: which of a dict's columns, or all of it; None of no row."""
     if isinstance(row, Mapping):
         return [isinstance(row.get(column), list) for column in columns]
-    return type(row) if isinstance(row, (str, list)) and len(columns) == 1 else None
+    return isinstance(row, list) if isinstance(row, (str, list)) and len(columns) == 1 else None
 
 
 def key_of(sample: Callable) -> str | None:

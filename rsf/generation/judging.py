@@ -239,7 +239,8 @@ def pairs(judged: Dataset) -> Dataset:
     found = []
     for rejected, kept in of.values():
         least = min((row["reward"] for row in kept), default=-np.inf)
-        worse = [row for row in rejected if row["reward"] < least]  # NaN is not
+        # NaN is not, and a file of JSON has None in its place
+        worse = [row for row in rejected if row["reward"] is not None and row["reward"] < least]
         found += [
             {"prompt": yes["prompt"], "chosen": yes["completion"], "rejected": no["completion"]}
             for yes, no in zip(kept, worse, strict=False)

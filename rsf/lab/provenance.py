@@ -53,7 +53,8 @@ def situation() -> dict:
         "commit": commit(),
         "instructions": {
             "torch": torch.backends.cpu.get_cpu_capability(),
-            "numpy": np.show_config(mode="dicts")["SIMD Extensions"]["found"],
+            # NumPy leaves out what is empty
+            "numpy": np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", []),
         },
         "threads": torch.get_num_threads(),
         "variables": {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)},

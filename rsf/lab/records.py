@@ -281,7 +281,7 @@ def declared(experiment: str) -> list[tuple[str, int, float | None]]:
 def missing(experiment: str, wanted: list[tuple] | None = None) -> list[tuple[str, int, float | None]]:
     """Return those of some runs, by default of those `declared`, that results/ lacks."""
     there = {key(record) for record in runs(experiment)}
-    return [run for run in wanted or declared(experiment) if run not in there]
+    return [run for run in (declared(experiment) if wanted is None else wanted) if run not in there]
 
 
 def superseded(experiment: str) -> bool:

@@ -50,6 +50,7 @@ class MapStyle:
 TAKEN = {
     "a list": TEXTS,
     "a tuple": tuple(TEXTS),
+    "texts of several types": [TEXTS[0], *map(np.str_, TEXTS[1:])],
     "an array": np.array(TEXTS),
     "an array of objects": np.array(TEXTS, dtype=object),
     "a Series": FRAME["prompt"],

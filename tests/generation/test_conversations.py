@@ -1,6 +1,5 @@
 """Conversations as TRL has them: sampled, judged, learned, and handed to TRL's own trainers."""
 
-import asyncio
 import json
 import math
 from pathlib import Path
@@ -289,6 +288,18 @@ def test_what_was_rejected_by_a_coin_though_it_is_as_good_is_in_no_pair(rule, so
     assert max(rewards) >= min(row["reward"] for row in judged if row["kept"])
 
 
+def test_what_was_judged_makes_the_same_pairs_once_it_was_a_file(tmp_path):
+    def some(prompts, completions):
+        return [None if i % 3 == 0 else one for i, one in enumerate(many_b(prompts, completions))]
+
+    _, judged, _ = judged_chats(reward=some, samples_per_prompt=20)
+    for write, read, end in (("to_json", "from_json", "jsonl"), ("to_parquet", "from_parquet", "parquet")):
+        file = str(tmp_path / f"judged.{end}")
+        getattr(judged, write)(file)
+        again = getattr(Dataset, read)(file, cache_dir=str(tmp_path))
+        assert list(pairs(again)) == list(pairs(judged)) != []
+
+
 # ---- TRL's trainers
 
 
@@ -450,7 +461,7 @@ def how_to(*names):
 
 
 def several(correct, style):
-    names = {"asyncio": asyncio, "correct": correct, "style": style}
+    names = {"correct": correct, "style": style}
     exec(how_to("asyncio.run"), names)
     return names["reward"]
 

@@ -95,6 +95,8 @@ def test_readme_s_map_has_each_notebook_with_the_time_that_it_says_itself():
 def test_links_between_the_project_s_own_pages_lead_somewhere():
     for page in (
         ROOT / "README.md",
+        ROOT / "README.zh.md",
+        ROOT / "CHANGELOG.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "results/README.md",
         *ROOT.glob("docs/*.md"),

@@ -110,8 +110,8 @@ def test_what_the_prose_tells_of_the_exploratory_runs_is_what_they_say():
     plain = ("limited", "plain")
     doses = [("dose", f"at_rate-{rate}") for rate in (0.1, 0.3, 0.7, 0.9)]
     lost = [minus(dose, plain) for dose in [*doses[:2], ("limited", "at_rate-0.5"), *doses[2:]]]
-    assert all(one.high < 0 for one in (lost[0], lost[1], lost[3], lost[4]))
-    assert lost[0].estimate > lost[1].estimate > lost[3].estimate > lost[4].estimate
+    assert all(one.high < 0 for one in lost)  # in between, where five and seven tenths are, no order is sure
+    assert all(minus(doses[-1], dose).high < 0 for dose in [*doses[:3], ("limited", "at_rate-0.5")])
     for price in ("price-13", "price-21"):
         assert minus(("limited", "article"), (price, "plain")).high < 0
     assert minus(("updates", "at_rate-0.8"), ("updates-compute", "plain")).high < 0

@@ -127,6 +127,24 @@ def test_what_the_prose_tells_of_the_map_is_what_the_stored_runs_say():
     assert round(np.median(arms[800]["control"])) == 99 and round(np.median(arms[50]["rejection"])) == 7
 
 
+def test_what_the_prose_tells_of_the_policy_gradient_is_what_its_runs_and_their_bases_say():
+    policy = verdicts.of_arm("sums-200-policy", "policy-gradient")
+    for arm in ("control", "control-in-rounds"):
+        found = verdicts.difference(policy, verdicts.of_arm("sums-200", arm), interval="median")
+        assert found.low < 0 < found.high
+    # rejection's first round is one sample of each sum by the same base
+    base = verdicts.of_arm("sums-200", "rejection")
+    first, last = (
+        np.median([run["kept"][i] / run["samples"][i] for run in runs])
+        for i, runs in (
+            (0, [base[seed]["numbers"] for seed in policy]),
+            (-1, [run["numbers"] for run in policy.values()]),
+        )
+    )
+    assert (round(100 * first), round(100 * last)) == (9, 38)
+    assert (1 - first) ** 4 > 0.5  # as sums differ in how hard they are, even more groups are all wrong
+
+
 def test_a_narrower_interval_of_the_median_promises_too_much():
     assert 2 * stats.binom.cdf(4, 20, 0.5) < 0.012 < 2 * stats.binom.cdf(5, 20, 0.5)
     assert stats.binom.ppf(0.999, 2_000, 2 * stats.binom.cdf(4, 20, 0.5)) == 40

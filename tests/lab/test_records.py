@@ -15,7 +15,7 @@ import pytest
 
 from rsf import __main__ as door
 from rsf import checks
-from rsf.lab import compact, records, validated, verdicts, verify
+from rsf.lab import compact, provenance, records, validated, verdicts, verify
 
 HASHES = json.loads((Path(__file__).parent / "protocol_hashes.json").read_text(encoding="utf-8"))
 
@@ -740,8 +740,19 @@ def test_verify_tells_of_the_machine_what_an_output_may_hang_on(monkeypatch, cap
         "threads",
         "free disk, GiB",
     } <= told.keys()
-    assert told["instructions"]["torch"] and told["instructions"]["numpy"]
+    assert told["instructions"]["torch"] and isinstance(told["instructions"]["numpy"], list)
     assert told["variables"]["ATEN_CPU_CAPABILITY"] == "default" and "mini reviews" in told["data"]
+
+
+def test_of_a_processor_without_instructions_beyond_numpy_s_own_it_says_that_there_are_none(monkeypatch):
+    monkeypatch.setenv("RSF_SOURCE", "embedded")
+    for config in ({}, {"SIMD Extensions": {"baseline": ["X86_V2"]}}):
+        monkeypatch.setattr(np, "show_config", lambda mode, config=config: config)
+        assert provenance.situation()["instructions"]["numpy"] == []
+
+
+def test_of_no_runs_none_is_missing():
+    assert records.missing("imdb-full") and not records.missing("imdb-full", [])
 
 
 def test_verify_says_of_a_file_what_holds_and_of_a_second_run_that_the_first_stands(tmp_path, capsys):
