@@ -154,6 +154,7 @@ class RejectionLoader:
         on_decision: Callable[[list, np.ndarray, np.ndarray], object] | None = None,
         all_ranks: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
+        batch_size = whole("batch_size", batch_size)
         refuse_if(unit not in ("example", "batch"), f'unit must be "example" or "batch", got {unit!r}')
         refuse_if(
             getattr(rule, "joint", False),
@@ -167,7 +168,7 @@ class RejectionLoader:
             f"got {weighting!r}, {unit!r} and {batch_size}",
         )
         self.candidates, self.score, self.rule, self.rng = candidates, score, rule, rng
-        self.batch_size, self.unit, self.weighting = whole("batch_size", batch_size), unit, weighting
+        self.batch_size, self.unit, self.weighting = batch_size, unit, weighting
         self.collate, self.prepare = collate, prepare
         self.stop, self.on_decision, self.all_ranks = stop, on_decision, all_ranks
         self.report, self.total = LoaderReport(), LoaderReport()

@@ -89,3 +89,10 @@ def test_a_state_is_plain_json_and_names_what_it_holds():
     again = numpy_loader(clipped(0.6), size=7)
     again.load_state_dict(state)
     assert json.loads(json.dumps(again.state_dict())) == state
+
+
+@pytest.mark.parametrize("size", ["3", 0, 1.5, None, np.nan])
+@pytest.mark.parametrize("weighting", ["none", "inverse"])
+def test_a_batch_size_that_is_no_whole_number_is_named(size, weighting):
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number of at least 1, got {size!r}"):
+        numpy_loader(easy(1.0), size=size, weighting=weighting)
