@@ -48,16 +48,18 @@ def warn_if(doubtful: object, message: str) -> None:
         logger.warning(message)
 
 
-def refuse_where(wrong: np.ndarray, message: str, **values: np.ndarray) -> None:
-    """Raise ValueError if something is wrong anywhere, its message filled in with the first place.
+def refuse_where(
+    wrong: np.ndarray, message: str, error: type[Exception] = ValueError, **values: np.ndarray
+) -> None:
+    """Raise an error if something is wrong anywhere, its message filled in with the first place.
 
-    `values` are arrays of the same shape; the message gets theirs at that place.
+    `values` are arrays of the same shape, or with more axes behind; the message gets theirs at that place.
 
     >>> refuse_where(np.array([False, False]), "{r} at index {place} is wrong", r=np.array([1.0, 2.0]))
     """
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(message.format(place=place, **{name: at[place] for name, at in values.items()}))
+        raise error(message.format(place=place, **{name: at[place] for name, at in values.items()}))
 
 
 def whole(name: str, number: object, least: int = 1) -> int:
@@ -109,7 +111,6 @@ def log_acceptance(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.n
             name + " is {value} at index {place}: a log density must be a number below +inf",
             value=value,
         )
-    log_p, log_q = np.broadcast_arrays(log_p, log_q)
     return np.where(np.isneginf(log_p), -np.inf, log_p - log_q - log_k)
 
 
@@ -151,12 +152,13 @@ def accept(
     """
     log_a = np.asarray(log_probability, dtype=np.float64)
     refuse_where(np.isnan(log_a), "the acceptance probability is NaN at index {place}")
-    if (log_a > ROUNDING).any():
-        worst = np.unravel_index(np.argmax(log_a), log_a.shape)
-        raise EnvelopeError(
-            f"acceptance probability exp({log_a[worst]:.6g}) > 1 at index {tuple(map(int, worst))}: "
-            f"k is too small; a log_k larger by {rounded_up(log_a[worst]):.6f} would do for this candidate"
-        )
+    worst = np.max(log_a, initial=-np.inf)
+    refuse_where(
+        (log_a == worst) & (log_a > ROUNDING),
+        f"acceptance probability exp({worst:.6g}) > 1 at index {{place}}: "
+        f"k is too small; a log_k larger by {rounded_up(worst):.6f} would do for this candidate",
+        EnvelopeError,
+    )
     a = np.exp(np.minimum(log_a, 0.0))
     u = rng.random(log_a.shape)
     kept = u < a
