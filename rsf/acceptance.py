@@ -152,13 +152,12 @@ def accept(
     """
     log_a = np.asarray(log_probability, dtype=np.float64)
     refuse_where(np.isnan(log_a), "the acceptance probability is NaN at index {place}")
-    worst = np.max(log_a, initial=-np.inf)
-    refuse_where(
-        (log_a == worst) & (log_a > ROUNDING),
-        f"acceptance probability exp({worst:.6g}) > 1 at index {{place}}: "
-        f"k is too small; a log_k larger by {rounded_up(worst):.6f} would do for this candidate",
-        EnvelopeError,
-    )
+    if (log_a > ROUNDING).any():
+        worst = np.unravel_index(np.argmax(log_a), log_a.shape)
+        raise EnvelopeError(
+            f"acceptance probability exp({log_a[worst]:.6g}) > 1 at index {tuple(map(int, worst))}: "
+            f"k is too small; a log_k larger by {rounded_up(log_a[worst]):.6f} would do for this candidate"
+        )
     a = np.exp(np.minimum(log_a, 0.0))
     u = rng.random(log_a.shape)
     kept = u < a

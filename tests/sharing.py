@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from helpers import letters_tokenizer, tiny_gpt2
+from safetensors.torch import save_model
+from transformers import TrainingArguments
 
-from rsf.generation import model_sampler, sample_and_judge, shared
+from rsf.generation import model_sampler, rsf_rounds, sample_and_judge, shared
 from rsf.rules import above, at_rate, best_of, clipped
 
 END = letters_tokenizer("abc", eos_token="<end>")
@@ -77,7 +79,36 @@ class Faulty:
         return self.draw(prompts, rngs)
 
 
+def rounds(folder, processes=1):
+    """Two rounds of sampling and training, eight examples a step whatever the number of processes."""
+    model = tiny_gpt2(4, seed=5, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0).double()
+    model.generation_config.eos_token_id = 3
+    args = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=8 // processes,
+        max_steps=2,  # within an epoch: at its end processes get the same number of examples by repeating some
+        learning_rate=0.02,
+        max_grad_norm=0.0,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=3,
+    )
+    reports = rsf_rounds(
+        model, END, PROMPTS, many_a, at_rate(clipped, 0.4, window=24), args, np.random.default_rng(5),
+        rounds=2, samples_per_prompt=8, sampler=partial(model_sampler, max_new_tokens=4),
+    )  # fmt: skip
+    return model, reports
+
+
 def main(folder, mode):
+    if mode == "rounds":
+        for _ in range(2):  # the second call finds all done
+            model, reports = rounds(folder / "own", int(os.environ["WORLD_SIZE"]))
+            save_model(model, folder / f"weights-{os.environ['RANK']}.safetensors")
+            sys.stdout.write(f"{reports}\n")
+        return
     own = sampler() if mode == "whole" else Faulty(mode)
     if mode == "whole":
         lines = block("with shared(").replace('"out"', "folder").replace("=64", "=4")  # tokens

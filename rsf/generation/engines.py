@@ -300,6 +300,18 @@ class Shared:
                 _send(self.group, i, None)
 
 
+def on_one(sample: Callable, draw: Callable[[Callable], Any], processes: int) -> Any:
+    """Return draw(sample); of several processes one calls it, the others draw for it and get what it got."""
+    if processes == 1:
+        return draw(sample)
+    from torch import distributed
+
+    with shared(sample) as own:
+        found = [own.driver and draw(own)]
+    distributed.broadcast_object_list(found, group=own.group)
+    return found[0]
+
+
 def _own(
     sample: Callable, prompts: Sequence, rngs: Sequence[np.random.Generator]
 ) -> tuple[dict[int, dict], Exception | None]:

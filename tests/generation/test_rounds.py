@@ -313,9 +313,9 @@ def test_encoder_decoders_are_sampled_from_and_trained_the_same_way(tmp_path):
     assert reports[-1].reward > reports[0].reward + 0.1
 
 
-def test_more_than_one_device_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
-    with pytest.raises(NotImplementedError, match="found 2"):
+def test_a_model_in_pieces_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds.Trainer, "is_fsdp_enabled", True, raising=False)
+    with pytest.raises(NotImplementedError, match="a whole model in each process"):
         loop(tmp_path)
 
 

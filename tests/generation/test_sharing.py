@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import sharing
+import torch
+from safetensors.torch import load_file
 from servers import stub
 from sharing import RUNS, judged
 
@@ -68,6 +70,21 @@ def test_a_process_that_fails_ends_the_run_with_its_name_and_a_second_call_goes_
     assert len(stored) >= 2
     for name in RUNS:
         assert same(judged(sharing.sampler(), name, tmp_path / name), alone[name]), name
+
+
+def test_rounds_in_two_processes_are_those_of_one(tmp_path):
+    code, told = torchrun(tmp_path, "rounds")
+    assert code == 0, told
+    model, reports = sharing.rounds(tmp_path / "alone")
+    assert [len(one) for one in (reports, told.split("RoundReport(")[1:])] == [2, 8]  # two processes, twice
+    for r in (1, 2):
+        one, two = (json.loads((tmp_path / where / f"round-{r:02}/report.json").read_text()) for where in ("alone", "own"))  # fmt: skip
+        assert one.pop("loss") > 0 and two.pop("loss") > 0  # the Trainer's, of the first process's examples
+        assert two == one and one["steps"] == 2
+    for rank in (0, 1):
+        own = load_file(tmp_path / f"weights-{rank}.safetensors")
+        torch.testing.assert_close(own, {name: model.state_dict()[name] for name in own}, rtol=0, atol=1e-7)
+    assert (tmp_path / "own/round-02/tokenizer.json").is_file()
 
 
 def test_one_process_alone_is_told_so(monkeypatch):

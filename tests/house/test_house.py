@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "lab": {"", "rules", *ROOMS, *GROUND},
     "__main__": {"", "rules", "lab", *ROOMS, *GROUND},
 }
-LIBRARY, JUDGING, LAB, TASK = 2500, 600, 3000, 90  # statements
+# statements; the first two are 3,100 together: the judges take less than they were given, the engines more
+LIBRARY, JUDGING, LAB, TASK = 2685, 415, 3000, 90
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
