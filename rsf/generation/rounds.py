@@ -319,7 +319,7 @@ class Learner:
         report.spent += TRAIN * round(trainer.state.epoch * tokens)
 
     def save(self, report: RoundReport, rule: BaseRule) -> None:
-        """Write the tokenizer, the weights, to go on from bit for bit, and then the report: the round is done."""
+        """Write the weights, to go on from bit for bit, and last the report: the round is done."""
         self.tokenizer.save_pretrained(self.report(report.round).parent)
         write_whole(self.trained(report.round), lambda part: save_file(self.weights(), part))
         write_json(self.report(report.round), asdict(report) | {"rule": rule.state_dict()})

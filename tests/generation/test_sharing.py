@@ -2,10 +2,13 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sharing
@@ -14,7 +17,7 @@ from safetensors.torch import load_file
 from servers import stub
 from sharing import RUNS, judged
 
-from rsf.generation import Unfinished, server_sampler, shared
+from rsf.generation import Unfinished, model_sampler, server_sampler, shared
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -125,6 +128,34 @@ def test_a_server_that_fails_is_named_and_what_the_other_drew_is_kept(tmp_path):
         kept = json.loads(next(tmp_path.glob("*.part.json")).read_text())
         assert len(kept) >= 32
         assert same(judged(servers[0], "thinned", tmp_path), whole)
+
+
+class Ray:
+    """Of Ray what the how-to uses: an actor is a thread of its own, and what goes there is copied."""
+
+    @staticmethod
+    def remote(kind):
+        def start():
+            pool = ThreadPoolExecutor(1)
+            actor = pool.submit(kind).result()
+            copied = lambda *given: pickle.loads(pickle.dumps(given))
+            draw = SimpleNamespace(remote=lambda *given: pool.submit(actor.draw, *copied(*given)))
+            return SimpleNamespace(draw=draw)
+
+        return SimpleNamespace(remote=start)
+
+    @staticmethod
+    def get(future):
+        return future.result()
+
+
+def test_the_lines_for_ray_draw_what_one_draws(alone, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", Ray)
+    names = {"load": lambda: (sharing.sampler().model, sharing.END)}
+    names |= {"shared": shared, "model_sampler": model_sampler}
+    exec(sharing.block("ray.remote").replace("=64", "=4"), names)
+    for name in RUNS:
+        assert same(judged(names["sample"], name, tmp_path), alone[name]), name
 
 
 def test_samplers_that_draw_otherwise_do_not_share():
