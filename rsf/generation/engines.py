@@ -24,16 +24,8 @@ import numpy as np
 from rsf.acceptance import refuse_if
 from rsf.generation.drafts import Conversation, Unfinished, drawn, key_of
 
-LAW = {  # of sampling: every token by the model's own probability; the last two are one thing in two engines
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-    "repeat_penalty": 1.0,
-}
+LAW = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}  # every token by the model's own q
+LAW |= {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
 GREEDY = {"temperature": 0.0, "top_p": 1e-6, "top_k": 1, "min_p": 1.0}  # each alone leaves the best token
 TRIES = 8  # requests of the probe, each repeated alone and side by side
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from rsf.acceptance import refuse_if
+from rsf.acceptance import refuse_if, whole
 from rsf.accounts import TRAIN, write_json, write_whole
 from rsf.generation.drafts import as_dataset, check_call, key_of, rows_of
 from rsf.generation.encoding import encode, tokens_of
@@ -144,7 +144,13 @@ def rsf_rounds(
     }
     prompts = as_dataset(prompts, "prompts")
     supervised = as_dataset([] if supervised is None else supervised, "supervised", ("prompt", "completion"))
-    _check_loop(args, rounds, on_round, [target_reward, saturation, budget])
+    refuse_if(not callable(on_round or str), f"on_round must be a function of a report, got {on_round!r:.80}")
+    limits = [target_reward, saturation, budget]
+    refuse_if(
+        not all(one is None or (isinstance(one, Real) and one == one) for one in limits),
+        f"target_reward, saturation and budget must be numbers, got {limits}",
+    )
+    rounds = whole("rounds", rounds)
     sampler = sampler or model_sampler
     sample = sampler(model.to(args.device), tokenizer)
     check_call(sample, prompts, reward, rule, rng, dedupe=dedupe, to_train=True, **drawing)
@@ -189,7 +195,7 @@ def _loop(
             reports[-1].stopped = f"the budget of {budget:,} forward passes is spent"
             break
         sample = sample if r == 1 else sampler(learner.model, learner.tokenizer)
-        sampled = partial(_sampled, learner, draw, r, rng)
+        sampled = partial(_sampled, learner, partial(draw, rng=rng, round=r), r)
         kept, report = on_one(sample, sampled, learner.args.world_size)
         report.spent += spent
         before = reports[-1].sampling.acceptance_rate if reports else -np.inf
@@ -214,26 +220,12 @@ def _loop(
     return reports
 
 
-def _sampled(
-    learner: "Learner", draw: Callable, r: int, rng: np.random.Generator, sample: Callable
-) -> tuple[Dataset, RoundReport]:
+def _sampled(learner: "Learner", draw: Callable, r: int, sample: Callable) -> tuple[Dataset, RoundReport]:
     """Return what a round is to train on, and its report so far."""
     folder = learner.report(r).parent if getattr(sample, "key", None) else None
-    kept, judged, sampling = draw(sample, rng=rng, folder=folder, round=r)
+    kept, judged, sampling = draw(sample, folder=folder)
     mean = float(judged.data["reward"].to_pandas().mean())  # of those that have one; NaN if none has
     return kept, RoundReport(r, sampling, mean, tokens_of(judged, learner.tokenizer))
-
-
-def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limits: list) -> None:
-    """Refuse what `rsf_rounds` cannot use, before anything is sampled."""
-    refuse_if(
-        not (isinstance(rounds, Integral) and rounds >= 1), f"rounds must be at least 1, got {rounds!r:.80}"
-    )
-    refuse_if(not callable(on_round or str), f"on_round must be a function of a report, got {on_round!r:.80}")
-    refuse_if(
-        not all(one is None or (isinstance(one, Real) and one == one) for one in limits),
-        f"target_reward, saturation and budget must be numbers, got {limits}",
-    )
 
 
 class Learner:
