@@ -32,8 +32,8 @@ class Mutation(NamedTuple):
 MUTATIONS = [
     Mutation(
         *("a server's own min_p", "generation/engines.py"),
-        '"min_p": 0.0,',
-        '"min_p": 0.2,',
+        '"min_p": 0.0}',
+        '"min_p": 0.2}',
         "generation/test_engines.py",
         "first_tokens_follow_q",
     ),
