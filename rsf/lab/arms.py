@@ -241,7 +241,6 @@ def judged(
     )
     counts = compact.decisions(journal.counts["candidates"], journal.counts["kept"])
     report = trainer.loader.report
-    own = {"precision": precision(settings)} if "precision" in settings else {}
     numbers = {
         **judge(trainer.model),
         **(counts if rate is None else {"acceptance_rate": counts["acceptance_rate"]}),
@@ -252,7 +251,7 @@ def judged(
         "steps": steps,
         **({"stopped": trainer.stopped} if trainer.stopped else {}),
         "learning_rate": settings["learning_rate"],
-        **own,
+        **({"precision": precision(settings)} if "precision" in settings else {}),
         "seconds": seconds,
     }
     return records.Run(*sources, device_name(), numbers)
