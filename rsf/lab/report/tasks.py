@@ -7,7 +7,7 @@ from rsf.lab.report.parts import limits, table
 
 TASKS = {
     "topics": "topics: AG News, accuracy",
-    "questions": "questions: SQuAD 1.1, F1",
+    "questions-one-pass": "questions: SQuAD 1.1, F1",
     "images": "images: digits, accuracy",
 }
 HEAD = (
