@@ -53,7 +53,8 @@ def problems(name):
         )
     for output in notebooks.outputs(notebook):
         data = output.get("data", {})
-        text = output.get("text", "") + json.dumps(data.get("text/plain", ""))
+        shown = [data.get(kind, "") for kind in ("text/plain", "text/markdown")]
+        text = output.get("text", "") + json.dumps(shown)
         found += _true(
             (
                 f"a stored error or stderr: {text[:60]!r}",
@@ -65,7 +66,7 @@ def problems(name):
             ),
             (
                 f"an output that is neither text nor PNG: {sorted(data)}",
-                set(data) - {"text/plain", "image/png"},
+                set(data) - {"text/plain", "text/markdown", "image/png"},
             ),
             ("a stored check that fails", re.search(notebooks.FAILED, text, re.MULTILINE)),
         )

@@ -126,8 +126,10 @@ def judged(contrast: Contrast) -> Finding:
         return Finding(contrast, unasked(f"{missing} of the declared seeds are missing"))
     for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):
         for seed, other in combinations(runs, 2):
-            copied = runs[seed]["numbers"] == runs[other]["numbers"]
-            records.must(not copied, f"{contrast.experiment} {name}: seed {other} is a copy of seed {seed}")
+            records.must(
+                runs[seed]["numbers"] != runs[other]["numbers"],
+                f"{contrast.experiment} {name}: seed {other} is a copy of seed {seed}",
+            )
     found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
     values = [measured(runs, contrast.measure) for runs in arms]
     of_two = contrast.unit and "half of the arm's median" not in section["primary"]  # where guessing has 50 %
@@ -174,11 +176,6 @@ def ran(cells: list[str], *, contrary: bool = False) -> checks.Judgement:
     if not all(cells):
         return unasked("a check that it rests on is in no stored output")
     return checks.Judgement(*(("refuted", "refuted (its contrary is shown)") if contrary else ("shown",) * 2))
-
-
-def of_cases(cases: dict[str, checks.Judgement]) -> checks.Judgement:
-    """Return the judgement of a claim from those of its declared cases, of one or of several in general."""
-    return checks.in_general(cases) if len(cases) > 1 else next(iter(cases.values()))
 
 
 def of_arm(experiment: str, arm: str) -> dict[int, dict]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rsf.lab import records
 from rsf.lab.report import (
+    claims,
     corpus,
     findings,
     generation,
@@ -29,6 +30,7 @@ TABLES = {
     "README.md": (findings.findings, overview.setup_line),
     "README.zh.md": (findings.findings_zh,),
     "results/README.md": (
+        claims.claims_table,
         whole_model.whole_model_table,
         sampling.sampling_table,
         sweep.sweep_table,

@@ -7,9 +7,10 @@ Or it is *not asked here*. Where a section, a file, a seed or a check is missing
 """
 
 import json
+import re
 from typing import NamedTuple
 
-from rsf.checks import Judgement
+from rsf.checks import Judgement, in_general
 from rsf.lab import records, verdicts
 from rsf.lab.report.parts import table
 
@@ -112,7 +113,7 @@ CLAIMS = (
         asks=("imdb-article", "imdb-full"),
     ),
     Claim("5.2", "It helps text classification by topic.", "case", "12", asks=(f"topics: {TASK}",)),
-    Claim("5.3", "It helps question answering.", "case", "12", asks=(f"questions: {TASK}",)),
+    Claim("5.3", "It helps question answering.", "case", "12", asks=(f"questions-one-pass: {TASK}",)),
     Claim("5.4", "It helps translation.", "case", "12", asks=(f"translation: {TASK}",)),
     Claim("5.5, 8.2", "It helps speech recognition.", "case", "12", asks=(f"speech: {TASK}",)),
     Claim("8.2", "It helps vision.", "case", "12", asks=(f"images: {TASK}",)),
@@ -163,16 +164,14 @@ def _line(claim: Claim, declared: list[verdicts.Contrast]) -> Line:
         return Line(claim, verdicts.ran(cells, contrary=claim.contrary), [], cells)
     found = {}
     for ask in claim.asks:
-        of_ask = [one for one in declared if ask in _names(one)]
+        of_ask = [
+            one for one in declared if ask in (one.experiment, one.claim, f"{one.experiment}: {one.claim}")
+        ]
         found |= {f"{one.name}: {one.claim}": verdicts.judged(one) for one in of_ask}
         found |= {} if of_ask else {ask: None}
     said = {name: one.judgement if one else verdicts.unasked() for name, one in found.items()}
-    judgement = verdicts.of_cases(said) if said else verdicts.unasked(claim.note)
+    judgement = in_general(said) if len(said) > 1 else [*said.values(), verdicts.unasked(claim.note)][0]
     return Line(claim, judgement, [one for one in found.values() if one], [])
-
-
-def _names(contrast: verdicts.Contrast) -> tuple[str, str, str]:
-    return contrast.experiment, contrast.claim, f"{contrast.experiment}: {contrast.claim}"
 
 
 def _cell(number: str, passed: str, refused: str) -> str:
@@ -180,8 +179,14 @@ def _cell(number: str, passed: str, refused: str) -> str:
     for file in _notebooks(number):
         for cell in json.loads((records.RESULTS.parent / "notebooks" / file).read_text("utf-8"))["cells"]:
             text = "".join("".join(output.get("text", "")) for output in cell.get("outputs", []))
-            held = [one for one in text.splitlines() if one.startswith(passed) and one.endswith(": PASS")]
-            if held and f"counter-check: {refused} " in text and "REFUSED, as" in text:
+            # both lines whole, in one cell
+            if all(
+                re.search(line, text, re.MULTILINE)
+                for line in (
+                    rf"^{re.escape(passed)}.*: PASS$",
+                    rf"^counter-check: {re.escape(refused)} (is|are) REFUSED, as",
+                )
+            ):
                 return f"[{cell['id']}](../notebooks/{file})"
     return ""
 
