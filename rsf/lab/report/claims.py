@@ -199,13 +199,13 @@ def evidence(line: Line) -> str:
     """Return on what a judgement rests, in Markdown, with a link to each file or cell."""
     if not line.findings:
         return "; ".join(filter(None, line.cells)) or str(line.judgement)
-    shown = []
+    rests = []
     for finding in line.findings:
         name = finding.contrast.experiment
         files = [file for file in (f"{name}.jsonl", name) if (records.RESULTS / file).exists()]
         link = f"[{name}](../results/{[*files, 'protocol.toml'][0]})"
-        shown.append(str(finding).replace(name, link, 1))
-    return "<br>".join(shown)
+        rests.append(str(finding).replace(name, link, 1))
+    return "<br>".join(rests)
 
 
 def claims_table() -> str:
@@ -214,6 +214,6 @@ def claims_table() -> str:
     for line in lines():
         claim = line.claim
         where = [f"[{claim.notebook}](../notebooks/{file})" for file in _notebooks(claim.notebook)]
-        shown = (claim.article, claim.words, claim.quantifier, [*where, claim.notebook][0], line.kind)
-        rows.append((*shown, f"**{line.judgement.word}**", evidence(line)))
+        asked = (claim.article, claim.words, claim.quantifier, [*where, claim.notebook][0], line.kind)
+        rows.append((*asked, f"**{line.judgement.word}**", evidence(line)))
     return table(["§", "claim", "quantifier", "asked in", "evidence is", "verdict", "evidence"], rows)
