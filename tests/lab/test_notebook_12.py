@@ -35,6 +35,6 @@ def test_each_task_declares_the_three_contrasts_of_one_family():
 
 
 def test_stored_runs_spent_the_same_but_for_a_block():
-    for name in tasks.TASKS:
+    for name in (name for name in tasks.TASKS if not records.missing(name)):
         spent = [run["numbers"]["forward_passes"] for run in records.runs(name) if run["arm"] != "floor"]
         assert np.ptp(spent) <= 4 * records.protocol(name)["batch_size"]
