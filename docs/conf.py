@@ -5,6 +5,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+from numpy.typing import ArrayLike
+from sphinx.util.typing import stringify_annotation
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # autodoc reads the checkout
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -29,13 +32,17 @@ html_static_path = ["static", str(ROOT / "build" / "site-source" / "_static")]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_favicon = "static/favicon.svg"
 html_theme_options = {"top_of_page_buttons": []}
+PARTS = ("brand", "search", "languages", "scroll-start", "navigation", "scroll-end")
+html_sidebars = {"**": [f"sidebar/{part}.html" for part in PARTS]}
 mathjax_path = "mathjax/tex-chtml.js"  # from the site itself: make.py puts it there
 
 default_role = "code"  # docstrings write `name`
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 90
 python_use_unqualified_type_names = True
 napoleon_use_rtype = False
@@ -43,17 +50,35 @@ add_module_names = False
 
 
 def as_text(app, what, name, thing, options, lines):
-    """Docstrings are plain text: a sign that would be markup, as in |u - A| or **kwargs, is itself."""
-    for number, line in enumerate(lines):
+    """Docstrings are plain text: what would be markup, as in |u - A|, is not; a formula keeps its lines."""
+    given = [*lines]
+    lines.clear()
+    literal = False  # in an indented block that an empty line divides from a paragraph: a formula, a command
+    empty = False  # the line before
+    last = ""  # line with words
+    for line in given:
+        if line and line[0] != " ":
+            literal = False
+        elif line and empty and not literal and last[:1] not in ("", " "):
+            literal = True
+            lines += ["::", ""]
         pieces = re.split(r"(`[^`]*`)", line)  # code stays as it is
-        if not line.lstrip().startswith((">>>", "...")):
+        if not literal and not line.lstrip().startswith((">>>", "...")):
             pieces[::2] = [re.sub(r"([|*]|(?<=\w)_(?!\w))", r"\\\1", piece) for piece in pieces[::2]]
-        lines[number] = "".join(pieces)
+        lines.append("".join(pieces))
+        empty = not line
+        last = line or last
 
 
 def short_signature(app, what, name, thing, options, signature, returned):
-    """A class of settings inherits a hundred of the Trainer's: its own are in its docstring."""
-    return ("(output_dir, ...)", returned) if name.endswith("RSFConfig") else None
+    """Hints as they are written; a class of settings shows none of the Trainer's hundred."""
+    if name.endswith("RSFConfig"):
+        return "(output_dir, ...)", returned
+    if signature is None:  # a module
+        return None
+    for mode in ("smart", "fully-qualified", "fully-qualified-except-typing"):
+        signature = signature.replace(stringify_annotation(ArrayLike, mode), "ArrayLike")
+    return signature, returned
 
 
 def counterparts(app, page, template, context, doctree):

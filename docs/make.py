@@ -58,6 +58,7 @@ def adapted(text, file, places, address):
         return f"{match['before']}({address}/{kind}/main/{target}{hash_}{anchor})"
 
     text = re.sub(r"!\[([^]]*)\]\(https?://[^)]*\)", r"\1", text)  # a badge from another host: its words
+    text = re.sub(r"\[([-+][\d.]+), ([-+][\d.]+)\]", "[\\1,\u00a0\\2]", text)  # an interval stays in one line
     return re.sub(r"(?P<before>!?\[[^]]*\])\((?P<target>(?![a-z]+:|#)[^)\s]+)\)", link, text)
 
 
