@@ -28,12 +28,16 @@ from rsf.sampling import log_k_bound
 FIGURE = notebooks.FIGURE.read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def make():
-    spec = importlib.util.spec_from_file_location("make", ROOT / "docs" / "make.py")
+def module_of(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def make():
+    return module_of("make")
 
 
 # ---- the site
@@ -97,6 +101,16 @@ LINKS = [
 @pytest.mark.parametrize("file, text, wanted", LINKS)
 def test_links_of_a_file_fit_its_page_and_no_picture_comes_from_another_host(make, file, text, wanted):
     assert make.adapted(text, file, PLACES, "https://host/r") == wanted
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path):
+    check = module_of("check")
+    (tmp_path / "a.html").write_text('<a href="b.html#there">x</a><a href="#here">x</a><p id="here">')
+    (tmp_path / "b.html").write_text('<a href="a.html#there">x</a><img src="c.png"><p id="there">')
+    (tmp_path / "d.html").write_text('<a href="https://other.invalid/x">x</a><a href="e%20f.html?q">x</a>')
+    (tmp_path / "e f.html").write_text("")
+    found = check.broken_links(tmp_path)
+    assert found == ["b.html: a.html#there has no such place", "b.html: c.png is not there"]
 
 
 # ---- the figure
