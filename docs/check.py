@@ -155,8 +155,13 @@ def figure(browser, address):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
+    width, height = SCREENS["wide"]
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(f"{address}/notebooks/01_accept_or_reject.html")
-    browser.switch_to.frame(browser.find_element(By.CSS_SELECTOR, "iframe[srcdoc]"))
+    frame = browser.find_element(By.CSS_SELECTOR, "iframe[srcdoc]")
+    browser.execute_script("arguments[0].scrollIntoView()", frame)
+    browser.switch_to.frame(frame)
     found = []
     for number, move in enumerate(MOVES):
         for step in filter(None, move.split(", ")):
