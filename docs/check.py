@@ -168,7 +168,7 @@ def figure(browser, address):
             name, key, times = step.split()
             browser.find_element(By.ID, name).send_keys(getattr(Keys, key) * int(times))
         shown = {
-            name: float(browser.find_element(By.ID, f"{name}-value").text)
+            name: float(browser.find_element(By.ID, f"{name}-value").get_attribute("data-exact"))
             for name in ("k", "place", "width", "size")
         }
         said = browser.execute_async_script(SAID)
@@ -195,7 +195,7 @@ def unlike_rsf(shown, said, rows):
     safe = log_k_bound(p, q, (-np.inf, np.inf))  # above it by a margin of its own
     bound = np.exp(log_bound)
     below = "is below the smallest" in said
-    k = shown["k"] if abs(shown["k"] - bound) > 6e-4 else bound  # three decimals are shown
+    k = shown["k"]
     masses = np.exp(log_q) / np.exp(log_q).sum()
     a = acceptance_probability(log_p, log_q, np.log(k))
     law, rate = finite.accepted_law(masses, a)
