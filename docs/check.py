@@ -134,6 +134,15 @@ def look(browser, address, page, screen):
     return lines, seen["formulas"], len(asked)
 
 
+HITS = """
+const done = arguments[0];
+const wait = left => {
+  const said = document.querySelector("#search-results .search-summary");
+  if (left && !(said && said.textContent.trim())) setTimeout(() => wait(left - 1), 50);
+  else done(document.querySelectorAll("#search-results ul.search > li").length);
+};
+wait(100);
+"""
 MOVES = [  # of the figure: what is pressed one after another, by keys alone
     "",
     "place ARROW_RIGHT 10, width ARROW_RIGHT 5",
@@ -224,6 +233,18 @@ def unlike_rsf(shown, said, rows):
     ]
 
 
+def search(browser, address):
+    """Return whether a word of the notebooks is not found, or one that is nowhere is."""
+    wanted = {"envelope": True, "xylophone": False}
+    found = []
+    for word, there in wanted.items():
+        browser.get(f"{address}/search.html?q={word}")
+        hits = browser.execute_async_script(HITS)
+        if bool(hits) != there:
+            found.append(f"a search for {word!r} finds {hits} pages")
+    return found
+
+
 def counter_check(browser, address, site):
     """Return which of the planted faults of a page the look at it did not see: it must see all."""
     planted = site / "planted.html"
@@ -262,6 +283,7 @@ def main(site):
                 formulas += set_
                 asked += requested
         found += figure(browser, address)
+        found += search(browser, address)
         found += counter_check(browser, address, site)
     finally:
         browser.quit()
