@@ -15,6 +15,7 @@ from importlib import import_module
 
 import nbformat
 import numpy as np
+import problems
 import pytest
 from scipy import stats
 from test_docs import GROUND, NAMES, ROOMS
@@ -25,7 +26,7 @@ from rsf.lab import notebooks
 from rsf.lab.records import ROOT
 from rsf.sampling import log_k_bound
 
-FIGURE = notebooks.FIGURE.read_text(encoding="utf-8")
+FIGURE = problems.FIGURE.read_text(encoding="utf-8")
 
 
 def module_of(name):
