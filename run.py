@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Set up and run: `python3 run.py` runs every notebook, `lab` opens them, `test` tests everything.
 
-Needs Python 3.11 or newer, pip and venv. Other words go to `python -m rsf`: notebooks, figures, experiment,
-bench, audit, verify.
+Needs Python 3.11 or newer, pip and venv. `site` builds the site, `site --check` opens it in a browser. Other
+words go to `python -m rsf`: notebooks, figures, experiment, bench, audit, verify.
 """
 
 import hashlib
@@ -44,15 +44,20 @@ def set_up(extra):
 def main(words):
     if sys.version_info < (3, 11):
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
-    testing = words == ["test"]
+    extra = "lab"
+    commands = [["-m", "rsf", *(words or ["notebooks", "run"])]]
+    if words == ["test"]:
+        extra = "test"
+        tools = ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "--nbval"]
+        commands = [["-m", *tool] for tool in tools]
+    elif words[:1] == ["site"]:
+        extra = "site"
+        commands = [["docs/make.py", *words[1:]]]
     try:
-        set_up("test" if testing else "lab")
+        set_up(extra)
     except subprocess.CalledProcessError as error:
         return error.returncode  # pip has said why
-    commands = [["rsf", *(words or ["notebooks", "run"])]]
-    if testing:
-        commands = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "--nbval"]]
-    codes = [subprocess.run([PYTHON, "-m", *command], cwd=ROOT).returncode for command in commands]
+    codes = [subprocess.run([PYTHON, *command], cwd=ROOT).returncode for command in commands]
     return next((code for code in codes if code), 0)  # a lint error hides no failing test
 
 
