@@ -30,7 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "results" / "environments.json"
 PLACE = ROOT / "build" / "environments"
 
-# Colab's runtime as its public package lists had it in August 2026; its Python is 3.13
+# Colab's runtime as its public package lists had it in August 2026
+COLAB_PYTHON = "3.13"
+PYTHON = ".".join(map(str, sys.version_info[:3]))
 COLAB = {
     "numpy": "2.1.3",
     "scipy": "1.16.3",
@@ -107,8 +109,9 @@ def pip(python, *words):
 
 
 def versions(python):
-    """Return the installed version of each package of an environment, by its name in small letters."""
-    return {one["name"].lower(): one["version"] for one in json.loads(pip(python, "list", "--format=json"))}
+    """Return the installed version of each package of an environment, by its name as pip writes it."""
+    listed = json.loads(pip(python, "list", "--format=json"))
+    return {one["name"].lower().replace("_", "-"): one["version"] for one in listed}
 
 
 def elsewhere():
@@ -138,16 +141,22 @@ def set_up_lines(name):
     """Return the words of each %pip line of a notebook's first code cell, its archive named WHEEL."""
     cells = json.loads((notebooks.NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     source = "".join(next(cell for cell in cells if cell["cell_type"] == "code")["source"])
-    return [
-        re.sub(r"https://\S+\.zip", "WHEEL", line).split() for line in re.findall(r"%pip (.*)", source)
-    ]
+    return [re.sub(r"https://\S+\.zip", "WHEEL", line).split() for line in re.findall(r"%pip (.*)", source)]
 
 
 def strict(python, notebook, variables):
     """Run strict nbval on one notebook; return its row, and what differed as a list of dicts."""
     report = PLACE / f"{os.getpid()}.xml"
     began = time.perf_counter()
-    command = [str(python), "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-q"]
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=600",
+        "-q",
+    ]
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", f"--junitxml={report}", str(notebook)],
         cwd=notebook.parent,
@@ -234,7 +243,7 @@ def passed(label, runs):
         "commit": commit,
         "processor": provenance.processor(),
         "versions": {
-            "python": ".".join(map(str, sys.version_info[:3])),
+            "python": PYTHON,
             **{name: there[name] for name in SHOWN if name in there},
         },
         "minutes": round((time.perf_counter() - started) / 60, 1),
@@ -247,7 +256,9 @@ def passed(label, runs):
 def main(words):
     parser = argparse.ArgumentParser(prog="run.py environments", description=__doc__.splitlines()[0])
     parser.add_argument("environment", choices=("colab", "newest", "lines", *LINES))
-    parser.add_argument("notebooks", nargs="*", help="their first characters, such as 07; default: all, stored")
+    parser.add_argument(
+        "notebooks", nargs="*", help="their first characters, such as 07; default: all, stored"
+    )
     options = parser.parse_args(words)
     names = notebooks.names(options.notebooks)
     PLACE.mkdir(parents=True, exist_ok=True)
@@ -255,7 +266,7 @@ def main(words):
     different = False
     for label in chosen:
         if label == "colab":
-            extra = {"wanted": COLAB, "instead": {"python": "3.13", **CAPPED}}
+            extra = {"wanted": {"python": COLAB_PYTHON, **COLAB}, "instead": {"python": PYTHON, **CAPPED}}
             record = passed(label, colab(names)) | extra
         elif label == "newest":
             record = passed(label, newest(names)) | {"capped": CAPPED}

@@ -44,6 +44,11 @@ def test_each_word_installs_what_it_needs_once(run):
     assert [command[2] for command in run.asked if command[2] != "pip"][:3] == ["rsf", "rsf", "rsf"]
 
 
+def test_environments_are_compared_with_the_tests_tools(run):
+    assert run.main(["environments", "lines", "07"]) == 0
+    assert installed(run) == [".[test]"] and run.asked[-1][1:] == ["tests/environments.py", "lines", "07"]
+
+
 def test_other_files_make_another_environment(run):
     run.main([])
     run.DECLARED[0].write_text("changed")

@@ -9,7 +9,7 @@ from rsf.lab.report.conformance import power_table
 from rsf.lab.report.corpus import corpus_table, transfer_table
 from rsf.lab.report.findings import findings, findings_zh
 from rsf.lab.report.generation import generation_figure, generation_table, sums_table
-from rsf.lab.report.overview import overview_figure, setup_line
+from rsf.lab.report.overview import article_table, environments_table, overview_figure, setup_line
 from rsf.lab.report.sampling import sampling_figure, sampling_table
 from rsf.lab.report.selection import selection_figure, selection_table
 from rsf.lab.report.sweep import sweep_figure, sweep_table
@@ -34,6 +34,8 @@ TABLES = {
         selection_table,
         generation_table,
         power_table,
+        article_table,
+        environments_table,
     ),
     "rsf/lab/data/embedded/README.md": (corpus_table, transfer_table),
 }
