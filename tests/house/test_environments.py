@@ -37,27 +37,19 @@ def test_set_up_cells_install_the_package_alone_and_what_colab_lacks():
         assert not asked & environments.COLAB.keys(), name
 
 
-@pytest.fixture
-def notebook(tmp_path):
-    """Return a function that writes a notebook of one cell, with what is stored as its output."""
-
-    def write(stored):
-        output = nbformat.v4.new_output("stream", text=stored)
-        cell = nbformat.v4.new_code_cell("print(1 + 1)", execution_count=1, outputs=[output])
-        (tmp_path / "pytest.ini").write_text("[pytest]\n")
-        file = tmp_path / "00_small.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), file)
-        return file
-
-    return write
-
-
-def test_a_cell_that_differs_is_named_and_one_that_does_not_is_not(notebook, monkeypatch, tmp_path):
+def test_the_cell_that_differs_is_named_and_no_other(monkeypatch, tmp_path):
     monkeypatch.setattr(environments, "PLACE", tmp_path)
-    row, found = environments.strict(sys.executable, notebook("2\n"), environments.elsewhere())
-    assert row["cells"] == 1 and found == []
-    row, (found,) = environments.strict(sys.executable, notebook("3\n"), environments.elsewhere())
-    assert (found["notebook"], found["cell"]) == ("00_small", "Cell 0")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    cells = [
+        nbformat.v4.new_code_cell(
+            "print(1 + 1)", execution_count=1, outputs=[nbformat.v4.new_output("stream", text=stored)]
+        )
+        for stored in ("2\n", "3\n")
+    ]
+    file = tmp_path / "00_small.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), file)
+    row, (found,) = environments.strict(sys.executable, file, environments.elsewhere())
+    assert row["cells"] == 2 and (found["notebook"], found["cell"]) == ("00_small", "Cell 1")
     assert str(tmp_path) not in found["what"] and "3" in found["what"]
 
 
