@@ -59,8 +59,9 @@ def test_a_notebook_without_a_report_is_a_difference(tmp_path, monkeypatch):
     assert found["cell"] == "" and "not found" in found["what"]
 
 
-@pytest.mark.parametrize("label", ["colab", "newest", *environments.LINES])
+@pytest.mark.parametrize("label", STORED)
 def test_what_is_stored_of_each_environment_is_whole(label):
+    assert label in ("colab", "newest", *environments.LINES)
     record = STORED[label]
     assert record["verdict"] == ("different" if record["differences"] else "equal")
     assert set(record["notebooks"]) <= set(notebooks.names()) and len(record["notebooks"]) >= 14
