@@ -107,7 +107,7 @@ def _readability(name, notebook):
         (f"{words} words, more than {WORDS}", words > WORDS),
         (  # the first line is pip's own
             "its set-up cell has more than ten lines after the installation",
-            len(_code_lines(code[0].source.partition("%pip")[2] if code else "")) > 11,
+            len(_code_lines(code[0].source.rpartition("%pip")[2] if code else "")) > 11,
         ),
     )
     for cell in code:

@@ -52,6 +52,11 @@ def test_the_site_has_an_extra_and_a_script_of_its_own(run):
     assert started == [["docs/make.py"], ["docs/make.py", "--check"], ["-m", "rsf", "lab"]]
 
 
+def test_environments_are_compared_with_the_tests_tools(run):
+    assert run.main(["environments", "lines", "07"]) == 0
+    assert installed(run) == [".[test]"] and run.asked[-1][1:] == ["tests/environments.py", "lines", "07"]
+
+
 def test_other_files_make_another_environment(run):
     run.main([])
     run.DECLARED[0].write_text("changed")
