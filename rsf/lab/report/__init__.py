@@ -37,6 +37,8 @@ TABLES = {
         selection.selection_table,
         generation.generation_table,
         overview.power_table,
+        overview.article_table,
+        overview.environments_table,
     ),
     "rsf/lab/data/embedded/README.md": (corpus.corpus_table, corpus.transfer_table),
 }
