@@ -6,7 +6,7 @@ import torch
 import transformers as tf
 from datasets import Dataset
 
-from rsf.lab import arms, models, records, verify
+from rsf.lab import arms, compact, models, records, verify
 from rsf.lab.data import passages
 from rsf.lab.models.last_layer import LastLayer
 from rsf.lab.tasks import carry, images, questions, topics
@@ -153,14 +153,30 @@ def test_a_question_without_an_answer_is_named():
 
 
 def test_f1_is_made_again_from_that_of_each_question():
-    record = next(run for run in records.runs("questions-one-pass") if run["arm"] == "article")
+    section = records.protocol("questions-one-pass")
+    f1 = np.random.default_rng(0).integers(0, 2, section["test"]) / 2
+    budget = 3 * section["train"]
+    numbers = {
+        "accuracy": 0.0,
+        "right": compact.pack(f1 == 1),
+        "f1": float(f1.mean()),
+        "f1_each": compact.pack_values(f1),
+        **compact.decisions([1] * 50, [1] * 50),
+        "forward_passes": budget,
+        "budget": budget,
+        "scored": 0,
+        "trained": section["train"],
+        "steps": 50,
+    }
+    record = {"experiment": "questions-one-pass", "arm": "plain", "seed": 300, "numbers": numbers}
+    record |= {"data": "squad: local copy of SQuAD 1.1", "model": "bert: embedded, all-MiniLM-L6-v2"}
     assert verify.recompute(record) == []
-    changed = record | {"numbers": record["numbers"] | {"f1": record["numbers"]["f1"] + 0.01}}
     with pytest.raises(ValueError, match="f1 is 0"):
-        verify.recompute(changed)
-    elsewhere = record | {"data": "squad: embedded, made passages"}
+        verify.recompute(record | {"numbers": numbers | {"f1": numbers["f1"] + 0.01}})
+    with pytest.raises(ValueError, match="the number of f1_each"):
+        verify.recompute(record | {"numbers": numbers | {"f1_each": compact.pack_values(f1[1:])}})
     with pytest.raises(ValueError, match="its data are 'squad: embedded"):
-        verify.recompute(elsewhere)
+        verify.recompute(record | {"data": "squad: embedded, made passages"})
 
 
 # ---- bad input

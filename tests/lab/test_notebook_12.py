@@ -35,6 +35,7 @@ def test_each_task_declares_the_three_contrasts_of_one_family():
 
 
 def test_stored_runs_spent_the_same_but_for_a_block():
-    for name in tasks.TASKS:
-        spent = [run["numbers"]["forward_passes"] for run in records.runs(name) if run["arm"] != "floor"]
+    for name in (name for name in tasks.TASKS if not records.missing(name)):
+        numbers = [run["numbers"] for run in records.runs(name) if run["arm"] != "floor"]
+        spent = [one["forward_passes"] for one in numbers if "stopped" not in one]
         assert np.ptp(spent) <= 4 * records.protocol(name)["batch_size"]

@@ -39,6 +39,7 @@ TABLES = {
         selection.selection_table,
         generation.generation_table,
         overview.power_table,
+        overview.environments_table,
     ),
     "rsf/lab/data/embedded/README.md": (corpus.corpus_table, corpus.transfer_table),
 }

@@ -61,10 +61,30 @@ def setup_line() -> str:
     """Return README's measured costs of its two commands, from results/setup.json."""
     cost = json.loads((records.RESULTS / "setup.json").read_text(encoding="utf-8"))
     return (
-        f"Measured on {cost['machine']}, from a fresh clone: `python3 run.py` {cost['run_minutes']:.0f} min "
-        f"({cost['install_minutes']:.1f} min of them once, for the environment), then `python3 run.py test` "
-        f"{cost['test_minutes']:.0f} min; {cost['memory_gib']:.1f} GiB of memory at the most, "
-        f"{cost['disk_gib']:.1f} GiB of disk."
+        f"Measured on {cost['machine']}, from a fresh clone: run {cost['run_minutes']:.0f} min "
+        f"({cost['install_minutes']:.1f} of them set-up, once), test {cost['test_minutes']:.0f} min; "
+        f"{cost['memory_gib']:.1f} GiB of memory, {cost['disk_gib']:.1f} GiB of disk."
+    )
+
+
+def environments_table() -> str:
+    """Return where all notebooks were compared strictly, and what differed (tests/environments.py)."""
+    stored = json.loads((records.RESULTS / "environments.json").read_text(encoding="utf-8"))
+    return table(
+        ("environment", "verdict", "cells that differ", "versions, Python first", "minutes", "commit, day"),
+        [
+            (
+                name,
+                f"{one['verdict']}, {len(one['notebooks'])} notebooks",
+                ", ".join(
+                    f"{found['notebook'][:3].strip('_')} {found['cell']}" for found in one["differences"]
+                ),
+                ", ".join(f"{key} {version}" for key, version in list(one["versions"].items())[:8]),
+                f"{one['minutes']:.0f}",
+                f"{one['commit'][:7]}, {one['date'][:10]}",
+            )
+            for name, one in stored.items()
+        ],
     )
 
 

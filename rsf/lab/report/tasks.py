@@ -12,7 +12,14 @@ TASKS = {
 }
 HEAD = (
     *("task, measure", "floor", "plain", "article", "twin", "article minus plain, points"),
-    *("above the floor", "no lower by the margin", "gain", "rejected, %", "updates, of plain's"),
+    *(
+        "above the floor",
+        "no lower by the margin",
+        "gain",
+        "rejected, %",
+        "updates, of plain's",
+        "ended early",
+    ),
 )
 
 
@@ -24,7 +31,7 @@ def tasks_table() -> str:
         found = [verdicts.judged(contrast) for contrast in verdicts.contrasts(name)]
         words = [finding.judgement.word for finding in found]
         if "open" in words:
-            rows.append([shown, *[""] * 5, *words, "", ""])
+            rows.append([shown, *[""] * 5, *words, *[""] * 3])
             continue
         runs = {arm: verdicts.of_arm(name, arm) for arm in ("floor", "plain", "article", "twin")}
         scores = [f"{np.mean(list(verdicts.measured(one, measure).values())):.2f}" for one in runs.values()]
@@ -40,6 +47,7 @@ def tasks_table() -> str:
                 *words,
                 f"{100 * (1 - kept):.0f}",
                 f"{steps / most:.2f}",
+                sum("stopped" in run["numbers"] for run in runs["article"].values()),
             ]
         )
     return table(HEAD, rows)
