@@ -38,6 +38,7 @@ TABLES = {
         generation.sums_table,
         selection.selection_table,
         generation.generation_table,
+        generation.growth_table,
         overview.power_table,
         overview.environments_table,
     ),
