@@ -2,10 +2,13 @@
 everywhere.
 
 `notebooks/text/NN_name.md` (MyST) is what one edits; `notebooks/NN_name.ipynb` is built from it, executed,
-and compared by `pytest --nbval`. Needs a checkout and the extra `lab`.
+and compared by `pytest --nbval`. `notebooks/text/zh/NN_name.md` has its paragraphs in Chinese, each under the
+mark of the English one, `<!-- 3f2a91c0 -->`: `notebooks/zh/NN_name.ipynb` has these in their place, and the
+English cells of code with their outputs. Needs a checkout and the extra `lab`.
 """
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -30,6 +33,7 @@ ENVIRONMENT = {**QUIET, "RSF_SOURCE": "embedded", "HF_HUB_OFFLINE": "1", "CUDA_V
 SECONDS = 600  # most for one cell
 HELD, FAILED = r": PASS$|^counter-check: .* REFUSED,", r": FAIL$|^counter-check FAILED"
 COLUMNS, WORDS = 100, 2_500  # most for a line of code, and for the words of a notebook
+PARAGRAPH = re.compile(r"^```[\s\S]*?^```|.+(\n(?!```).+)*", re.MULTILINE)  # code in prose is one, too
 LINES, MEDIAN = 24, 8  # most for a code cell, and for the median of them
 
 
@@ -46,8 +50,9 @@ def names(wanted=()):
     return [name for name in there if not wanted or name.startswith(tuple(wanted))]
 
 
-def from_text(name):
-    """Return a notebook, not executed, as its text says, with the project's address and version filled in."""
+def from_text(name, language=""):
+    """Return a notebook, not executed, as its text says, with the project's address and version filled in; in
+    another language where `text/LANGUAGE` has a paragraph."""
     import jupytext
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -55,21 +60,59 @@ def from_text(name):
     places = {
         "repository": address,
         "version": project["version"],
-        "colab": f"{address.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/notebooks/{name}.ipynb",
+        "colab": f"{address}/blob/main/notebooks/{language and language + '/'}{name}.ipynb".replace(
+            "https://github.com", "https://colab.research.google.com/github"
+        ),
     }
-    text = re.sub(
-        r"\{\{ (\w+) \}\}", lambda match: places[match[1]], (TEXT / f"{name}.md").read_text(encoding="utf-8")
-    )
-    notebook = jupytext.reads(text, fmt="md:myst")
+    notebook = jupytext.reads((TEXT / f"{name}.md").read_text(encoding="utf-8"), fmt="md:myst")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
         **({"accelerator": "GPU", "colab": {"gpuType": "T4"}} if notebook.metadata.get("gpu") else {}),
     }
+    theirs = translation(name, language) if language else {}
+    words = {ours: theirs.get(mark, ours) for mark, ours in paragraphs(name).items()}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{name.split('_')[0]}-{number:03d}"
+        source = PARAGRAPH.sub(lambda match: words.get(match[0], match[0]), cell.source)
+        cell.source = re.sub(r"\{\{ (\w+) \}\}", lambda match: places[match[1]], source)
+        if "alt" in cell.metadata:
+            cell.metadata["alt"] = words[cell.metadata["alt"]]
     return notebook
+
+
+def paragraphs(name):
+    """Return what there is to translate in a text, alternative texts among it, in order, by its marks: the
+    beginnings of SHA-256."""
+    text = (TEXT / f"{name}.md").read_text(encoding="utf-8").partition("\n---\n")[2]
+    text = re.sub(r'^```\{(?:(?!```).*\n)*?:alt: "(.*)"\n[\s\S]*?^```', r"\1", text, flags=re.MULTILINE)
+    found = (match[0] for match in PARAGRAPH.finditer(text))
+    return {hashlib.sha256(one.encode()).hexdigest()[:8]: one for one in found if not one.startswith("```")}
+
+
+def translation(name, language):
+    """Return the paragraphs of a translation by the marks above them, in order."""
+    text = (TEXT / language / f"{name}.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^<!-- (\w{8}) -->\n(.*(?:\n.+)*)", text, re.MULTILINE))
+
+
+def translate(name, language):
+    """Store a committed notebook in another language, each figure's alternative text also as its caption;
+    return what the two texts do not share, a line each."""
+    import nbformat
+
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+    cells = []
+    for cell, told in zip(notebook.cells, from_text(name, language).cells, strict=True):
+        cell.update(source=told.source, metadata=told.metadata)
+        _describe(cell)
+        caption = nbformat.v4.new_markdown_cell(f"*{cell.metadata.get('alt')}*", id=f"{cell.id}-caption")
+        cells += [cell, caption] if "alt" in cell.metadata else [cell]
+    notebook.cells = cells
+    nbformat.write(notebook, NOTEBOOKS / language / f"{name}.ipynb")
+    ours, theirs = paragraphs(name), translation(name, language)
+    return [f"{name}: <!-- {mark} --> {(ours | theirs)[mark]:.70}" for mark in ours.keys() ^ theirs.keys()]
 
 
 def execute(notebook, environment):
@@ -92,9 +135,14 @@ def execute(notebook, environment):
             cell.metadata.pop("execution", None)
             if cell.cell_type == "code":
                 cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-            for output in _outputs_of(cell, "image/png"):
-                if "alt" in cell.metadata:  # in the text a line `:alt: "..."` under the cell's first
-                    output.metadata["image/png"] = {"alt": cell.metadata["alt"]}
+            _describe(cell)
+
+
+def _describe(cell):
+    """Store a cell's alternative text, in the text a line `:alt: "..."` under its first, with its figures."""
+    for output in _outputs_of(cell, "image/png"):
+        if "alt" in cell.metadata:
+            output.metadata["image/png"] = {"alt": cell.metadata["alt"]}
 
 
 def build(wanted=()):
