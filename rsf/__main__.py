@@ -5,12 +5,12 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 from importlib import import_module
 
 from rsf.acceptance import refuse_if
 
-BENCHMARKS = ("sampling", "selection", "generation")
 AUDITED = ("above", "tilted", "clipped", "easy", "constant", "best_of")
 
 
@@ -85,11 +85,11 @@ def bench(name):
     print(f"made {file.relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
-def full(names, pack, tiny, minutes, out, jobs):
-    """Run what the full sections lack while there is time, or pack an archive for a GPU without network."""
+def full(names, minutes, out, jobs):
+    """Run what the full sections lack, for as long as there is time."""
     from rsf.lab import full
 
-    for line in [f"made {full.pack(tiny=tiny)}"] if pack else full.run(names, minutes, out, jobs):
+    for line in full.run(names, minutes, out, jobs):
         print(line, flush=True)
 
 
@@ -107,22 +107,19 @@ def notebooks(task, names):
         print("\n".join(found) or "notebooks: the Chinese ones say what the English ones say")
         return bool(found)
     if task == "check":
-        found = [f"{name}: {problem}" for name in wanted for problem in notebooks.problems(name)]
-        print("\n".join(found) or "notebooks: nothing to mend")
-        return bool(found)
-    bar = tqdm(total=len(wanted), unit="notebook", file=sys.stderr)
-    if task == "build":
-        for name, seconds in notebooks.build(names):
-            bar.update()
-            bar.write(f"{name}: built in {seconds:.1f} s", file=sys.stdout)
-        return bar.close()
+        files = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
+        which = f"(no_problems or zh) and ({' or '.join(wanted)})"
+        return subprocess.call(
+            [sys.executable, "-m", "pytest", "-q", *files, "-k", which], cwd=notebooks.ROOT
+        )
+    work = notebooks.build(names) if task == "build" else notebooks.run(names)
     rows = []
-    for row in notebooks.run(names):
+    for row in tqdm(work, total=len(wanted), unit="notebook", file=sys.stderr):
+        tqdm.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
         rows.append(row)
-        bar.update()
-        bar.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
-    bar.close()
-    width = max(len(row["notebook"]) for row in rows)
+    if task == "build":
+        return False
+    width = max(map(len, wanted))
     print(f"\n{'notebook':{width}}  seconds    checks  verdict")
     for row in rows:
         print(f"{row['notebook']:{width}}  {row['seconds']:7.1f}  {row['checks']:>8}  {row['verdict']}")
@@ -132,9 +129,9 @@ def notebooks(task, names):
 
 def lab(name, port=None, browser=True):
     """Open JupyterLab on copies in build/lab/, so that reading changes nothing in the checkout."""
-    from rsf.lab import door
+    from rsf.lab import notebooks
 
-    return door.open_lab(name, port=port, browser=browser)
+    return notebooks.open_lab(name, port=port, browser=browser)
 
 
 def figures():
@@ -241,11 +238,9 @@ ARGUMENTS = {
         "--rates": {"type": float, **SEVERAL},
         "--again": {"help": "into build/again/, beside the stored numbers", **SWITCH},
     },
-    bench: {"name": {"choices": BENCHMARKS}},
+    bench: {"name": {"choices": ("sampling", "selection", "generation")}},
     full: {
         "names": {"nargs": "*", "help": "sections; default: all, the most valuable first"},
-        "--pack": {"help": "write the archive for a machine without network into build/", **SWITCH},
-        "--tiny": {"help": "with --pack: for a trial on a CPU", **SWITCH},
         "--minutes": {"type": float, "default": 9},
         "--out": {"default": "build/full", "help": "gets result files and checkpoints; on Colab on Drive"},
         "--jobs": {"type": int, "help": "runs of the embedded model side by side; default: what fits"},

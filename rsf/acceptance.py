@@ -48,16 +48,18 @@ def warn_if(doubtful: object, message: str) -> None:
         logger.warning(message)
 
 
-def refuse_where(wrong: np.ndarray, message: str, **values: np.ndarray) -> None:
-    """Raise ValueError if something is wrong anywhere, its message filled in with the first place.
+def refuse_where(
+    wrong: np.ndarray, message: str, error: type[Exception] = ValueError, **values: np.ndarray
+) -> None:
+    """Raise an error if something is wrong anywhere, its message filled in with the first place.
 
-    `values` are arrays of the same shape; the message gets theirs at that place.
+    `values` are arrays of the same shape, or with more axes behind; the message gets theirs at that place.
 
     >>> refuse_where(np.array([False, False]), "{r} at index {place} is wrong", r=np.array([1.0, 2.0]))
     """
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(message.format(place=place, **{name: at[place] for name, at in values.items()}))
+        raise error(message.format(place=place, **{name: at[place] for name, at in values.items()}))
 
 
 def whole(name: str, number: object, least: int = 1) -> int:
@@ -109,7 +111,6 @@ def log_acceptance(log_p: ArrayLike, log_q: ArrayLike, log_k: ArrayLike) -> np.n
             name + " is {value} at index {place}: a log density must be a number below +inf",
             value=value,
         )
-    log_p, log_q = np.broadcast_arrays(log_p, log_q)
     return np.where(np.isneginf(log_p), -np.inf, log_p - log_q - log_k)
 
 

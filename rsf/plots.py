@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 
 TARGET, PROPOSAL, KEPT, REJECTED, CONTROL = "#222222", "#9A9A9A", "#0072B2", "#D55E00", "#882255"
 ARMS = {"plain": TARGET, "article": KEPT, "random": CONTROL, "twin": "#009E73"}
@@ -27,7 +26,7 @@ _STYLE = {
 @contextmanager
 def figure(
     title: str, columns: int = 1, width: float = 8.0, height: float = 3.6, *, sharey: bool = False
-) -> Iterator[Axes | np.ndarray]:
+) -> Iterator[plt.Axes | np.ndarray]:
     """Give the axes of a figure whose title states the finding: one Axes, or an array of them.
 
     Width and height are in inches; with `sharey` all axes have the scale of the first.
@@ -39,7 +38,7 @@ def figure(
 
 
 def dots_with_intervals(
-    axis: Axes, groups: Mapping[str, tuple[Sequence[float], str]], level: float = 0.95
+    axis: plt.Axes, groups: Mapping[str, tuple[Sequence[float], str]], level: float = 0.95
 ) -> None:
     """Draw each group's values (n,) as dots, and beside them their mean with its t interval.
 
@@ -49,9 +48,10 @@ def dots_with_intervals(
 
     for place, (values, colour) in enumerate(groups.values()):
         n = len(values)
-        mean = sum(values) / n
         half = stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(values)
         axis.plot([place - 0.08] * n, values, "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
-        axis.errorbar([place + 0.08], [mean], [half], fmt="o", color=colour, capsize=4, markersize=7)
+        axis.errorbar(
+            [place + 0.08], [sum(values) / n], [half], fmt="o", color=colour, capsize=4, markersize=7
+        )
     axis.set_xticks(range(len(groups)), list(groups))
     axis.set_xlim(-0.6, len(groups) - 0.4)

@@ -31,6 +31,34 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
+        *("a server's own min_p", "generation/engines.py"),
+        '"min_p": 0.0}',
+        '"min_p": 0.2}',
+        "generation/test_engines.py",
+        "first_tokens_follow_q",
+    ),
+    Mutation(
+        *("a seed of few bits", "generation/engines.py"),
+        "int(rng.integers(2**31))",
+        "int(rng.integers(2**4))",
+        "generation/test_engines.py",
+        "each_sample_is_one_request",
+    ),
+    Mutation(
+        *("what a failed block drew is forgotten", "generation/drafts.py"),
+        "error.drafts = found | {",
+        "error.drafts = found and {",
+        "generation/test_engines.py",
+        "loses_nothing_and_a_second_call_goes_on",
+    ),
+    Mutation(
+        *("shares in another order", "generation/engines.py"),
+        "{i + n * place: row",
+        "{n * i + place: row",
+        "generation/test_sharing.py",
+        "two_samplers_in_a_list",
+    ),
+    Mutation(
         *("outcomes without a law pass", "checks/conformance.py"),
         "beyond = [outcome for outcome in seen if outcome not in law]",
         "beyond = []",

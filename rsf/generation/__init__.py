@@ -1,7 +1,7 @@
 """From a model's own samples to training data: sample, judge, keep, fine-tune, and again.
 
-Names are loaded when they are asked for: `sample_and_judge` needs `datasets`, the others PyTorch and
-transformers too.
+Names are loaded when they are asked for: `sample_and_judge` needs `datasets`, `server_sampler` openai
+too, the others PyTorch and transformers.
 """
 
 from importlib import import_module
@@ -11,22 +11,32 @@ _FILES = {
     "RewardError": "judging",
     "RoundReport": "rounds",
     "SamplingReport": "judging",
+    "ServerSampler": "engines",
+    "Shared": "engines",
+    "Unfinished": "drafts",
     "encode": "encoding",
     "model_sampler": "sampler",
     "pairs": "judging",
     "rsf_rounds": "rounds",
     "sample_and_judge": "judging",
+    "server_sampler": "engines",
+    "shared": "engines",
 }
 __all__ = [
     "ModelSampler",
     "RewardError",
     "RoundReport",
     "SamplingReport",
+    "ServerSampler",
+    "Shared",
+    "Unfinished",
     "encode",
     "model_sampler",
     "pairs",
     "rsf_rounds",
     "sample_and_judge",
+    "server_sampler",
+    "shared",
 ]
 
 

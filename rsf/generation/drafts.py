@@ -187,6 +187,14 @@ def _form(row: object, columns: Sequence[str]) -> object:
     return isinstance(row, list) if isinstance(row, (str, list)) and len(columns) == 1 else None
 
 
+class Unfinished(RuntimeError):
+    """A sampler could not draw all samples; `drafts` holds those that it drew, {place: {column: value}}."""
+
+    def __init__(self, message: str, drafts: dict[int, dict]) -> None:
+        super().__init__(message)
+        self.drafts = drafts
+
+
 def key_of(sample: Callable) -> str | None:
     """Return what a sampler depends on, its `key`; None if it does not say.
 
@@ -222,6 +230,30 @@ def drafted(
     file = folder and Path(folder) / f"{hashlib.sha256(json.dumps(source).encode()).hexdigest()[:32]}.json"
     if file and file.exists():
         return json.loads(file.read_text(encoding="utf-8")), coins
+    part = file and file.with_suffix(".part.json")  # of a block that could not be finished
+    had = json.loads(part.read_text(encoding="utf-8")) if part and part.exists() else {}
+    found = {int(place): row for place, row in had.items()}
+    waiting = [i for i in range(len(rows)) if i not in found]
+    try:
+        new = drawn(sample, [prompts[i] for i in waiting], [rngs[i] for i in waiting])
+    except Unfinished as error:
+        error.drafts = found | {waiting[i]: row for i, row in error.drafts.items()}
+        if file:
+            write_json(part, error.drafts, default=lambda number: number.item())
+        raise
+    found |= dict(zip(waiting, new, strict=True))
+    drafts = {name: [found[i][name] for i in range(len(rows))] for name in found[0]}
+    drafts = dict.fromkeys(("log_probability", "tokens", "ended"), [None] * len(prompts)) | drafts
+    if file:
+        write_json(file, drafts, default=lambda number: number.item())  # NumPy's numbers
+        part.unlink(missing_ok=True)
+    return drafts, coins
+
+
+def drawn(
+    sample: Callable, prompts: Sequence[str | Conversation], rngs: Sequence[np.random.Generator]
+) -> list[dict]:
+    """Return what a sampler gives, a row for each prompt; refuse what is not one text for each."""
     drafts = sample(prompts, rngs)
     drafts = drafts if isinstance(drafts, Mapping) else {"completion": drafts}
     drafts = {name: [values] if isinstance(values, str) else list(values) for name, values in drafts.items()}
@@ -230,10 +262,7 @@ def drafted(
         wrong or not all(isinstance(text, str) for text in drafts.get("completion", [None])),
         f"the sampler must give one str for each of {len(prompts)} prompts, got {wrong or 'other types'}",
     )
-    drafts = dict.fromkeys(("log_probability", "tokens", "ended"), [None] * len(prompts)) | drafts
-    if file:
-        write_json(file, drafts, default=lambda number: number.item())  # NumPy's numbers
-    return drafts, coins
+    return [dict(zip(drafts, row, strict=True)) for row in zip(*drafts.values(), strict=True)]
 
 
 class Table:

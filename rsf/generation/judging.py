@@ -51,6 +51,7 @@ class SamplingReport:
     without : positions of the prompts that had no sample accepted
     wanted : with `until_accepted`, how many of each prompt
     reached : prompts that had `samples_per_prompt` accepted, with `cost` samples in all
+    engine : what a `server_sampler` found out about its engine
 
     >>> print(SamplingReport(prompts=2, samples=8, accepted=3, tokens=40, without=[1]))
     3 accepted of 8 samples (0.3750); 1 of 2 prompts without any; 0 skipped, 40 tokens decoded
@@ -68,6 +69,7 @@ class SamplingReport:
     reached: int = 0
     cost: int = 0
     without: list[int] = field(default_factory=list, repr=False)
+    engine: str = ""
 
     def add(
         self, log_a: np.ndarray, accepted: np.ndarray, tokens: Sequence[int | None], slack: float
@@ -103,7 +105,7 @@ class SamplingReport:
             f"{self.accepted:,} accepted of {self.samples - self.skipped:,} samples "
             f"({self.acceptance_rate:.4f}){less if self.kept < self.accepted else ''}; "
             f"{len(self.without):,} of {self.prompts:,} prompts without any; {until}"
-            f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded"
+            f"{self.skipped:,} skipped, {self.tokens:,} tokens decoded{self.engine and '; '}{self.engine}"
         )
 
 
@@ -218,8 +220,8 @@ def sample_and_judge(
             error.completions = drafts.get("completion")
             raise
     enough = accepted >= samples_per_prompt
-    report.reached = int(enough.sum())
-    report.cost = int(drawn[enough].sum())
+    report.reached, report.cost = int(enough.sum()), int(drawn[enough].sum())
+    report.engine = getattr(sample, "engine", "")
     report.without = np.flatnonzero(accepted == 0).tolist()
     judged = judged.close()
     kept = judged.select(np.flatnonzero(judged.data["kept"].to_numpy()))

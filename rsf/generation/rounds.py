@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from rsf.acceptance import refuse_if
+from rsf.acceptance import refuse_if, whole
 from rsf.accounts import TRAIN, write_json, write_whole
 from rsf.generation.drafts import as_dataset, check_call, key_of, rows_of
 from rsf.generation.encoding import encode, tokens_of
+from rsf.generation.engines import on_one
 from rsf.generation.judging import SamplingReport, sample_and_judge
 from rsf.generation.sampler import digest, model_sampler, positions
 from rsf.rules import BaseRule
@@ -50,7 +51,7 @@ class RoundReport:
 
     reward : mean reward of all that was sampled, with the model before training
     examples : kept and supervised, trained on
-    steps, loss : of the Trainer
+    steps, loss : of the Trainer (which tells, of several processes, the first one's loss)
     spent : forward passes of one token, all rounds so far
     stopped : why no further round was begun, None if there was one
     """
@@ -100,6 +101,9 @@ def rsf_rounds(
 ) -> list[RoundReport]:
     """Train `model` in place on what it writes and the rule keeps; return a RoundReport for each round.
 
+    Called in each of the processes that torchrun started, it samples and trains on all of their devices;
+    the first of them judges, and what is kept is what one process would keep.
+
     Parameters
     ----------
     model, tokenizer : as for transformers.Trainer; with LoRA, the model that `peft` made
@@ -108,7 +112,7 @@ def rsf_rounds(
     args : transformers.TrainingArguments
         Of each round's training (a new optimiser and schedule each). `args.output_dir` gets a folder a
         round: the model, what was sampled and a report. Called again with the same arguments, it goes on
-        from there (a training cut off starts its round anew).
+        from there (a training cut off starts its round anew). All processes must see the folder.
     rounds : int
         The most rounds.
     supervised : datasets.Dataset, or rows, with "prompt" and "completion", optional
@@ -140,7 +144,13 @@ def rsf_rounds(
     }
     prompts = as_dataset(prompts, "prompts")
     supervised = as_dataset([] if supervised is None else supervised, "supervised", ("prompt", "completion"))
-    _check_loop(args, rounds, on_round, [target_reward, saturation, budget])
+    refuse_if(not callable(on_round or str), f"on_round must be a function of a report, got {on_round!r:.80}")
+    limits = [target_reward, saturation, budget]
+    refuse_if(
+        not all(one is None or (isinstance(one, Real) and one == one) for one in limits),
+        f"target_reward, saturation and budget must be numbers, got {limits}",
+    )
+    rounds = whole("rounds", rounds)
     sampler = sampler or model_sampler
     sample = sampler(model.to(args.device), tokenizer)
     check_call(sample, prompts, reward, rule, rng, dedupe=dedupe, to_train=True, **drawing)
@@ -185,46 +195,37 @@ def _loop(
             reports[-1].stopped = f"the budget of {budget:,} forward passes is spent"
             break
         sample = sample if r == 1 else sampler(learner.model, learner.tokenizer)
-        folder = learner.report(r).parent if hasattr(sample, "key") else None
-        kept, judged, sampling = draw(sample, rng=rng, folder=folder, round=r)
-        mean = float(judged.data["reward"].to_pandas().mean())  # of those that have one; NaN if none has
-        report = RoundReport(r, sampling, mean, spent + tokens_of(judged, learner.tokenizer))
+        sampled = partial(_sampled, learner, partial(draw, rng=rng, round=r), r)
+        kept, report = on_one(sample, sampled, learner.args.world_size)
+        report.spent += spent
         before = reports[-1].sampling.acceptance_rate if reports else -np.inf
         reports.append(report)
-        if target_reward is not None and mean >= target_reward:
+        if target_reward is not None and report.reward >= target_reward:
             report.stopped = f"the mean reward reached {target_reward:g}"
-        elif saturation is not None and sampling.acceptance_rate - before < saturation:
+        elif saturation is not None and report.sampling.acceptance_rate - before < saturation:
             report.stopped = (
                 f"the acceptance rate rose by less than {saturation:g}, "
-                f"from {before:.4f} to {sampling.acceptance_rate:.4f}"
+                f"from {before:.4f} to {report.sampling.acceptance_rate:.4f}"
             )
         elif not len(kept) and not learner.gold:
             report.stopped = "nothing was kept, so there is nothing to train on"
         if report.stopped:
             break
         learner.train(kept, report)
-        learner.save(report, rule)
+        if learner.args.process_index == 0:
+            learner.save(report, rule)
         if on_round:
             on_round(report)
     reports[-1].stopped = reports[-1].stopped or f"{len(coins)} rounds are done"
     return reports
 
 
-def _check_loop(args: TrainingArguments, rounds: object, on_round: object, limits: list) -> None:
-    """Refuse what `rsf_rounds` cannot use, before anything is sampled."""
-    refuse_if(
-        args.world_size > 1,
-        f"rsf_rounds samples on one device, found {args.world_size}: show it one",
-        NotImplementedError,
-    )
-    refuse_if(
-        not (isinstance(rounds, Integral) and rounds >= 1), f"rounds must be at least 1, got {rounds!r:.80}"
-    )
-    refuse_if(not callable(on_round or str), f"on_round must be a function of a report, got {on_round!r:.80}")
-    refuse_if(
-        not all(one is None or (isinstance(one, Real) and one == one) for one in limits),
-        f"target_reward, saturation and budget must be numbers, got {limits}",
-    )
+def _sampled(learner: "Learner", draw: Callable, r: int, sample: Callable) -> tuple[Dataset, RoundReport]:
+    """Return what a round is to train on, and its report so far."""
+    folder = learner.report(r).parent if getattr(sample, "key", None) else None
+    kept, judged, sampling = draw(sample, folder=folder)
+    mean = float(judged.data["reward"].to_pandas().mean())  # of those that have one; NaN if none has
+    return kept, RoundReport(r, sampling, mean, tokens_of(judged, learner.tokenizer))
 
 
 class Learner:
@@ -247,7 +248,12 @@ class Learner:
         self.start = self.weights()
         refuse_if(not self.start, "the model has nothing to train: none of its parameters has requires_grad")
         self.gold = self.examples(supervised)
-        self.trainer(self.gold, self.home)  # what it refuses, it refuses before anything is sampled
+        trainer = self.trainer(self.gold, self.home)  # what it refuses, it refuses before anything is sampled
+        refuse_if(
+            trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
+            "rsf_rounds samples with a whole model in each process: start one per device with torchrun (DDP)",
+            NotImplementedError,
+        )
 
     def report(self, r: int) -> Path:
         """Return where the report of a round lies, which is written last."""
@@ -297,7 +303,6 @@ class Learner:
         trainer = self.trainer(examples, self.report(report.round).parent)
         result = trainer.train()
         trainer.save_model()
-        self.tokenizer.save_pretrained(trainer.args.output_dir)
         # mixed precision wraps the model; it would do so once more in each round
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         report.examples, report.steps = len(examples), result.global_step
@@ -306,7 +311,8 @@ class Learner:
         report.spent += TRAIN * round(trainer.state.epoch * tokens)
 
     def save(self, report: RoundReport, rule: BaseRule) -> None:
-        """Write the weights, to go on from bit for bit, and then the report: the round is done."""
+        """Write the weights, to go on from bit for bit, and last the report: the round is done."""
+        self.tokenizer.save_pretrained(self.report(report.round).parent)
         write_whole(self.trained(report.round), lambda part: save_file(self.weights(), part))
         write_json(self.report(report.round), asdict(report) | {"rule": rule.state_dict()})
         self.trained(report.round - 1).unlink(missing_ok=True)
@@ -332,4 +338,5 @@ class Learner:
             self.report(rounds + 1).exists(),
             f"{self.home} holds more than {rounds} rounds: ask for as many at least, or another output_dir",
         )
-        write_json(file, settings)
+        if self.args.process_index == 0:
+            write_json(file, settings)

@@ -219,7 +219,6 @@ def measured(
     tuning = rate is not None
     counts = compact.decisions(journal.counts["candidates"], journal.counts["kept"])
     report = trainer.loader.report
-    own = {"precision": precision(settings)} if "precision" in settings else {}
     numbers = {
         **compact.outcomes(
             logits(trainer.model, tested, collate, batch_size, length),
@@ -235,7 +234,7 @@ def measured(
         "steps": steps,
         **({"stopped": trainer.stopped} if trainer.stopped else {}),
         "learning_rate": settings["learning_rate"],
-        **own,
+        **({"precision": precision(settings)} if "precision" in settings else {}),
         "seconds": seconds,
     }
     return records.Run(*sources, device_name(), numbers)

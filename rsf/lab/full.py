@@ -1,8 +1,8 @@
 """What the protocol's full sections lack, for as long as a GPU is lent: side by side, in time, and going on.
 
-python -m rsf full --pack                   an archive in build/, for a machine without network and hub
-python -m rsf full --minutes 9 --out DIR    inside it, by any Python with torch, transformers, accelerate
 python -m rsf full imdb-full --out DIR      on Colab: the next seed, all its arms, with DIR on Drive
+python -m rsf full --minutes 9 --out DIR    in an archive of tests/archive.py, for a machine without network
+                                            and hub: by any Python with torch, transformers, accelerate
 
 A run is `python -m rsf experiment` of one arm, seed and rate, or the benchmark, in a process of its own.
 Shortly before the end those that still train save and stop; called again, it goes on inside them, on the same
@@ -13,26 +13,20 @@ file, and all of them in results.tar, which `python -m rsf verify` takes.
 Read from the environment: RSF_CHECKPOINTS (by default DIR/checkpoints), RSF_SAVE_EVERY (seconds, 600).
 """
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-from rsf.accounts import write_json, write_text, write_whole
-from rsf.lab import arms, data, models, records, tuning, verify
-from rsf.lab.records import ROOT
+from rsf.accounts import write_whole
+from rsf.lab import arms, records, tuning, verify
 
 QUEUE = (  # the most valuable first
     "bench-selection",
@@ -45,20 +39,6 @@ QUEUE = (  # the most valuable first
 )
 RESERVE = 45  # seconds for what trains to save itself
 MEMORY = 6 * 2**30  # bytes of the card for one of the runs side by side
-MOST = 60  # MiB of an archive
-TINY = {  # of the settings of a trial, whose records belong to its own protocol alone
-    "model": "embedded",
-    "train": 24,
-    "validation": 16,
-    "test": 20,
-    "tokens": 16,
-    "batch_size": 4,
-    "passes": 3,
-    "edges": [],
-    "contrasts": [],  # of one seed nothing is said
-    "optimizer": "adamw_torch",
-}
-SHAPES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 
 
 def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None = None) -> Iterator[str]:
@@ -83,8 +63,8 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if (ROOT / "data" / "imdb" / "tokens.npz").is_file():
-        environment["RSF_DATA"] = str(ROOT / "data")
+    if (records.ROOT / "data" / "imdb" / "tokens.npz").is_file():
+        environment["RSF_DATA"] = str(records.ROOT / "data")
     running = {}
     score = Counter()  # of a section: runs that ended well less those that failed; of a run: how often begun
     while True:
@@ -93,7 +73,7 @@ def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None 
             with open(out / "log" / f"{name_of(job)}.txt", "w", encoding="utf-8") as log:
                 environment["RSF_BESIDE"] = str(beside(job[0], jobs))
                 running[job] = subprocess.Popen(
-                    words_of(job), cwd=ROOT, env=environment, stdout=log, stderr=log
+                    words_of(job), cwd=records.ROOT, env=environment, stdout=log, stderr=log
                 )
         if not running:
             break
@@ -183,72 +163,3 @@ def _collect(job, out, checkpoints):
                 tar.add(one, f"{one.parent.name}/{one.name}")
 
     write_whole(out / "results.tar", write)
-
-
-def pack(*, tiny: bool = False) -> Path:
-    """Write the archive and return it; ValueError if it is too large.
-
-    The protocol of a tiny one is its own: no other takes its records.
-    """
-    root = records.checkout()
-    file = root / "build" / f"rsf-full{'-tiny' * tiny}.tar.xz"
-    sections = dict(records.sections())
-    with tempfile.TemporaryDirectory() as folder:
-        top = Path(folder) / "rsf-full"
-        shutil.copytree(root / "rsf", top / "rsf", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("data/imdb", "results", "build"):
-            (top / name).mkdir(parents=True)
-        for name in with_tuning(QUEUE):
-            if tiny:
-                less = {"seeds": records.protocol(name)["seeds"][:1], "grid_learning_rate": [1e-3]}
-                sections[name] = (
-                    sections[name] | TINY | {key: less[key] for key in less if key in sections[name]}
-                )
-            elif runs := records.runs(name):
-                write_text(top / "results" / f"{name}.jsonl", "".join(f"{json.dumps(run)}\n" for run in runs))
-        write_json(top / "results" / "protocol.json", sections)
-        write_text(top / "COMMIT", records.commit())
-        for name in ("results/protocol.toml", "pyproject.toml", "LICENSE"):
-            shutil.copy(root / name, top / name)
-        tokenizer = _model(top / models.ROUNDED.name, tiny)
-        np.savez(
-            top / "data" / "imdb" / "tokens.npz",
-            **_tokens(data.load("imdb", source="embedded" if tiny else "hub,local"), tokenizer),
-        )
-        file.parent.mkdir(exist_ok=True)
-        with tarfile.open(file, "w:xz") as tar:
-            tar.add(top, top.name)
-    size = file.stat().st_size / 2**20
-    records.must(size <= MOST, f"{file.name} has {size:.1f} MiB, more than {MOST}")
-    return file
-
-
-def _model(folder, tiny):
-    """Write the embedded model, rounded to float16, and what a record calls it; return its tokenizer."""
-    source = models.verified(models.embedded_folder())
-    model = BertModel(BertConfig(**SHAPES)) if tiny else AutoModel.from_pretrained(source)
-    model.half().save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    tokenizer.save_pretrained(folder)
-    write_text(
-        folder / "NAME",
-        "all-MiniLM-L6-v2 in name only, tiny and random" if tiny else "all-MiniLM-L6-v2, rounded to float16",
-    )
-    return tokenizer
-
-
-def _tokens(reviews, tokenizer):
-    """Return the reviews as `rsf.lab.data` reads them: token ids, and of each text a digest."""
-    whose = reviews.source.removeprefix("imdb: ").rsplit(" (", 1)[0]
-    found = {"source": np.array(f"local copy, tokenised, of {whose}")}
-    for part, table in (("train", reviews.train), ("test", reviews.test)):
-        texts = list(table["text"])
-        ids = tokenizer(texts, truncation=True, max_length=512)["input_ids"]
-        digests = b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts)
-        found |= {
-            f"{part}_ids": np.concatenate(ids).astype(np.uint16),
-            f"{part}_lengths": np.array([len(one) for one in ids], np.uint16),
-            f"{part}_label": np.array(table["label"], np.int8),
-            f"{part}_text": np.frombuffer(digests, np.int64),
-        }
-    return found

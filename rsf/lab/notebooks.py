@@ -8,11 +8,14 @@ English cells of code with their outputs. Needs a checkout and the extra `lab`.
 """
 
 import base64
+import filecmp
 import hashlib
 import json
 import os
 import re
-import statistics
+import shutil
+import subprocess
+import sys
 import time
 import tomllib
 
@@ -32,9 +35,7 @@ QUIET = {
 ENVIRONMENT = {**QUIET, "RSF_SOURCE": "embedded", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 SECONDS = 600  # most for one cell
 HELD, FAILED = r": PASS$|^counter-check: .* REFUSED,", r": FAIL$|^counter-check FAILED"
-COLUMNS, WORDS = 100, 2_500  # most for a line of code, and for the words of a notebook
 PARAGRAPH = re.compile(r"^```[\s\S]*?^```|.+(\n(?!```).+)*", re.MULTILINE)  # code in prose is one, too
-LINES, MEDIAN = 24, 8  # most for a code cell, and for the median of them
 
 
 def names(wanted=()):
@@ -87,8 +88,8 @@ def paragraphs(name):
     beginnings of SHA-256."""
     text = (TEXT / f"{name}.md").read_text(encoding="utf-8").partition("\n---\n")[2]
     text = re.sub(r'^```\{(?:(?!```).*\n)*?:alt: "(.*)"\n[\s\S]*?^```', r"\1", text, flags=re.MULTILINE)
-    found = (match[0] for match in PARAGRAPH.finditer(text))
-    return {hashlib.sha256(one.encode()).hexdigest()[:8]: one for one in found if not one.startswith("```")}
+    found = (match[0] for match in PARAGRAPH.finditer(text) if not match[0].startswith("```"))
+    return {hashlib.sha256(one.encode()).hexdigest()[:8]: one for one in found}
 
 
 def translation(name, language):
@@ -140,14 +141,14 @@ def execute(notebook, environment):
 
 def _describe(cell):
     """Store a cell's alternative text, in the text a line `:alt: "..."` under its first, with its figures."""
-    for output in _outputs_of(cell, "image/png"):
+    for output in outputs_of(cell, "image/png"):
         if "alt" in cell.metadata:
             output.metadata["image/png"] = {"alt": cell.metadata["alt"]}
 
 
 def build(wanted=()):
-    """Build notebooks from their text, execute them, and store them with their outputs; yields (name,
-    seconds)."""
+    """Build notebooks from their text, execute them, and store them with their outputs; yields a dict for
+    each."""
     import nbformat
 
     for name in names(wanted):
@@ -156,7 +157,7 @@ def build(wanted=()):
         execute(notebook, ENVIRONMENT)
         notebook.metadata = metadata  # the kernel's own version is no part of it
         nbformat.write(notebook, NOTEBOOKS / f"{name}.ipynb")
-        yield name, time.perf_counter() - started
+        yield {"notebook": name, "verdict": f"built in {time.perf_counter() - started:.1f} s"}
 
 
 def run(wanted=()):
@@ -177,11 +178,11 @@ def run(wanted=()):
         ) as error:  # whatever a cell or its kernel died of: say it, and go on with the next notebook
             verdict = f"FAILED: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
         nbformat.write(notebook, BUILD / "notebooks" / f"{name}.ipynb")
-        printed = "\n".join(output.text for output in _outputs(notebook) if output.output_type == "stream")
+        printed = "\n".join(output.text for output in outputs(notebook) if output.output_type == "stream")
         passed, failed = (len(re.findall(word, printed, re.MULTILINE)) for word in (HELD, FAILED))
         if failed and verdict == "passed":
             verdict = f"FAILED: {failed} checks"
-        pngs = (one.data["image/png"] for one in _outputs(notebook) if "image/png" in one.get("data", {}))
+        pngs = (one.data["image/png"] for one in outputs(notebook) if "image/png" in one.get("data", {}))
         for number, png in enumerate(map(base64.b64decode, pngs), 1):
             (BUILD / "figures" / f"{name}-{number}.png").write_bytes(png)
         rows.append(
@@ -196,156 +197,41 @@ def run(wanted=()):
         yield rows[-1]
 
 
-def problems(name):
-    """Return what is wrong with a committed notebook, as a list of lines; what nbval does not see."""
-    import nbformat
-
-    file = NOTEBOOKS / f"{name}.ipynb"
-    if not file.is_file():
-        return ["it was never built: python -m rsf notebooks build"]
-    notebook, wanted = nbformat.read(file, 4), from_text(name)
-    raw = file.read_text(encoding="utf-8")
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    cells, as_text = (
-        [(cell.cell_type, cell.id, cell.source, cell.metadata) for cell in one.cells]
-        for one in (notebook, wanted)
-    )
-    found = _true(
-        ("it differs from its text: python -m rsf notebooks build", cells != as_text),
-        (
-            "its metadata differ from its text's: python -m rsf notebooks build",
-            notebook.metadata != wanted.metadata,
-        ),
-        ("its format is not 4.5", (notebook.nbformat, notebook.nbformat_minor) != (4, 5)),
-        (
-            "its cells were not executed once each, in order",
-            [cell.execution_count for cell in code] != list(range(1, len(code) + 1)),
-        ),
-        ("it has an empty cell", not all(cell.source.strip() for cell in notebook.cells)),
-        ("it has timing metadata", '"execution": {' in raw or "iopub" in raw),
-    )
-    found += _readability(name, notebook)
-    for cell in code:
-        found += _true(
-            (
-                f"{cell.id} has a trailing semicolon, which nbval ignores badly",
-                re.search(r";\s*$", cell.source, re.MULTILINE),
-            ),
-            (
-                f"{cell.id} uses history, timing or an nbval marker",
-                re.search(r"\b(In|Out)\[\d|%%?time|NBVAL_", cell.source)
-                or "nbval" in str(cell.metadata.get("tags", [])),
-            ),
-        )
-    for output in _outputs(notebook):
-        data = output.get("data", {})
-        text = output.get("text", "") + json.dumps(data.get("text/plain", ""))
-        found += _true(
-            (
-                f"a stored error or stderr: {text[:60]!r}",
-                output.output_type == "error" or output.get("name") == "stderr",
-            ),
-            (
-                f"an address or an absolute path in an output: {text[:60]!r}",
-                re.search(r"0x[0-9a-f]{6,}|(?<![\w.])/(home|tmp|work|usr|root)/|[A-Z]:\\", text),
-            ),
-            (
-                f"an output that is neither text nor PNG: {sorted(data)}",
-                set(data) - {"text/plain", "image/png"},
-            ),
-            ("a stored check that fails", re.search(FAILED, text, re.MULTILINE)),
-        )
-    return found
-
-
-def _true(*pairs):
-    """Return those of some lines, each beside whether it is true, that are."""
-    return [line for line, holds in pairs if holds]
-
-
-def solutions(notebook):
-    """Return the solutions of a notebook's exercises, as Python, in order."""
-    return re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", _prose(notebook), re.DOTALL)
-
-
-def _readability(name, notebook):
-    """Return what a learner would stumble over: how much code there is beside how many words, and what it
-    prints."""
-    number = name.split("_")[0]
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    lengths = [length for cell in code[1:] if (length := len(_code_lines(cell.source)))]
-    words = len(re.sub(r"```.*?```", "", _prose(notebook), flags=re.DOTALL).split())
-    longest, median = max(lengths, default=0), statistics.median(lengths or [0])
-    found = _true(
-        (
-            f"its code cells have {longest} lines at most and {median} in the median, not "
-            f"{LINES} and {MEDIAN}",
-            longest > LINES or median > MEDIAN,
-        ),
-        (
-            f"{words} words to {sum(lengths)} lines of code: fewer than 8 to 1",
-            (number <= "06" or number == "09") and words < 8 * sum(lengths),
-        ),
-        (f"{words} words, more than {WORDS}", words > WORDS),
-        (  # the first line is pip's own
-            "its set-up cell has more than ten lines after the installation",
-            len(_code_lines(code[0].source.partition("%pip")[2] if code else "")) > 11,
-        ),
-    )
-    for cell in code:
-        found += [f"{cell.id} has a line of {len(line)} columns" for line in _wide(cell.source)]
-        found += [
-            f"{cell.id} has a figure without alternative text: the cell needs a line `:alt:`"
-            for output in _outputs_of(cell, "image/png")
-            if len(output.metadata.get("image/png", {}).get("alt", "")) < 40
-        ]
-    for solution in solutions(notebook):
-        found += [f"a solution has a line of {len(line)} columns" for line in _wide(solution)]
-    for heading, printed in _sections(notebook):
-        passed = len(re.findall(r"^(?!counter-check).*: PASS$", printed, re.MULTILINE))
-        counter = len(re.findall(r"^counter-check", printed, re.MULTILINE))
-        found += _true(
-            (
-                f"{heading!r} shows {passed} lines PASS and {counter} counter-checks, not one of each",
-                passed > 1 or counter > 1,
-            ),
-            (
-                f"{heading!r} has a counter-check that says `must fail`: use checks.refused",
-                "must fail" in printed,
-            ),
-        )
-    return found
-
-
-def _prose(notebook):
-    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-
-
-def _code_lines(source):
-    return [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-
-
-def _wide(source):
-    return [line for line in source.splitlines() if len(line) > COLUMNS]
-
-
-def _sections(notebook):
-    """Return each section's heading and what its cells print."""
-    sections = [["", ""]]
-    for cell in notebook.cells:
-        sections += [
-            [heading, ""]
-            for heading in re.findall(
-                r"^## (.*)$", (cell.source if cell.cell_type == "markdown" else ""), re.MULTILINE
-            )
-        ]
-        sections[-1][1] += "".join(output.get("text", "") for output in cell.get("outputs", []))
-    return sections
-
-
-def _outputs_of(cell, kind):
+def outputs_of(cell, kind):
+    """Return the outputs of a cell that have data of a kind, such as image/png."""
     return [output for output in cell.get("outputs", []) if kind in output.get("data", {})]
 
 
-def _outputs(notebook):
+def outputs(notebook):
+    """Return the outputs of all cells of code."""
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int:
+    """Open JupyterLab at a notebook, on copies in build/lab/, until it is stopped; return its exit code.
+
+    A copy that its reader has changed is kept as it is; one that was only read follows the committed
+    notebook.
+    """
+    wanted = names([word])[0]
+    folder = BUILD / "lab"
+    as_copied = folder / ".as_copied"
+    as_copied.mkdir(parents=True, exist_ok=True)
+    for source in NOTEBOOKS.glob("*.ipynb"):
+        copy = folder / source.name
+        before = as_copied / source.name
+        if not copy.exists() or (before.exists() and filecmp.cmp(copy, before, shallow=False)):
+            shutil.copyfile(source, copy)
+            shutil.copyfile(source, before)
+    options = [
+        f"--ServerApp.root_dir={folder}",
+        *([f"--ServerApp.port={port}", "--ServerApp.port_retries=0"] if port else []),
+        *([] if browser else ["--no-browser"]),
+        # Jupyter refuses the root of a container otherwise
+        *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+    ]
+    command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    if os.name == "nt":
+        return subprocess.run(command, env=environment).returncode
+    return os.execve(command[0], command, environment)  # the server takes this process's place

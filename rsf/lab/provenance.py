@@ -77,7 +77,7 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
-        if (ROOT / "COMMIT").is_file():  # in an archive that `rsf.lab.packed` made
+        if (ROOT / "COMMIT").is_file():  # in an archive that tests/archive.py packed
             return (ROOT / "COMMIT").read_text(encoding="utf-8").strip()
         if not CHECKOUT or Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
             return "unknown"

@@ -14,9 +14,11 @@ scipy.stats has two generations of distributions, and they name these differentl
 PyTorch returns tensors, which may carry gradients and have fewer digits than float64.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
+from rsf.acceptance import EnvelopeError, refuse_if, refuse_where
 
 NO_NUMBER = " is NaN at x = {x}: it must be a number, or the support narrower"
 NARROW = 1e-12  # relative differences up to this are rounding
@@ -74,15 +76,15 @@ def log_k_bound(
     @np.errstate(all="ignore")
     def log_ratio(x):
         log_p, log_q, rounding = logs(x)
-        refuse(np.isnan(log_p), x, what + NO_NUMBER)
+        refuse_where(np.isnan(log_p), what + NO_NUMBER, x=x)
         # where p is below e**-700 of its largest value, or its mass beside an end is, q may underflow to 0
         beside = np.log(np.minimum(np.minimum(x - support[0], support[1] - x), 1.0))
-        refuse(
+        refuse_where(
             (log_p == np.inf) | (np.isneginf(log_q) & (log_p > top - 700.0 - beside)),
-            x,
             "no k is large enough: at x = {x} the ratio p / q is infinite; "
             "the proposal must cover the target",
             EnvelopeError,
+            x=x,
         )
         # nothing is ever drawn where p is so small, and rounding would decide there: that of the logs, or of
         # the subnormal numbers, between e**-746 and e**-708, that they may be the logs of
@@ -131,8 +133,10 @@ def ends(support) -> tuple[float, float]:
 def probes(low: float, high: float, extrema, laws: list) -> np.ndarray:
     """Return points of the support, sorted: linear, geometric around ends and extrema, quantiles of laws."""
     extrema = np.asarray(extrema, dtype=np.float64).ravel()
-    inside = (extrema >= low) & (extrema <= high)
-    refuse_if(not inside.all(), f"extrema must lie in the support [{low}, {high}], got {extrema}")
+    refuse_if(
+        not ((extrema >= low) & (extrema <= high)).all(),
+        f"extrema must lie in the support [{low}, {high}], got {extrema}",
+    )
     finite = [end for end in (low, high) if np.isfinite(end)]
     linear = np.linspace(low, high, 4097) if len(finite) == 2 else []
     centres = [*extrema, *finite] or [0.0]
@@ -167,7 +171,7 @@ def numbers(x: np.ndarray, log_f: np.ndarray, support: tuple[float, float], what
             and stretch > 4 * np.spacing(np.abs(centre))
             and log_mass[beside].max() > log_mass.max() - 35
         )
-    refuse(is_nan & lost, x, what + NO_NUMBER)
+    refuse_where(is_nan & lost, what + NO_NUMBER, x=x)
     return used
 
 
@@ -198,15 +202,14 @@ def turns(grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> list[tu
     return list(zip(grid[moves[at]], grid[moves[at + 1] + 1], np.sign(step[moves[at]]), strict=True))
 
 
-def turning_points(f, grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
-    """Return where f has local extrema between points of the grid, zooming in until floats are neighbours."""
+def turning_points(f, grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray) -> Iterator[float]:
+    """Give where f has local extrema between points of the grid, zooming in until floats are neighbours."""
     found = turns(grid, value, tolerance)
     refuse_if(
         len(found) > 2000,
         f"{len(found):,} local extrema were found: is the function noisy, or periodic? "
         "It must be piecewise monotone",
     )
-    points = []
     for low, high, sign in found:
         for _ in range(100):
             x = low + (high - low) * ZOOM
@@ -215,8 +218,7 @@ def turning_points(f, grid: np.ndarray, value: np.ndarray, tolerance: np.ndarray
             low, high = x[max(best - 1, 0)], x[min(best + 1, 32)]
             if not high - low < width:
                 break
-        points.append(x[best])
-    return np.array(points)
+        yield x[best]
 
 
 def merged(x: np.ndarray, value: np.ndarray, new: np.ndarray, f) -> tuple[np.ndarray, np.ndarray]:
@@ -310,18 +312,6 @@ def evaluate(function, x: np.ndarray, name: str) -> np.ndarray:
     return value
 
 
-def rounding_of(value: np.ndarray) -> np.ndarray:
-    """Return how far log densities may be off by rounding: 1e-9, or a few of the last digits they have."""
-    return np.maximum(ROUNDING, digits(value) * np.abs(value, dtype=np.float64))
-
-
 def digits(value: np.ndarray) -> float:
     """Return a few of the last digits of an array's numbers, as a share of them: 1e-6 for float32."""
     return 8 * float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
-
-
-def refuse(bad: np.ndarray, x: np.ndarray, text: str, error: type[Exception] = ValueError, **at) -> None:
-    """Raise an error if any point x (n, ...) is bad (n,), its text filled in with the first one's values."""
-    if bad.any():
-        place = np.array2string(x[bad][0], precision=6).removesuffix(".")
-        raise error(text.format(x=place, **{name: value[bad][0] for name, value in at.items()}))

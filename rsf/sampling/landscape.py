@@ -14,7 +14,7 @@ from timeit import repeat
 
 import numpy as np
 
-from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
+from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if, refuse_where
 from rsf.sampling.bound import (
     NARROW,
     digits,
@@ -26,7 +26,6 @@ from rsf.sampling.bound import (
     part,
     probes,
     quantile,
-    refuse,
     refuse_growth,
     turning_points,
     turns,
@@ -81,16 +80,16 @@ class Landscape:
         self._rounding = digits(value)
         value = np.asarray(value, dtype=np.float64) / self._scale
         self.evaluations += x.size
-        refuse(
+        refuse_where(
             value == np.inf,
-            x,
             "the density is infinite at x = {x}: no hat of finite height covers it",
             EnvelopeError,
+            x=x,
         )
-        refuse(
+        refuse_where(
             value < 0,
-            x,
             "the density is {f:g} at x = {x}: it must not be negative (pass exp of a log density)",
+            x=x,
             f=value * self._scale,
         )
         return value
@@ -113,8 +112,8 @@ class Landscape:
             np.isinf([self.low, self.high]), [self.low, self.high], grid[[0, -1]]
         ).tolist()
         while True:
-            found = turning_points(self._pdf, grid, value, max(NARROW, self._rounding) * value)
-            self.knots = np.unique(np.concatenate([self._stated, found]))
+            tolerance = max(NARROW, self._rounding) * value
+            self.knots = np.unique([*self._stated, *turning_points(self._pdf, grid, value, tolerance)])
             x, height = merged(grid, value, probes(grid[0], grid[-1], self.knots, []), self._pdf)
             wide, seen = merged(x, height, far_points(x, height) if self._is_function else [], self._pdf)
             if self._peaks(wide, seen) <= self._peaks(x, height):
@@ -215,12 +214,12 @@ class Landscape:
         near = x[0] + side * distance * 2.0 ** np.arange(-20, 1, 0.5)
         beyond = np.concatenate([near, x[1:]])
         root = np.sqrt(np.concatenate([self._pdf(near), height[1:]]) / height[0])
-        refuse(
+        refuse_where(
             root > 1 + max(ROUNDING, self._rounding),
-            beyond,
             "the density rises again at x = {x}, beyond its last extremum known: "
             "state the others in `extrema`",
             EnvelopeError,
+            x=beyond,
         )
         s = np.nanmax(np.abs(beyond - x[0]) * root / np.maximum(1 - root, 0.0))
         return np.inf if s == 0 and height[0] > 1e-250 else 1.05 * s

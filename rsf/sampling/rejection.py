@@ -13,22 +13,23 @@ import numpy as np
 from scipy import stats
 
 from rsf.acceptance import (
+    ROUNDING,
     AcceptanceStarved,
     EnvelopeError,
     accept,
     log_acceptance,
     refuse_if,
+    refuse_where,
     rounded_up,
     whole,
 )
 from rsf.sampling.bound import (
+    digits,
     draw,
     evaluate,
     is_discrete,
     mass_outside,
     part,
-    refuse,
-    rounding_of,
 )
 
 BLOCK = 2**16  # most candidates evaluated at once: bounds the memory
@@ -223,27 +224,29 @@ def _log_acceptance(
     log_p = evaluate(log_p_of, x, "the target's log density")
     log_q = evaluate(log_q_of, x, "the proposal's log density")
     for name, value in (("target", log_p), ("proposal", log_q)):
-        refuse(
+        refuse_where(
             np.isnan(value) | (value == np.inf),
-            x,
             f"the {name}'s log density is {{value}} at x = {{x}}: it must be a number below +inf",
+            x=x,
             value=value,
         )
-    refuse(
+    refuse_where(
         np.isneginf(log_q) & ~np.isneginf(log_p),
-        x,
         "the proposal drew x = {x}, where its own density is 0, the target's not: rvs and logpdf disagree",
+        x=x,
     )
     log_a = log_acceptance(log_p, log_q, log_k)
-    too_large = log_a > np.maximum(rounding_of(log_p), rounding_of(log_q))
+    # the logs may be off by a few of the last digits they have
+    rounding = [digits(value) * np.abs(value, dtype=np.float64) for value in (log_p, log_q)]
+    too_large = log_a > np.maximum(ROUNDING, np.maximum(*rounding))
     if too_large.any() and not clip:
         worst = np.argmax(np.where(too_large, log_a, -np.inf))
         needed = log_a[worst] + log_k
         # six digits, or as many as it takes to see a difference
-        digits = next((n for n in range(6, 17) if f"{needed:.{n}g}" != f"{log_k:.{n}g}"), 17)
+        shown = next((n for n in range(6, 17) if f"{needed:.{n}g}" != f"{log_k:.{n}g}"), 17)
         raise EnvelopeError(
             f"k is too small: at x = {np.array2string(x[worst], precision=6)} log p - log q = "
-            f"{needed:.{digits}g} exceeds log_k = {log_k:.{digits}g}, "
+            f"{needed:.{shown}g} exceeds log_k = {log_k:.{shown}g}, "
             "so min(p, k q) would be drawn instead of p; "
             f"log_k = {rounded_up(needed):.6f} covers all candidates seen so far (a proven bound is better)"
         )

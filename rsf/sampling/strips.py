@@ -14,8 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if
-from rsf.sampling.bound import refuse
+from rsf.acceptance import ROUNDING, EnvelopeError, refuse_if, refuse_where
 from rsf.sampling.landscape import Landscape
 
 # draws at once, so that the buffers stay in the cache; those after which all above the squeeze are decided
@@ -93,8 +92,11 @@ class StripEnvelope(Landscape):
             self._explore(np.union1d(self.grid, np.linspace(*self._body(), 4097)))
             self._lay(strips)
         self._most = np.inf
-        is_wide = self.high - self.low > 100 * np.ptp(self._body())
-        if self._is_function and is_wide and 1e-3 < self._most_mass < 0.99:
+        if (
+            self._is_function
+            and self.high - self.low > 100 * np.ptp(self._body())
+            and 1e-3 < self._most_mass < 0.99
+        ):
             warnings.warn(
                 f"the density integrates to {self._most_mass:.4g} where it was seen: if it is meant to be "
                 "normalised, the rest lies where it looked empty; state its extrema, or a narrower support",
@@ -121,6 +123,7 @@ class StripEnvelope(Landscape):
         out = np.empty(() if size is None else size)
         for start in range(0, out.size, GROUP):
             self._fill(out.reshape(-1)[start : start + GROUP], rng)
+        self.accepted += out.size
         return out[()]
 
     @np.errstate(divide="ignore")
@@ -169,7 +172,6 @@ class StripEnvelope(Landscape):
             wedge = np.flatnonzero(coin >= self._squeeze.take(strip, mode="wrap"))
             undecided.append((wedge + start, strip[wedge], coin[wedge]))
         self.proposed += len(out)
-        self.accepted += len(out)
         position, strip, coin = (np.concatenate(parts) for parts in zip(*undecided, strict=True))
         if len(position):
             self._decide(out, position, strip, coin, rng)
@@ -187,16 +189,14 @@ class StripEnvelope(Landscape):
         u = rng.random(len(strip))
         side = self._side[strip]
         in_body = side == 0
+        x = self._left[strip] + self._width[strip] * np.where(in_body, u, side * u / (1.0 - u))
         # in a tail the hat falls as (s / (s + distance))**2
-        reach = self._width[strip] * np.where(in_body, u, side * u / (1.0 - u))
         fall = np.where(in_body, 1.0, (1.0 - u) ** 2)
-        x = self._left[strip] + reach
         value = self._pdf(x)
         self._audit(x, value, self._bottom[strip], self._top[strip] * fall, in_body)
         kept = coin * (self._hat[strip] * fall) < value
         out[position[kept]] = x[kept]
         lost = position[~kept]
-        self.accepted -= len(lost)
         if len(lost):
             out[lost] = self._fill(np.empty(len(lost)), rng)
 
@@ -211,12 +211,12 @@ class StripEnvelope(Landscape):
         """Refuse density values that are not between those at the ends of their strip."""
         rounding, noise = max(ROUNDING, self._rounding), max(NOISE, self._rounding / 8)
         fits = (value <= top * (1 + rounding) + noise * in_body) & (value >= bottom * (1 - rounding) - noise)
-        refuse(
+        refuse_where(
             ~fits,
-            x,
             "at x = {x} the density {f:.6g} is not between {low:.6g} and {high:.6g}, its bounds there: "
             "an extremum is missing (state it in `extrema`), or the tail is heavier than a Cauchy's",
             EnvelopeError,
+            x=x,
             f=value * self._scale,
             low=bottom * self._scale,
             high=top * self._scale,
@@ -235,9 +235,10 @@ class StripEnvelope(Landscape):
         body = [a, np.nextafter(b - a, 0), np.zeros_like(a), low, high]
         # strips are missing if the areas agree only nearly; in their place come some that keep nothing
         blanks = [[a[0], 0, 0, 0, np.inf]] * (strips - len(a) - len(tails))
-        beyond = np.reshape(tails + blanks, (-1, 5)).T
         self._edges = edges
-        self._left, self._width, self._side, self._bottom, self._top = np.hstack([body, beyond])
+        self._left, self._width, self._side, self._bottom, self._top = np.hstack(
+            [body, np.reshape(tails + blanks, (-1, 5)).T]
+        )
         step = np.where(self._width > 0, self._top, 0) * self._width
         self._hat = step.max() / self._width  # all have the area of the largest
         # rounded down to a value that u can take, whatever the number of its bits

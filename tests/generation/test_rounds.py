@@ -313,9 +313,16 @@ def test_encoder_decoders_are_sampled_from_and_trained_the_same_way(tmp_path):
     assert reports[-1].reward > reports[0].reward + 0.1
 
 
-def test_more_than_one_device_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
-    with pytest.raises(NotImplementedError, match="found 2"):
+def test_a_model_in_pieces_is_refused(tmp_path, monkeypatch):
+    whole = rounds.Learner.trainer
+
+    def pieces(*given):
+        trainer = whole(*given)
+        trainer.is_fsdp_enabled = True
+        return trainer
+
+    monkeypatch.setattr(rounds.Learner, "trainer", pieces)
+    with pytest.raises(NotImplementedError, match="a whole model in each process"):
         loop(tmp_path)
 
 
@@ -341,7 +348,7 @@ LATE = {
     "half a cap": ({"cap": 0.5}, "must be whole numbers"),
     "no limit": ({"until_accepted": True}, "needs max_samples"),
     "a report for on_round": ({"on_round": "print"}, "on_round must be a function of a report, got 'print'"),
-    "half a round": ({"rounds": 1.5}, "rounds must be at least 1, got 1.5"),
+    "half a round": ({"rounds": 1.5}, "rounds must be a whole number of at least 1, got 1.5"),
     "a target in words": ({"target_reward": "0.9"}, "must be numbers, got .*'0.9'"),
     "a target that is never reached": ({"target_reward": float("nan")}, r"must be numbers, got \[nan"),
     "a budget in words": ({"budget": "10"}, "must be numbers"),

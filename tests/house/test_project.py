@@ -158,7 +158,7 @@ def test_no_two_mini_reviews_share_a_run_of_seven_words():
 
 
 def test_tfidf_with_logistic_regression_stays_below_90_percent_on_mini_reviews():
-    share = re.search(r"\| all \| 480 \| 240 \| (\d+) \|", report.corpus_table())
+    share = re.search(r"\| all \| 480 \| 240 \| (\d+) \|", report.corpus.corpus_table())
     assert 50 < int(share[1]) < 90
 
 

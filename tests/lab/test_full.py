@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from archive import pack
 
 from rsf.__main__ import main
 from rsf.lab import arms, data, full, models, records, tuning, verify
@@ -33,7 +34,7 @@ PathFinder.find_spec = staticmethod(without)
 def archive(tmp_path_factory):
     """The tiny archive, unpacked, and an environment without `datasets`, network and the embedded model's package."""
     here = tmp_path_factory.mktemp("archive")
-    with tarfile.open(full.pack(tiny=True)) as tar:
+    with tarfile.open(pack(tiny=True)) as tar:
         tar.extractall(here, filter="data")
     (here / "site").mkdir()
     (here / "site" / "sitecustomize.py").write_text(WITHOUT)

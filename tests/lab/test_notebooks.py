@@ -11,6 +11,7 @@ import jupytext
 import matplotlib
 import nbformat
 import pytest
+from problems import problems, solutions
 
 from rsf.lab import notebooks
 
@@ -20,7 +21,7 @@ NAMES = notebooks.names()
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_committed_notebook_has_no_problems(name):
-    assert notebooks.problems(name) == []
+    assert problems(name) == []
 
 
 def broken(change):
@@ -31,7 +32,7 @@ def broken(change):
         change(notebook, [cell for cell in notebook.cells if cell.cell_type == "code"])
         nbformat.write(notebook, tmp_path / "00_start_here.ipynb")
         monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
-        return notebooks.problems("00_start_here")
+        return problems("00_start_here")
 
     return store
 
@@ -105,8 +106,8 @@ def said(solution, names):
 @pytest.mark.parametrize("name", NAMES)
 def test_solutions_of_the_exercises_run_and_a_wrong_one_fails(name, monkeypatch):
     notebook = notebooks.from_text(name)
-    solutions = notebooks.solutions(notebook)
-    assert len(solutions) == 3
+    found = solutions(notebook)
+    assert len(found) == 3
     monkeypatch.chdir(notebooks.NOTEBOOKS)
     names = {}
     for cell in notebook.cells:
@@ -114,8 +115,8 @@ def test_solutions_of_the_exercises_run_and_a_wrong_one_fails(name, monkeypatch)
             exec(plain(cell.source), names)
     matplotlib.pyplot.close("all")
     right, wrong = importlib.import_module(f"test_notebook_{name.split('_')[0]}").WRONG
-    (chosen,) = [solution for solution in solutions if solution.count(right) == 1]
-    for solution in solutions:
+    (chosen,) = [solution for solution in found if solution.count(right) == 1]
+    for solution in found:
         if solution is chosen:
             assert not said(chosen.replace(right, wrong), dict(names))[1], f"nobody minds {wrong!r}"
         printed, holds = said(solution, names)

@@ -165,12 +165,6 @@ def equality(settings, rng):
     return found
 
 
-def memory(settings):
-    """Return {prompts: peak memory in MiB}, each measured in a process of its own that writes into a
-    folder."""
-    return {str(number): in_own_process(write_and_weigh, number) for number in settings["memory_prompts"]}
-
-
 def write_and_weigh(number):
     """Sample for many prompts into a folder and return the peak of this process's memory, in MiB."""
     settings = records.protocol("bench-generation")
@@ -203,7 +197,7 @@ def run():
         numbers[name] = speeds(model, tokenizer, settings, rng, stop)
     numbers |= {
         "differ": equality(settings, np.random.default_rng(settings["seeds"][0])),
-        "peak_mib": memory(settings),
+        "peak_mib": {str(n): in_own_process(write_and_weigh, n) for n in settings["memory_prompts"]},
     }
     model = "tiny GPT-2, stories260K" if len(numbers) == len(CASES) + 2 else "tiny GPT-2"
     return "cpu", records.Run("none", model, "CPU, 1 thread", numbers)

@@ -118,7 +118,7 @@ def load(name, *, source=None):
 
 
 def _tokenised(file):
-    """Return the training and the test part of a file that `rsf.lab.full` packed, and where it is from."""
+    """Return the training and the test part of a file that tests/archive.py packed, and where it is from."""
     stored = np.load(file)
     parts = (
         Tokenised(

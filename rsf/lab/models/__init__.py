@@ -28,7 +28,7 @@ HUB = {
     "chat": ("Qwen/Qwen2.5-0.5B-Instruct", "7ae557604adf67be50417f59c2c2f167def9a775"),
 }
 LOCAL = {"bert": "bert", "chat": "stories260K"}
-ROUNDED = ROOT / "minilm-float16"  # in an archive that `rsf.lab.full` packed
+ROUNDED = ROOT / "minilm-float16"  # in an archive that tests/archive.py packed
 LETTERS = "\n" + "".join(map(chr, range(32, 127)))  # what the embedded chat model can write
 
 

@@ -5,37 +5,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rsf.lab import records
-from rsf.lab.report.conformance import power_table
-from rsf.lab.report.corpus import corpus_table, transfer_table
-from rsf.lab.report.findings import findings, findings_zh
-from rsf.lab.report.generation import generation_figure, generation_table, sums_table
-from rsf.lab.report.overview import overview_figure, setup_line
-from rsf.lab.report.sampling import sampling_figure, sampling_table
-from rsf.lab.report.selection import selection_figure, selection_table
-from rsf.lab.report.sweep import sweep_figure, sweep_table
-from rsf.lab.report.whole_model import whole_model_figure, whole_model_table
+from rsf.lab.report import corpus, findings, generation, overview, sampling, selection, sweep, whole_model
 
 FIGURES = {
-    "overview": overview_figure,
-    "whole_model": whole_model_figure,
-    "sweep": sweep_figure,
-    "sampling": sampling_figure,
-    "selection": selection_figure,
-    "bench_generation": generation_figure,
+    "overview": overview.overview_figure,
+    "whole_model": whole_model.whole_model_figure,
+    "sweep": sweep.sweep_figure,
+    "sampling": sampling.sampling_figure,
+    "selection": selection.selection_figure,
+    "bench_generation": generation.generation_figure,
 }
 TABLES = {
-    "README.md": (findings, setup_line),
-    "README.zh.md": (findings_zh,),
+    "README.md": (findings.findings, overview.setup_line),
+    "README.zh.md": (findings.findings_zh,),
     "results/README.md": (
-        whole_model_table,
-        sampling_table,
-        sweep_table,
-        sums_table,
-        selection_table,
-        generation_table,
-        power_table,
+        whole_model.whole_model_table,
+        sampling.sampling_table,
+        sweep.sweep_table,
+        generation.sums_table,
+        selection.selection_table,
+        generation.generation_table,
+        overview.power_table,
     ),
-    "rsf/lab/data/embedded/README.md": (corpus_table, transfer_table),
+    "rsf/lab/data/embedded/README.md": (corpus.corpus_table, corpus.transfer_table),
 }
 
 

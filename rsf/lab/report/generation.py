@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from rsf import plots
 from rsf.lab import records, verdicts
@@ -11,6 +10,12 @@ from rsf.lab.report.parts import limits, save, span, table
 from rsf.lab.report.sweep import values
 
 Cases = dict[str, dict[str, dict]]  # {case: {way: row}}
+SHOWN = (
+    ("loop", "one prompt a call", plots.CONTROL, plots.CONTROL),
+    ("loop, 4 samples a call", "4 samples a call", "#C08AA6", "#C08AA6"),
+    ("sample_and_judge", "ours", plots.KEPT, plots.KEPT),
+    ("floor", "floor", plots.PROPOSAL, "#6A6A6A"),  # text is darker
+)
 
 
 def benched() -> tuple[Cases, dict]:
@@ -26,28 +31,17 @@ def generation_figure(file: Path) -> None:
     times = span((rows["loop"]["ratio"] for rows in cases.values()), 0)
     title = f"Sampled and judged in batches: {times} times as fast as one call of generate a prompt"
     with plots.figure(title, width=9, height=4) as axis:
-        _speeds(axis, cases)
+        for place, rows in enumerate(cases.values()):
+            for number, (way, name, colour, dark) in enumerate(SHOWN):
+                height = place + 0.2 * (number - 1.5)
+                speed = rows[way]["samples_per_second"]
+                axis.barh(height, speed, 0.18, color=colour)
+                axis.text(speed * 1.08, height, f"{name}, {speed:,.0f}", color=dark, va="center")
+        axis.set_yticks(range(len(cases)), [case.replace(", ", ",\n") for case in cases])
+        axis.set(xscale="log", xlim=(3, 6000), xlabel="samples a second")
+        axis.set_title("64 tokens at the most, prompts of 4 to 64")
         axis.set_ylim(len(cases) - 0.5, -0.5)
         save(axis, file)
-
-
-def _speeds(axis: Axes, cases: Cases) -> None:
-    """Draw the samples a second of each way."""
-    shown = (
-        ("loop", "one prompt a call", plots.CONTROL, plots.CONTROL),
-        ("loop, 4 samples a call", "4 samples a call", "#C08AA6", "#C08AA6"),
-        ("sample_and_judge", "ours", plots.KEPT, plots.KEPT),
-        ("floor", "floor", plots.PROPOSAL, "#6A6A6A"),  # text is darker
-    )
-    for place, rows in enumerate(cases.values()):
-        for number, (way, name, colour, dark) in enumerate(shown):
-            height = place + 0.2 * (number - 1.5)
-            speed = rows[way]["samples_per_second"]
-            axis.barh(height, speed, 0.18, color=colour)
-            axis.text(speed * 1.08, height, f"{name}, {speed:,.0f}", color=dark, va="center")
-    axis.set_yticks(range(len(cases)), [case.replace(", ", ",\n") for case in cases])
-    axis.set(xscale="log", xlim=(3, 6000), xlabel="samples a second")
-    axis.set_title("64 tokens at the most, prompts of 4 to 64")
 
 
 def generation_table() -> str:

@@ -1,4 +1,4 @@
-"""README's first picture, and what set-up takes."""
+"""README's first picture, and what is stored beside the records: what set-up takes, what the judges catch."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from scipy import stats
 from rsf import plots
 from rsf.acceptance import acceptance_probability
 from rsf.lab import records, verdicts
-from rsf.lab.report.parts import limits, save
+from rsf.lab.report.parts import limits, save, table
 from rsf.lab.report.whole_model import MAIN
 
 
@@ -65,4 +65,30 @@ def setup_line() -> str:
         f"({cost['install_minutes']:.1f} min of them once, for the environment), then `python3 run.py test` "
         f"{cost['test_minutes']:.0f} min; {cost['memory_gib']:.1f} GiB of memory at the most, "
         f"{cost['disk_gib']:.1f} GiB of disk."
+    )
+
+
+def power_table() -> str:
+    """Return the table of planted faults, and what the judges said of the installed transformers."""
+    stored = json.loads((records.RESULTS / "checks-power.json").read_text(encoding="utf-8"))
+    rows = [
+        (
+            row["fault"],
+            f"{row['call']}: `{row['judge']}`",
+            f"{row['calls']:,}",
+            f"{row['caught']} of {row['repeats']}",
+            f"{row['enough']:,}",
+            f"{row['alarms']} of {row['twins']:,}",
+        )
+        for row in stored["faults"]
+    ]
+    head = ["fault", "one call yields", "calls", "caught", "enough", "its right twin accused"]
+    told = [
+        f"{what}: " + (f"p = {found['p']:.2f}" if found["passed"] else "refused")
+        for what, found in stored["transformers"].items()
+    ]
+    return (
+        f"{table(head, rows)}\n\nLevel {stored['level']:g}; *enough*: the least number of calls tried that "
+        f"caught 198 of 200. Assisted generation of transformers {stored['versions']['transformers']}, tiny "
+        f"models, {stored['transformers_calls']:,} calls each: {'; '.join(told)}."
     )

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from rsf import plots
 from rsf.lab import records, verdicts
@@ -143,34 +142,29 @@ def _accuracies() -> str:
 
 
 def selection_figure(file: Path) -> None:
-    """Draw the time of a pass against the share that is trained on, over that of plain fine-tuning."""
+    """Draw the time of a pass, over plain fine-tuning's, against the share trained on; a line: its parts."""
     worst = ratios()["a pass over its parts"].value
     found, _ = stored()
     title = f"A pass takes up to {worst:.2f} times its scoring and training"
     with plots.figure(title, width=6, height=4) as axis:
-        _costs(axis, found)
+        plain = found["plain"][:, 0]
+        line = np.array([0, 1])
+        score = found["score"][:, 0].sum() / plain.sum()
+        axis.plot(line, score + line, color="black", linewidth=0.8)
+        for name in ("score", *RATES):
+            axis.plot(found[name][:, 2] / found[name][:, 1], found[name][:, 0] / plain, "o", color=plots.KEPT)
+        axis.plot([1] * len(plain), found["keep all"][:, 0] / plain, "o", color=plots.KEPT)
+        half = found["score, bfloat16"][:, 0] / plain
+        axis.plot([0] * len(plain), half, "o", color=plots.KEPT, fillstyle="none")
+        axis.axhline(1, color=plots.CONTROL, linestyle="--", linewidth=1)
+        for text, place, shift, colour, side in (
+            ("scoring + a × training", (0.3, score + 0.3), (8, -14), "black", "left"),
+            ("scoring in bfloat16", (0, half.mean()), (8, -4), plots.KEPT, "left"),
+            ("constant(1):\nnothing scored", (1, 1), (4, -36), plots.KEPT, "right"),
+            ("plain fine-tuning", (0, 1), (2, 4), plots.CONTROL, "left"),
+        ):
+            axis.annotate(text, place, shift, textcoords="offset points", color=colour, ha=side)
+        axis.set(xlabel="share of the tokens trained on, a", ylabel="time of a pass / plain")
+        axis.set(xlim=(-0.03, 1.05), ylim=(0, None))
+        axis.set_title(f"{len(plain)} slices of reviews")
         save(axis, file)
-
-
-def _costs(axis: Axes, found: dict[str, np.ndarray]) -> None:
-    """Draw the passes, and the line of scoring and that share of training."""
-    plain = found["plain"][:, 0]
-    line = np.array([0, 1])
-    score = found["score"][:, 0].sum() / plain.sum()
-    axis.plot(line, score + line, color="black", linewidth=0.8)
-    for name in ("score", *RATES):
-        axis.plot(found[name][:, 2] / found[name][:, 1], found[name][:, 0] / plain, "o", color=plots.KEPT)
-    axis.plot([1] * len(plain), found["keep all"][:, 0] / plain, "o", color=plots.KEPT)
-    half = found["score, bfloat16"][:, 0] / plain
-    axis.plot([0] * len(plain), half, "o", color=plots.KEPT, fillstyle="none")
-    axis.axhline(1, color=plots.CONTROL, linestyle="--", linewidth=1)
-    for text, place, shift, colour, side in (
-        ("scoring + a × training", (0.3, score + 0.3), (8, -14), "black", "left"),
-        ("scoring in bfloat16", (0, half.mean()), (8, -4), plots.KEPT, "left"),
-        ("constant(1):\nnothing scored", (1, 1), (4, -36), plots.KEPT, "right"),
-        ("plain fine-tuning", (0, 1), (2, 4), plots.CONTROL, "left"),
-    ):
-        axis.annotate(text, place, shift, textcoords="offset points", color=colour, ha=side)
-    axis.set(xlabel="share of the tokens trained on, a", ylabel="time of a pass / plain")
-    axis.set(xlim=(-0.03, 1.05), ylim=(0, None))
-    axis.set_title(f"{len(plain)} slices of reviews")
