@@ -108,10 +108,8 @@ def notebooks(task, names):
         return bool(found)
     if task == "check":
         files = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
-        which = f"(no_problems or zh) and ({' or '.join(wanted)})"
-        return subprocess.call(
-            [sys.executable, "-m", "pytest", "-q", *files, "-k", which], cwd=notebooks.ROOT
-        )
+        tests = [*files, "-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
+        return subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], cwd=notebooks.ROOT)
     work = notebooks.build(names) if task == "build" else notebooks.run(names)
     rows = []
     for row in tqdm(work, total=len(wanted), unit="notebook", file=sys.stderr):
