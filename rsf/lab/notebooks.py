@@ -108,7 +108,9 @@ def translate(name, language):
     for cell, told in zip(notebook.cells, from_text(name, language).cells, strict=True):
         cell.update(source=told.source, metadata=told.metadata)
         _describe(cell)
-        caption = nbformat.v4.new_markdown_cell(f"*{cell.metadata.get('alt')}*", id=f"{cell.id}-caption")
+        caption = nbformat.v4.new_markdown_cell(
+            f"<small>{cell.metadata.get('alt')}</small>", id=f"{cell.id}-caption"
+        )
         cells += [cell, caption] if "alt" in cell.metadata else [cell]
     notebook.cells = cells
     nbformat.write(notebook, NOTEBOOKS / language / f"{name}.ipynb")

@@ -56,7 +56,7 @@ def test_cells_of_code_and_outputs_are_the_english_ones(name):
         assert ("alt" in cell.metadata) == (f"{cell.id}-caption" in captions)
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
-                assert captions[f"{cell.id}-caption"].source == f"*{cell.metadata['alt']}*"
+                assert captions[f"{cell.id}-caption"].source == f"<small>{cell.metadata['alt']}</small>"
                 assert output.metadata["image/png"]["alt"] == cell.metadata["alt"]
 
 
@@ -104,6 +104,10 @@ def test_code_formulas_numbers_and_citations_are_those_of_the_english_paragraph(
 READ = MarkdownIt("commonmark").enable("table")
 
 
+# beside a sign of a formula stands a space that does not break (U+00A0), after its slash a U+2060
+FORMULA_BREAKS = re.compile(r"(?<=[a-zA-Z0-9)\]αβρℓΦπ])( [=−+/≤≥∝] ?|/)(?=[a-zA-Zαβρℓ(])")
+
+
 def literal_asterisks(text):
     """How many asterisks one sees: beside a sign Markdown may not take one for emphasis."""
     return re.sub(r"<code>.*?</code>|\$\$.*?\$\$", "", READ.render(text)).count("*")
@@ -118,6 +122,8 @@ def test_every_paragraph_is_chinese_with_its_signs_and_no_formula_is_broken(name
         half = r"[\u4e00-\u9fff][,;:?!]|[,;?!][\u4e00-\u9fff]"  # Latin signs among Chinese ones
         assert not re.search(half, re.sub(r"`.*?`", "", text)), text
         assert literal_asterisks(text) == literal_asterisks(english), text
+        breaks = FORMULA_BREAKS.search(re.sub(r"`.*?`|\]\(\S*\)|\$\$.*?\$\$|<.*?>", "", text))
+        assert not breaks, f"a line may break here, within a formula: {breaks[0]!r} in {text}"
         assert "$" not in re.sub(r"\$\$[^$\n]+\$\$", "", text), f"a formula that has more than a line: {text}"
 
 
