@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Set up and run: `python3 run.py` runs every notebook, `lab` opens them, `test` tests everything.
 
-Needs Python 3.11 or newer, pip and venv. Other words go to `python -m rsf`: notebooks, figures, experiment,
-bench, audit, verify.
+Needs Python 3.11 or newer, pip and venv. `site` builds the site, `site --check` opens it in a browser;
+`environments colab|newest|lines` compares all notebooks elsewhere; `address URL` tells every place where the
+repository lies. Other words go to `python -m rsf`: notebooks, figures, experiment, bench, audit, verify.
 """
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,18 +43,54 @@ def set_up(extra):
         STAMP.write_text(" ".join([*made, extra]))
 
 
+def addressed():
+    """Return the files that hold the repository's address; pyproject.toml is the one that decides."""
+    places = ("pyproject.toml", "CITATION.cff", "*.md", ".github/ISSUE_TEMPLATE/*", "notebooks/*.ipynb")
+    return [file for place in places for file in sorted(ROOT.glob(place))]
+
+
+def address(new):
+    """Write the repository's address to badges, set-up cells and citation, where the present one stands."""
+    if not re.fullmatch(r"https://github\.com/[\w-]+/[\w.-]*[\w-]", new):
+        sys.exit(f"the address must have the form https://github.com/OWNER/NAME, got {new}")
+    declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    old = re.search(r'^Repository = "https://(.*?)"', declared, re.MULTILINE)[1]
+    new = new.removeprefix("https://")
+    for file in addressed():
+        with open(file, encoding="utf-8", newline="") as stream:  # line ends stay as they are
+            before = stream.read()
+        # Colab's addresses hold GitHub's without the dot of its name
+        after = re.sub(rf"{re.escape(old)}(?![\w-]|\.\w)", new, before)
+        colab = old.replace("github.com", "github", 1)
+        after = re.sub(rf"(?<=google\.com/){re.escape(colab)}(?![\w-])", new.replace(".com", "", 1), after)
+        if after != before:
+            with open(file, "w", encoding="utf-8", newline="") as stream:
+                stream.write(after)
+            print(f"{file.relative_to(ROOT).as_posix()}: {new}")
+
+
 def main(words):
     if sys.version_info < (3, 11):
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
-    testing = words == ["test"]
+    if words[:1] == ["address"]:
+        return address("".join(words[1:]))
+    extra = "lab"
+    commands = [["-m", "rsf", *(words or ["notebooks", "run"])]]
+    if words == ["test"]:
+        extra = "test"
+        tools = ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "--nbval"]
+        commands = [["-m", *tool] for tool in tools]
+    elif words[:1] == ["environments"]:
+        extra = "test"
+        commands = [["tests/environments.py", *words[1:]]]
+    elif words[:1] == ["site"]:
+        extra = "site"
+        commands = [["docs/make.py", *words[1:]]]
     try:
-        set_up("test" if testing else "lab")
+        set_up(extra)
     except subprocess.CalledProcessError as error:
         return error.returncode  # pip has said why
-    commands = [["rsf", *(words or ["notebooks", "run"])]]
-    if testing:
-        commands = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "--nbval"]]
-    codes = [subprocess.run([PYTHON, "-m", *command], cwd=ROOT).returncode for command in commands]
+    codes = [subprocess.run([PYTHON, *command], cwd=ROOT).returncode for command in commands]
     return next((code for code in codes if code), 0)  # a lint error hides no failing test
 
 

@@ -207,6 +207,29 @@ def measured(
     TimeoutError
         RSF_UNTIL came before the end of the training; its state is saved.
     """
+    tuning = run[3] is not None
+
+    def judge(trained):
+        return compact.outcomes(
+            logits(trained, tested, collate, batch_size, length),
+            labels,
+            scalars=tuning,
+            each=settings["measure"] == "nll" and not tuning,
+        )
+
+    return judged(run, sources, model, train, settings, collate, judge)
+
+
+def judged(
+    run: Run,
+    sources: Sequence[str],
+    model: PreTrainedModel,
+    train: object,
+    settings: dict,
+    collate: Callable,
+    judge: Callable[[PreTrainedModel], dict],
+) -> records.Run:
+    """As `measured`, the answers judged by a function of the model that returns numbers of a record."""
     experiment, arm, seed, rate = run
     journal = Journal(checkpoints_of(run, settings))
     trainer = fine_tune(model, train, arm, seed, settings, collate, journal, journal)
@@ -216,17 +239,11 @@ def measured(
         f"{experiment} {arm} {seed} is saved after {steps} steps: it goes on from there",
         TimeoutError,
     )
-    tuning = rate is not None
     counts = compact.decisions(journal.counts["candidates"], journal.counts["kept"])
     report = trainer.loader.report
     numbers = {
-        **compact.outcomes(
-            logits(trainer.model, tested, collate, batch_size, length),
-            labels,
-            scalars=tuning,
-            each=settings["measure"] == "nll" and not tuning,
-        ),
-        **({"acceptance_rate": counts["acceptance_rate"]} if tuning else counts),
+        **judge(trainer.model),
+        **(counts if rate is None else {"acceptance_rate": counts["acceptance_rate"]}),
         "forward_passes": trainer.spent,
         **({"budget": trainer.budget} if np.isfinite(trainer.budget) else {}),
         "scored": report.scored,

@@ -6,6 +6,8 @@ accuracy, nll              of the test examples; nll is the mean negative log-li
 calibration                20 bins of confidence: how many answers, how many right, their mean confidence
 right                      right or wrong of each test example in the order of the test set, bits in base64
 nll_each                   nll of each test example, float16 in base64, only where nll decides a claim
+by_class                   accuracy of each class, of tasks with several
+f1, f1_each                of questions, whose accuracy is the exact match; f1_each as nll_each
 acceptance_rate            kept / candidates, counted in the section's unit (batches or examples)
 candidates_by_twentieth, kept_by_twentieth    the same counts in each twentieth of the run
 scored, trained            examples; forward_passes = scored + 3 trained

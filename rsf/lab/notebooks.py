@@ -115,7 +115,8 @@ def translate(name, language):
     notebook.cells = cells
     nbformat.write(notebook, NOTEBOOKS / language / f"{name}.ipynb")
     ours, theirs = paragraphs(name), translation(name, language)
-    return [f"{name}: <!-- {mark} --> {(ours | theirs)[mark]:.70}" for mark in ours.keys() ^ theirs.keys()]
+    differ = sorted(ours.keys() ^ theirs.keys())
+    return [f"{name}: <!-- {mark} --> {(ours | theirs)[mark].splitlines()[0]:.70}" for mark in differ]
 
 
 def execute(notebook, environment):

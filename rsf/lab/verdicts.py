@@ -15,6 +15,8 @@ import numpy as np
 from rsf import checks
 from rsf.lab import compact, records, validated
 
+POINTS = ("accuracy", "f1")  # measures that are told in points, of 100
+EACH = {"accuracy": "right", "nll": "nll_each", "f1": "f1_each"}  # where a record has them of each example
 INTERVALS = {"order statistics": "median", "crossed": "crossed"}  # by words of a section
 FIRST_RULE = "else not reproduced"  # words of the sections that are judged by the rule written first
 
@@ -42,8 +44,8 @@ class Contrast(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """Return the unit that differences are told in: points of accuracy, or nothing."""
-        return " points" if self.measure == "accuracy" else ""
+        """Return the unit that differences are told in: points of accuracy or F1, or nothing."""
+        return " points" if self.measure in POINTS else ""
 
 
 class Finding(NamedTuple):
@@ -162,10 +164,8 @@ def of_arm(experiment: str, arm: str) -> dict[int, dict]:
 
 
 def measured(runs: dict[int, dict], measure: str) -> dict[int, float]:
-    """Return a number of each run by seed, accuracy in percent."""
-    return {
-        seed: run["numbers"][measure] * (100 if measure == "accuracy" else 1) for seed, run in runs.items()
-    }
+    """Return a number of each run by seed, accuracy and F1 in percent."""
+    return {seed: run["numbers"][measure] * (100 if measure in POINTS else 1) for seed, run in runs.items()}
 
 
 def difference(
@@ -197,15 +197,13 @@ def difference(
 
 
 def of_each(record: dict, measure: str) -> np.ndarray | None:
-    """Return a measure of each test example, accuracy in percent, or None where it is not stored."""
-    stored = record["numbers"].get({"accuracy": "right", "nll": "nll_each"}.get(measure))
+    """Return a measure of each test example, accuracy and F1 in percent, or None where it is not stored."""
+    stored = record["numbers"].get(EACH.get(measure))
     if not isinstance(stored, str):
         return None
-    return (
-        100.0 * compact.unpack(stored, records.protocol(record["experiment"])["test"])
-        if measure == "accuracy"
-        else compact.unpack_values(stored)
-    )
+    if measure == "accuracy":
+        return 100.0 * compact.unpack(stored, records.protocol(record["experiment"])["test"])
+    return (100 if measure in POINTS else 1) * compact.unpack_values(stored)
 
 
 def means(experiment: str) -> list[str]:
@@ -216,7 +214,7 @@ def means(experiment: str) -> list[str]:
     if contrasts(experiment) and records.missing(experiment):
         return []
     lines = []
-    for measure, scale, digits, unit in (("accuracy", 100, 2, " %"), ("nll", 1, 3, "")):
+    for measure, scale, digits, unit in (("accuracy", 100, 2, " %"), ("f1", 100, 2, " %"), ("nll", 1, 3, "")):
         arms = {}
         for run in (run for run in records.runs(experiment) if measure in run["numbers"]):
             name = f"{run['arm']} at {run['rate']:g}" if "rate" in run else run["arm"]

@@ -22,6 +22,10 @@ IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
 NEEDED = {  # by the first word of a section; the compact form needs the second set as well
     "imdb": IMDB,
     "mini": IMDB,
+    "topics": IMDB,
+    "questions": IMDB | {"f1"},
+    "images": IMDB,
+    "floor": {"accuracy", "right"},
     "arithmetic": {"accuracy", "setting", "curve", "acceptance", "examples", "nines", "forward_passes"},
     "sums": {"accuracy", "right", "setting", "kept", "samples", "steps", "forward_passes"},
     "gsm8k": {"accuracy", "acceptance_rate", "forward_passes", "right", "learning_rate", "validation"},
@@ -33,6 +37,9 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
     ("imdb", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
     ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
     ("mini", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
+    ("topics", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
+    ("questions", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
+    ("images", "new"): "a vision transformer, random weights",
     ("bench", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
@@ -40,6 +47,9 @@ MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
 REAL = {  # what the line about the data begins with, by the first word of a section
     "imdb": ("imdb: hub", "imdb: local copy"),
     "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
+    "topics": ("ag_news: hub", "ag_news: local copy"),
+    "questions": ("squad: hub", "squad: local copy"),
+    "images": ("images: scikit-learn's digits",),
     "mini": (f"train: {MINI}; test: imdb: hub", f"train: {MINI}; test: imdb: local copy", MINI),
 }
 
@@ -102,6 +112,7 @@ def _recompute(record: dict) -> list[str]:
     tuning = "stage" in protocol or (kind == "arithmetic" and record["experiment"].endswith("tuning"))
     counted = {"budget"} if protocol.get("progress") == "updates" else set()  # then passes are only counted
     needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"})) - counted
+    needed = NEEDED["floor"] if record["arm"] == "floor" else needed
     for name in sorted({"grid", "validation"} if tuning else needed):
         must(name in numbers, f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")
     for name, value in numbers.items():
@@ -224,10 +235,11 @@ def _compact(record: dict, section: dict) -> None:
         _rounds(record, section)
     if "candidates_by_twentieth" in numbers:
         _decisions(numbers, section, record["arm"])
-    if "nll_each" in numbers:
-        values = compact.unpack_values(numbers["nll_each"])
-        _equal("the number of nll_each", len(values), section["test"])
-        _equal("nll", numbers["nll"], values.mean(), tolerance=1e-3 * values.mean() + 1e-6)
+    for name in ("nll", "f1"):
+        if f"{name}_each" in numbers:
+            values = compact.unpack_values(numbers[f"{name}_each"])
+            _equal(f"the number of {name}_each", len(values), section["test"])
+            _equal(name, numbers[name], values.mean(), tolerance=1e-3 * values.mean() + 1e-6)
 
 
 def _right(numbers: dict, section: dict) -> None:

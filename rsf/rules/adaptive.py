@@ -109,6 +109,8 @@ class at_rate(_FromThePast):
     window : int
         How many criterion values are remembered (in whole blocks).
 
+    Notes
+    -----
     Before anything was observed it keeps at 1 - rate, blindly. Where no k gives the rate, the most generous
     rule of the family is mixed with keeping everything, or the stingiest with keeping nothing: with all
     losses zero it accepts at 1 - rate.

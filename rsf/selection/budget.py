@@ -60,6 +60,8 @@ class RSFConfig(TrainingArguments):
         Whether the collator draws (masks, crops, noise), so that each candidate must be collated once and for
         all before it is scored. None: found out by collating the first block several times.
 
+    Notes
+    -----
     A schedule counts in steps of plain fine-tuning (`warmup_steps`, `lr_scheduler_kwargs`), however many are
     taken. For batches of kept examples of like length take train_sampling_strategy="group_by_length", as in
     plain fine-tuning.

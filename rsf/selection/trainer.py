@@ -41,13 +41,13 @@ class RSFTrainer(Trainer):
     on_decision : callable(block, criterion, kept)
         Told each decision, see `RejectionLoader`.
 
+    Notes
+    -----
     All others as in transformers.Trainer; `args` is an `RSFConfig`. The coins derive from `args.seed` and the
     process. After training, `loader.report` has the totals (`loader.total`: of all processes), `spent` the
     forward passes, and `stopped` the reason, if a rule starved. A rule with a memory remembers what its own
     process saw.
 
-    Notes
-    -----
     Where it differs from the Trainer, also with a rule that keeps everything:
 
     1. Batches are full, except with unit="batch": what a pass leaves over opens the first batch of the next.

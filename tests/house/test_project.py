@@ -1,5 +1,6 @@
 """The project as a whole: one place for a fact, generated parts that equal what generates them."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from mutations import MUTATIONS
 
+import rsf
 from rsf.lab import notebooks, report
 from rsf.lab.data import EMBEDDED
 from rsf.lab.records import ROOT
@@ -51,16 +53,75 @@ def test_open_ranges_in_the_project_and_exact_pins_in_one_file():
 
 
 def test_the_address_of_the_repository_stands_in_one_place():
-    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"][
-        "Repository"
-    ].removeprefix("https://")
-    for file in [
-        *notebooks.TEXT.glob("*.md"),
-        *(ROOT / "rsf").rglob("*.py"),
-        ROOT / "README.md",
-        ROOT / "run.py",
-    ]:
-        assert address not in file.read_text(encoding="utf-8"), file.name
+    for file in [*notebooks.TEXT.glob("*.md"), *(ROOT / "rsf").rglob("*.py"), ROOT / "run.py"]:
+        assert address().removeprefix("https://") not in file.read_text(encoding="utf-8"), file.name
+    archive = f"{address()}/archive/refs/tags/v{rsf.__version__}.zip"
+    for name in notebooks.names():
+        text = (notebooks.NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")
+        assert text.count(f"%pip install -q --no-deps {archive}") == 1 and colab(name) in text, name
+        for page in ("README.md", "README.zh.md"):
+            row = next(line for line in lines_of(page) if f"(notebooks/{name}.ipynb)" in line)
+            assert f"({colab(name)})" in row, (page, name)
+
+
+def test_no_page_tells_of_another_address():
+    for file in run_py().addressed():
+        told = set(re.findall(r"github(?:\.com)?/[\w-]+/rsf\b", file.read_text(encoding="utf-8")))
+        assert {one.replace(".com", "", 1) for one in told} <= {address()[8:].replace(".com", "", 1)}, (
+            file.name
+        )
+
+
+def test_one_command_writes_the_address_everywhere_and_nothing_else(tmp_path, monkeypatch, capsys):
+    module = run_py()
+    before = {}
+    for file in module.addressed():
+        copy = tmp_path / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+        before[copy] = file.read_bytes()
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    assert not module.main(["address", "https://github.com/some-one/rsf.course"])
+    told = capsys.readouterr().out
+    for place in (
+        "pyproject.toml",
+        "CITATION.cff",
+        "README.md",
+        "README.zh.md",
+        "notebooks/07_fine_tune_bert.ipynb",
+    ):
+        text = (tmp_path / place).read_text(encoding="utf-8")
+        assert "OWNER" not in text and "github.com/some-one/rsf.course" in told and f"{place}:" in told
+        assert ("github/some-one/rsf.course/blob" in text) == (
+            place not in ("pyproject.toml", "CITATION.cff")
+        )
+    module.main(["address", address()])
+    assert all(copy.read_bytes() == content for copy, content in before.items())
+    for wrong in ("github.com/some-one/rsf", "https://github.com/OWNER", "https://example.org/a/b", ""):
+        with pytest.raises(SystemExit, match="must have the form"):
+            module.main(["address", wrong])
+
+
+def address():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"]
+
+
+def colab(name):
+    """Where a notebook opens on Colab."""
+    path = address().removeprefix("https://github.com/")
+    return f"https://colab.research.google.com/github/{path}/blob/main/notebooks/{name}.ipynb"
+
+
+def lines_of(page):
+    return (ROOT / page).read_text(encoding="utf-8").splitlines()
+
+
+def run_py():
+    spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_readme_commands_are_those_of_run_py():
@@ -75,7 +136,8 @@ def test_readme_commands_are_those_of_run_py():
 
 def test_readme_is_short_and_its_first_screen_says_all_that_one_needs():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.encode()) <= 6_000
+    length_of_a_name = text.count(address()[19:]) * (len(address()[19:]) - len("OWNER/rsf"))
+    assert len(text.encode()) - length_of_a_name <= 6_000  # whoever owns it
     screen = text.splitlines()[:25]
     assert sum(line.startswith("![") for line in screen) == 1 and any("中文" in line for line in screen)
     assert [line.split()[2] for line in screen if line.startswith("python3 run.py")][1:] == ["lab", "test"]
@@ -101,11 +163,32 @@ def test_links_between_the_project_s_own_pages_lead_somewhere():
         ROOT / "results/README.md",
         *ROOT.glob("docs/*.md"),
     ):
-        for target in re.findall(r"\]\(([^)#:]+)", page.read_text(encoding="utf-8")):
+        for target in re.findall(r"\]\((?!https:)([^)#:]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists() or list(page.parent.glob(f"{target}.json*")), (
                 page,
                 target,
             )
+
+
+def pages():
+    return [*sorted(ROOT.glob("*.md")), ROOT / "results/README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_link_to_a_place_in_a_page_finds_its_heading_and_one_to_colab_its_notebook(page):
+    text = page.read_text(encoding="utf-8")
+    for file, place in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        assert place in anchors(page.parent / file if file else page), (file, place)
+    for path in re.findall(
+        r"\(https://colab\.research\.google\.com/github/[^/)]+/[^/)]+/blob/main/([^)]*)\)", text
+    ):
+        assert (ROOT / path).is_file(), path
+
+
+def anchors(page):
+    """The names of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_generated_parts_equal_what_generates_them(tmp_path):
@@ -177,5 +260,7 @@ def test_what_contributing_tells_to_run_is_there():
     assert {"test", "notebooks", "figures", "experiment", "verify"} == set(commands)
     for path in re.findall(r"`((?:results|notebooks|tests)/[\w./]*)`", text):
         assert (ROOT / path).exists(), path
+    template = (ROOT / ".github/ISSUE_TEMPLATE/not_reproduced.md").read_text(encoding="utf-8")
+    assert "```\npython3 run.py verify --machine\n```" in template
     workflow = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
     assert "run: .ci/run\n" in workflow

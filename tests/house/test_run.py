@@ -44,6 +44,19 @@ def test_each_word_installs_what_it_needs_once(run):
     assert [command[2] for command in run.asked if command[2] != "pip"][:3] == ["rsf", "rsf", "rsf"]
 
 
+def test_the_site_has_an_extra_and_a_script_of_its_own(run):
+    for words in (["site"], ["site", "--check"], ["lab"]):
+        assert run.main(words) == 0
+    assert installed(run) == [".[site]", ".[lab]"]
+    started = [command[1:] for command in run.asked if "install" not in command]
+    assert started == [["docs/make.py"], ["docs/make.py", "--check"], ["-m", "rsf", "lab"]]
+
+
+def test_environments_are_compared_with_the_tests_tools(run):
+    assert run.main(["environments", "lines", "07"]) == 0
+    assert installed(run) == [".[test]"] and run.asked[-1][1:] == ["tests/environments.py", "lines", "07"]
+
+
 def test_other_files_make_another_environment(run):
     run.main([])
     run.DECLARED[0].write_text("changed")

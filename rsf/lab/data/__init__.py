@@ -20,20 +20,42 @@ import numpy as np
 from huggingface_hub import HfApi
 
 from rsf.acceptance import refuse_if
+from rsf.lab.data import passages
 
 logger = logging.getLogger(__name__)
 SOURCES = ("hub", "local", "embedded")
 EMBEDDED = Path(__file__).parent / "embedded"
 ORDER = 12345  # the seed that chooses what is put aside
 HUB_PATIENCE = 5  # seconds
-SETS = {  # where on the Hub, at which revision, what a local copy is called, and what is embedded
+SETS = {  # where on the Hub, at which revision, what a local copy is called, what is embedded, and its parts
     "imdb": (
         ("stanfordnlp/imdb",),
         "e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
         "the Large Movie Review Dataset",
         "mini reviews",
+        ("train", "test"),
     ),
-    "gsm8k": (("openai/gsm8k", "main"), "e53f048856ff4f594e959d75785d2c2d37b678ee", "GSM8K", "mini problems"),
+    "gsm8k": (
+        ("openai/gsm8k", "main"),
+        "e53f048856ff4f594e959d75785d2c2d37b678ee",
+        "GSM8K",
+        "mini problems",
+        ("train", "test"),
+    ),
+    "ag_news": (
+        ("fancyzhx/ag_news",),
+        "eb185aade064a813bc0b7f42de02595523103ca4",
+        "AG News",
+        "mini reviews",
+        ("train_subset", "test"),
+    ),
+    "squad": (
+        ("rajpurkar/squad",),
+        "7b6d24c440a36b6815f21b70d25016731768db1f",
+        "SQuAD 1.1",
+        "made passages",
+        ("train_subset", "validation"),
+    ),
 }
 
 
@@ -64,10 +86,11 @@ def load(name, *, source=None):
 
     Parameters
     ----------
-    name : "imdb" or "gsm8k"
+    name : "imdb", "gsm8k", "ag_news" or "squad"
         imdb: columns text (str) and label (0 negative, 1 positive); embedded: *mini reviews*, with genre and
         kind as well. gsm8k: question and answer (its steps, and a last line of `####` and the number);
-        embedded: *mini problems*.
+        embedded: *mini problems*. ag_news: text and label (a topic); embedded: *mini reviews*, whose topic is
+        the genre. squad: context, question and answers (text and answer_start); embedded: `made passages`.
     source : str, optional
         Overrides `RSF_SOURCE`.
 
@@ -77,7 +100,7 @@ def load(name, *, source=None):
         None of the sources named is there.
     """
     refuse_if(name not in SETS, f"there is no data set {name!r}, only {', '.join(SETS)}")
-    (repository, *part), revision, title, small = SETS[name]
+    (repository, *part), revision, title, small, parts = SETS[name]
 
     def hub(impatient):
         both = from_hub(
@@ -87,13 +110,13 @@ def load(name, *, source=None):
             "dataset",
             impatient,
         )
-        return both["train"], both["test"], f"hub, {repository} at {revision[:8]}"
+        return *(both[one.removesuffix("_subset")] for one in parts), f"hub, {repository} at {revision[:8]}"
 
     def local(_):
         folder = local_folder("RSF_DATA", name)
         if (folder / "tokens.npz").is_file():
             return _tokenised(folder / "tokens.npz")
-        files = [folder / "train.parquet", folder / "test.parquet"]
+        files = [folder / f"{one}.parquet" for one in parts]
         for file in files:
             refuse_if(not file.is_file(), f"{folder} lacks {file.name}", SourceUnavailable)
         return *(
@@ -101,8 +124,12 @@ def load(name, *, source=None):
         ), f"local copy of {title}, SHA-256 {digest(files)[:16]}"
 
     def embedded(_):
-        with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
-            rows = import_module("datasets").Dataset.from_list([json.loads(line) for line in file])
+        if small == "made passages":
+            made = passages.made()
+        else:
+            with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
+                made = [json.loads(line) for line in file]
+        rows = import_module("datasets").Dataset.from_list(made)
         kept = (
             rows.select([i for i, one in enumerate(rows["split"]) if one == split])
             for split in ("train", "test")
@@ -186,6 +213,20 @@ def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
     alone = [i for i in candidates if times[texts[i]] == 1]
     aside = np.random.default_rng(ORDER).permutation(alone)[:number]
     return aside, np.setdiff1d(candidates, aside)
+
+
+def labelled(table: object, column: str = "label") -> object:
+    """Return a table whose rows have a label each; ValueError names the column or the row that has none."""
+    refuse_if(
+        column not in table.column_names,
+        f"the data have no column {column!r}, only {', '.join(table.column_names)}: rename theirs",
+    )
+    empty = [i for i, label in enumerate(table[column]) if label in (None, "", -1)]
+    refuse_if(
+        empty,
+        f"{len(empty)} of {len(table)} rows have no {column}, row {[*empty, None][0]} first: leave them out",
+    )
+    return table
 
 
 def digest(files):

@@ -82,7 +82,7 @@ class CachedOutputs(torch.utils.data.Dataset):
     ----------
     hidden : array (all tokens of all texts, hidden), mapped from the disk
     lengths : array (texts,)
-    labels : sequence (rows,)
+    labels : sequence (rows,), or (rows, 2) of the ends of an answer
     index : sequence (rows,), the texts that are the rows
     """
 
@@ -99,7 +99,7 @@ class CachedOutputs(torch.utils.data.Dataset):
     def __getitem__(self, row):
         text = self.index[row]
         hidden = torch.from_numpy(self.hidden[self.starts[text] : self.ends[text]])
-        return {"hidden": hidden, "label": int(self.labels[row]), "index": int(text)}
+        return {"hidden": hidden, "label": self.labels[row].tolist(), "index": int(text)}
 
 
 def cached(

@@ -5,7 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rsf.lab import records
-from rsf.lab.report import corpus, findings, generation, overview, sampling, selection, sweep, whole_model
+from rsf.lab.report import (
+    corpus,
+    findings,
+    generation,
+    overview,
+    sampling,
+    selection,
+    sweep,
+    tasks,
+    whole_model,
+)
 
 FIGURES = {
     "overview": overview.overview_figure,
@@ -22,10 +32,13 @@ TABLES = {
         whole_model.whole_model_table,
         sampling.sampling_table,
         sweep.sweep_table,
+        tasks.tasks_table,
         generation.sums_table,
         selection.selection_table,
         generation.generation_table,
         overview.power_table,
+        overview.article_table,
+        overview.environments_table,
     ),
     "rsf/lab/data/embedded/README.md": (corpus.corpus_table, corpus.transfer_table),
 }

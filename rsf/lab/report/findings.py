@@ -6,13 +6,12 @@ from rsf.lab.report.parts import limits, span
 from rsf.lab.report.whole_model import MAIN
 
 ENGLISH = (
-    "- Keeping batches by their loss, as published (a whole MiniLM on all of IMDb, at the compute of three "
-    "passes, {seeds} seeds): **{rule} points** of accuracy against plain fine-tuning, and better "
-    "probabilities (negative log-likelihood {article:.3f} against {plain:.3f}).\n"
+    "- Keeping batches by their loss, as published (a whole MiniLM on all of IMDb, equal compute, {seeds} "
+    "seeds): **{rule} points** against plain fine-tuning, with better probabilities (NLL {article:.3f}, "
+    "plain {plain:.3f}).\n"
     "- Learning from own verified answers (a tiny transformer on sums, {sums_seeds} seeds, against the "
-    "better of two controls at the same compute, one of them in the same rounds): with 50, 200 and 800 sums "
-    "answered, **{gains}** points.\n"
-    "- Drawing exactly from a density alone: a hat of strips is **{times} times** as fast as scipy's fastest."
+    "better of two controls, one of the same schedule): with 50, 200, 800 sums answered **{gains}** points.\n"
+    "- Drawing exactly from a density alone: a hat of strips, **{times} times** as fast as scipy's fastest."
 )
 CHINESE = (
     "- 按损失取舍批次（原文的做法；完整的 MiniLM，全部 IMDb，三遍的计算量，{seeds} 个种子）："

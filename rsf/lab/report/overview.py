@@ -13,6 +13,35 @@ from rsf.lab import records, verdicts
 from rsf.lab.report.parts import limits, save, table
 from rsf.lab.report.whole_model import MAIN
 
+# the article's sections: what each says, where it is put to the test, by which sections of the protocol
+ARTICLE = (
+    ("1", "large models, and what limits them", ("00",), ()),
+    ("2", "rejection sampling, fine-tuning, and the two together", ("00", "01", "09"), ()),
+    (
+        *("3.1, 3.2", "sample from the model, accept or reject, fine-tune on what was accepted, again"),
+        *(("09", "10", "11"), ("sums-50", "sums-200", "sums-800", "gsm8k-chat")),
+    ),
+    ("3.3", "A(x) = min(1, p(x) / (k q(x))): a check in each notebook", ("01", "02", "03", "04"), ()),
+    ("3.3", "a higher rate of rejection costs more and may perform better", ("08",), ("imdb-last-updates",)),
+    ("4", "its program, as printed: it stops at the first batch", ("06",), ()),
+    (
+        *("4", "keeping batches by their loss improves BERT at a limited budget", ("07",)),
+        ("imdb-article", "imdb-full", "imdb-whole-model", "imdb-whole-model-1"),
+    ),
+    (
+        *("4", "the same, of a last layer", ("08",)),
+        ("imdb-last-limited", "imdb-last-ample", "imdb-last-whole"),
+    ),
+    (
+        *("5, 8", "it fits topics, questions, translation, speech, images", ("12",)),
+        ("topics", "questions", "images", "translation", "speech"),
+    ),
+    ("6", "tools and resources: left empty", ("16",), ()),
+    ("7", "open: efficiency of sampling", ("02", "02b"), ()),
+    ("7", "open: interpretability, safety, fairness", ("14",), ("groups",)),
+    ("8", "it combines with distillation and pruning", ("13",), ("compression",)),
+)
+
 
 def overview_figure(file: Path) -> None:
     """Draw the picture on README's first screen: the idea, and what it did to a whole model."""
@@ -61,10 +90,59 @@ def setup_line() -> str:
     """Return README's measured costs of its two commands, from results/setup.json."""
     cost = json.loads((records.RESULTS / "setup.json").read_text(encoding="utf-8"))
     return (
-        f"Measured on {cost['machine']}, from a fresh clone: `python3 run.py` {cost['run_minutes']:.0f} min "
-        f"({cost['install_minutes']:.1f} min of them once, for the environment), then `python3 run.py test` "
-        f"{cost['test_minutes']:.0f} min; {cost['memory_gib']:.1f} GiB of memory at the most, "
-        f"{cost['disk_gib']:.1f} GiB of disk."
+        f"Measured on {cost['machine']}, from a fresh clone: run {cost['run_minutes']:.0f} min "
+        f"({cost['install_minutes']:.1f} of them set-up, once), test {cost['test_minutes']:.0f} min; "
+        f"{cost['memory_gib']:.1f} GiB of memory, {cost['disk_gib']:.1f} GiB of disk."
+    )
+
+
+def article_table() -> str:
+    """Return the map of the article: its sections, where each is put to the test, and what was found."""
+    links = {file.name.split("_")[0]: file.name for file in records.ROOT.glob("notebooks/*.ipynb")}
+    return table(
+        ("section", "what it says", "notebooks", "verdict"),
+        [
+            (
+                section,
+                says,
+                ", ".join(f"[{one}](../notebooks/{links[one]})" if one in links else one for one in where),
+                _found(names),
+            )
+            for section, says, where, names in ARTICLE
+        ],
+    )
+
+
+def _found(names: tuple[str, ...]) -> str:
+    """Return what the sections of the protocol say of a claim; nothing was claimed where none is named."""
+    there = [name for name in names if name in records.sections()]
+    cases = [
+        f"`{name}` {verdicts.judged(one).judgement.word}"
+        for name in there
+        for one in verdicts.contrasts(name)
+    ]
+    general = [f"{one.word} in general" for one in verdicts.overall(there).values()]
+    return ": ".join([*general, ", ".join(cases)]) if cases else "open" * bool(names)
+
+
+def environments_table() -> str:
+    """Return where all notebooks were compared strictly, and what differed (tests/environments.py)."""
+    stored = json.loads((records.RESULTS / "environments.json").read_text(encoding="utf-8"))
+    return table(
+        ("environment", "verdict", "cells that differ", "versions, Python first", "minutes", "commit, day"),
+        [
+            (
+                name,
+                f"{one['verdict']}, {len(one['notebooks'])} notebooks",
+                ", ".join(
+                    f"{found['notebook'][:3].strip('_')} {found['cell']}" for found in one["differences"]
+                ),
+                ", ".join(f"{key} {version}" for key, version in list(one["versions"].items())[:8]),
+                f"{one['minutes']:.0f}",
+                f"{one['commit'][:7]}, {one['date'][:10]}",
+            )
+            for name, one in stored.items()
+        ],
     )
 
 

@@ -1,0 +1,215 @@
+"""Topics, questions and images: one loop over every head, killed and resumed; the official metric; bad input is named."""
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+from datasets import Dataset
+
+from rsf.lab import arms, compact, models, records, verify
+from rsf.lab.data import passages
+from rsf.lab.models.last_layer import LastLayer
+from rsf.lab.tasks import carry, images, questions, topics
+
+TASKS = {task.name: task for task in (topics.TASK, questions.TASK, images.TASK)}
+SETTINGS = {
+    "unit": "batch",
+    "scoring_dropout": True,
+    "passes": 3,
+    "batch_size": 4,
+    "learning_rate": 5e-3,
+    "schedule": "linear",
+    "optimizer": "adamw_torch",
+    "weight_decay": 0.0,
+    "bf16": False,
+    "k": 3.0,
+    "window": 8,
+}
+SHAPE = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
+
+
+def tiny(name):
+    """Return a model of the task's kind and rows for it."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    if name == "images":
+        model = images.model(
+            {"source": "embedded", "dtype": "float32", "width": 16, "layers": 2, "dropout": 0.1}, rng
+        )
+        return model, images.examples(rng.random((24, 1, 8, 8)), rng.integers(0, 3, 24), "float32").rows
+    config = tf.BertConfig(**SHAPE, vocab_size=20, num_labels=2 if name == "questions" else 3)
+    whole = tf.BertForSequenceClassification(config)
+    hidden = [torch.randn(int(n), 16).half() for n in rng.integers(3, 9, 24)]
+    if name == "topics":
+        labels = rng.integers(0, 3, 24).tolist()
+        model = LastLayer(whole)
+    else:
+        labels = [[0, len(one) - 1] for one in hidden]
+        model = questions.LastLayerForQuestionAnswering(config)
+        model.bert = models.split_layers(whole, 1)[1].bert
+    rows = [
+        {"hidden": h, "label": label, "index": i}
+        for i, (h, label) in enumerate(zip(hidden, labels, strict=True))
+    ]
+    return model, rows
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_takes_steps_and_a_killed_run_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
+    def trained(folder, until=np.inf):
+        monkeypatch.setenv("RSF_UNTIL", str(until))
+        journal = arms.Journal(folder)
+        model, rows = tiny(name)
+        before = [one.detach().clone() for one in model.parameters()]
+        trainer = arms.fine_tune(model, rows, "article", 5, SETTINGS, TASKS[name].collate, journal, journal)
+        moved = any(not torch.equal(*pair) for pair in zip(before, trainer.model.parameters(), strict=True))
+        return trainer, journal, moved
+
+    straight, whole, moved = trained(tmp_path / "straight")
+    assert moved and straight.state.global_step > 3
+    killed, _, _ = trained(tmp_path / "killed", until=0)  # saves after its first step, and stops
+    assert killed.state.global_step == 1
+    resumed, journal, _ = trained(tmp_path / "killed")
+    assert resumed.state.global_step == straight.state.global_step and resumed.spent == straight.spent
+    assert journal.counts["kept"] == whole.counts["kept"]
+    for one, other in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+# ---- questions
+
+
+def test_answers_of_made_passages_stand_where_they_are_said_to_and_all_facts_differ():
+    rows = passages.made()
+    assert len(rows) == 720 and sum(row["split"] == "test" for row in rows) == 240
+    for row in rows:
+        (answer,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
+        assert row["context"][start : start + len(answer)] == answer
+        subject = row["question"].split(" of ", 1)
+        assert len(subject) == 2
+
+
+def part(*pairs):
+    """A part of questions whose passages are `a b c ...`, a token a letter."""
+    shown = []
+    for question, passage, answers in pairs:
+        text = f"{question}{questions.JOIN}{passage}"
+        first = len(text) - len(passage)
+        offsets = [
+            (0, 0),
+            (0, 1),
+            (0, 0),
+            *((first + i, first + i + 1) for i in range(0, len(passage), 2)),
+            (0, 0),
+        ]
+        shown.append(
+            {
+                "text": text,
+                "first": first,
+                "offsets": offsets,
+                "answers": {"text": answers, "answer_start": [0] * len(answers)},
+            }
+        )
+    return carry.Part(
+        [
+            {"hidden": torch.zeros(len(row["offsets"]), 4), "label": [0, 0], "index": i}
+            for i, row in enumerate(shown)
+        ],
+        shown,
+    )
+
+
+def test_the_answer_is_the_best_span_of_the_passage_in_order_and_not_too_long():
+    class Oracle(torch.nn.Module):
+        def forward(self, inputs_embeds, attention_mask, start_positions, end_positions):
+            start = torch.zeros(inputs_embeds.shape[:2])
+            end = torch.zeros(inputs_embeds.shape[:2])
+            start[:, 1], start[:, 5], start[:, 4] = 9, 3, 2  # 1 lies in the question
+            end[:, 4], end[:, 6] = 5, 4  # before the best start
+            return tf.modeling_outputs.QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+
+    asked = part(("q", "a b c d e", ["c d"]), ("q", "a b c d e", ["b"]))
+    # spans from the passage at tokens 3 to 7: b alone 2 + 5, c to d 3 + 4; the first of two that tie
+    assert questions.answers(Oracle(), asked) == ["b", "b"]
+    found = questions.judged(["c d", "The b!"], asked, False)
+    assert found["accuracy"] == 1.0 and found["f1"] == 1.0  # articles and punctuation do not count
+    found = questions.judged(["c", "e"], asked, False)
+    assert found["accuracy"] == 0.0 and found["f1"] == pytest.approx((2 / 3) / 2)
+
+
+def test_an_answer_that_is_not_in_its_passage_is_named():
+    tokenizer = models.letter_tokenizer("abc[SEP]q ", unknown="a")
+    rows = {"question": ["q"], "context": ["a b c"], "answers": [{"text": ["c"], "answer_start": [2]}]}
+    with pytest.raises(
+        ValueError, match="question 0: its answer 'c' is not in its passage at 2, where 'b' stands"
+    ):
+        questions.table(Dataset.from_dict(rows), tokenizer, 128)
+
+
+def test_a_question_without_an_answer_is_named():
+    rows = {"question": ["q"], "context": ["a b c"], "answers": [{"text": [], "answer_start": []}]}
+    with pytest.raises(ValueError, match="question 0: its answer '' is not in its passage"):
+        questions.table(Dataset.from_dict(rows), models.letter_tokenizer("abc", unknown="a"), 128)
+
+
+def test_f1_is_made_again_from_that_of_each_question():
+    section = records.protocol("questions-one-pass")
+    f1 = np.random.default_rng(0).integers(0, 2, section["test"]) / 2
+    budget = 3 * section["train"]
+    numbers = {
+        "accuracy": 0.0,
+        "right": compact.pack(f1 == 1),
+        "f1": float(f1.mean()),
+        "f1_each": compact.pack_values(f1),
+        **compact.decisions([1] * 50, [1] * 50),
+        "forward_passes": budget,
+        "budget": budget,
+        "scored": 0,
+        "trained": section["train"],
+        "steps": 50,
+    }
+    record = {"experiment": "questions-one-pass", "arm": "plain", "seed": 300, "numbers": numbers}
+    record |= {"data": "squad: local copy of SQuAD 1.1", "model": "bert: embedded, all-MiniLM-L6-v2"}
+    assert verify.recompute(record) == []
+    with pytest.raises(ValueError, match="f1 is 0"):
+        verify.recompute(record | {"numbers": numbers | {"f1": numbers["f1"] + 0.01}})
+    with pytest.raises(ValueError, match="the number of f1_each"):
+        verify.recompute(record | {"numbers": numbers | {"f1_each": compact.pack_values(f1[1:])}})
+    with pytest.raises(ValueError, match="its data are 'squad: embedded"):
+        verify.recompute(record | {"data": "squad: embedded, made passages"})
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"text": ["a"], "topic": [1]}, "no column 'label', only text, topic"),
+        ({"text": ["a", "b"], "label": [1, None]}, "1 of 2 rows have no label, row 1 first"),
+        ({"text": ["a", "b"], "label": ["", "x"]}, "1 of 2 rows have no label, row 0 first"),
+        ({"text": ["a", "b"], "label": [0, -1]}, "1 of 2 rows have no label, row 1 first"),
+    ],
+)
+def test_a_label_that_is_missing_is_named(columns, message):
+    with pytest.raises(ValueError, match=message):
+        topics.table(Dataset.from_dict(columns))
+
+
+def test_an_image_of_another_size_is_named():
+    rows = [*images.examples(np.zeros((2, 1, 8, 8)), [0, 1], "float32").rows]
+    rows.append({"pixels": torch.zeros(1, 9, 8), "label": 0, "index": 7})
+    with pytest.raises(ValueError, match=r"image 7 is \(1, 9, 8\), others are \(1, 8, 8\)"):
+        images.collate(rows)
+
+
+def test_more_examples_than_are_left_are_refused():
+    settings = {
+        "source": "embedded",
+        "dtype": "float32",
+        "base": {"train": 1000},
+        "validation": 100,
+        "train": 101,
+    }
+    with pytest.raises(ValueError, match="images: 100 examples are left for the arms, and they take 101"):
+        carry.split(images.TASK, settings, 0)

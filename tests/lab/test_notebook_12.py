@@ -1,0 +1,41 @@
+"""Notebook 12: what it says of losses and wrong labels holds for other seeds, and its table is made from results/."""
+
+import numpy as np
+import pytest
+
+from rsf.lab import records, verdicts
+from rsf.lab.report import tasks
+
+WRONG = ("easy(0.5)(each[part])", "clipped(0.5)(each[part])")
+HEADS = len(tasks.HEAD)
+
+
+def test_the_table_has_a_line_a_task_and_says_nothing_of_a_part(monkeypatch):
+    lines = tasks.tasks_table().splitlines()
+    assert len(lines) == 2 + len(tasks.TASKS)
+    assert all(line.count("|") == HEADS + 1 for line in lines)
+    real = records.runs
+
+    def but_one(name):
+        return real(name)[1:] if name == "topics" else real(name)
+
+    monkeypatch.setattr(records, "runs", but_one)
+    row = tasks.tasks_table().splitlines()[2]
+    assert row.count("open") >= 1 and not any(sign in row for sign in "+-[")
+
+
+def test_each_task_declares_the_three_contrasts_of_one_family():
+    for name in tasks.TASKS:
+        above, no_lower, gain = verdicts.contrasts(name)
+        assert (above.arm, above.against, above.margin) == ("article", "floor", 0.0)
+        assert no_lower.margin == 2 * gain.smallest_gain and gain.margin is None
+        assert gain.level == pytest.approx(0.025 / 9, rel=1e-6)
+        assert len(records.protocol(name)["seeds"]) >= 10
+        assert not set(records.protocol(name)["seeds"]) & set(records.protocol(f"{name}-tuning")["seeds"])
+
+
+def test_stored_runs_spent_the_same_but_for_a_block():
+    for name in (name for name in tasks.TASKS if not records.missing(name)):
+        numbers = [run["numbers"] for run in records.runs(name) if run["arm"] != "floor"]
+        spent = [one["forward_passes"] for one in numbers if "stopped" not in one]
+        assert np.ptp(spent) <= 4 * records.protocol(name)["batch_size"]
