@@ -236,7 +236,7 @@ ARGUMENTS = {
         "--rates": {"type": float, **SEVERAL},
         "--again": {"help": "into build/again/, beside the stored numbers", **SWITCH},
     },
-    bench: {"name": {"choices": ("sampling", "selection", "generation")}},
+    bench: {"name": {"choices": ("sampling", "selection", "generation", "growth")}},
     full: {
         "names": {"nargs": "*", "help": "sections; default: all, the most valuable first"},
         "--minutes": {"type": float, "default": 9},

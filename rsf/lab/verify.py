@@ -32,6 +32,7 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
     "bench-sampling": {"exactness", "extra_mib"},
     "bench-selection": {"passes", "memory", "floor"},
     "bench-generation": {"differ", "peak_mib"},
+    "bench-growth": {"growth"},
 }
 MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
     ("imdb", "embedded"): "bert: embedded, all-MiniLM-L6-v2",

@@ -6,9 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from rsf.lab import bench as timings
 from rsf.lab import records
 from rsf.lab.bench import generation as bench
-from rsf.lab.bench import in_own_process
+from rsf.lab.bench import growth, in_own_process
 from rsf.lab.report import generation as evidence_generation
 
 SETTINGS = {"prompts": 32, "lengths": [2, 6], "new_tokens": 5, "batch_size": 8, "repeats": 2, "loop_every": 4}
@@ -71,6 +72,17 @@ def test_memory_is_that_of_a_process_of_its_own():
 
 
 def test_where_memory_cannot_be_told_it_says_so_before_it_runs(monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(timings, "STATUS", tmp_path / "status")
     with pytest.raises(NotImplementedError, match=r"reads its peak of memory in .*status: run it on Linux"):
         bench.run()
+
+
+def test_what_grows_is_linear_and_memory_hardly_does():
+    rows = records.read("bench-growth")["cpu"][0]["numbers"]["growth"]
+    assert {row["prompts"] for row in rows} == {10**3, 10**4, 10**5}
+    fewest, most = (min(rows, key=lambda row: row["samples"]), max(rows, key=lambda row: row["samples"]))
+    assert most["seconds"] / most["samples"] < 1.2 * fewest["seconds"] / fewest["samples"]
+    for row in rows:
+        assert row["files"] <= 2 + row["samples"] / 1000
+    assert most["more_mib"] * 2**20 <= 1000 * most["prompts"]
+    assert growth.grown(10, 2).keys() == rows[0].keys()

@@ -3,9 +3,25 @@
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from rsf.lab import records
+
+STATUS = Path("/proc/self/status")  # getrusage counts what the parent had before exec
 
 
 def in_own_process(function: Callable, *arguments: object) -> object:
     """Return what a function returns in a new process, in whose memory nothing of this one is."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
+
+
+def peak_mib() -> float:
+    """Return the peak of this process's memory, in MiB."""
+    records.must(
+        STATUS.exists(),
+        f"the benchmark reads its peak of memory in {STATUS}: run it on Linux",
+        NotImplementedError,
+    )
+    peak = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024

@@ -9,7 +9,6 @@ python -m rsf bench generation         five minutes; writes results/bench-genera
 
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from rsf.generation import model_sampler, sample_and_judge
 from rsf.lab import records
-from rsf.lab.bench import in_own_process
+from rsf.lab.bench import in_own_process, peak_mib
 from rsf.lab.data import SourceUnavailable, local_folder
 from rsf.lab.models import letter_tokenizer
 from rsf.rules import above
@@ -53,7 +52,6 @@ def stories(_):
     return model, AutoTokenizer.from_pretrained(path)
 
 
-STATUS = Path("/proc/self/status")  # getrusage counts what the parent had before exec
 CASES = (
     ("tiny GPT-2", tiny, None),
     ("stories260K", stories, None),
@@ -173,18 +171,12 @@ def write_and_weigh(number):
     _, texts = ids_and_texts(tokenizer, number, settings["lengths"], rng)
     with tempfile.TemporaryDirectory() as folder:
         ours(model, tokenizer, texts, settings, max_new_tokens=settings["memory_new_tokens"], folder=folder)
-    status = STATUS.read_text(encoding="utf-8").splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    return round(peak / 1024, 1)
+    return round(peak_mib(), 1)
 
 
 def run():
     """Run section bench-generation of the protocol: return the arm and its run."""
-    records.must(
-        STATUS.exists(),
-        f"the benchmark reads its peak of memory in {STATUS}: run it on Linux",
-        NotImplementedError,
-    )
+    peak_mib()  # refuses where it cannot be read, before anything is timed
     settings = records.protocol("bench-generation")
     torch.set_num_threads(1)
     numbers = {}

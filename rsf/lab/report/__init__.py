@@ -36,6 +36,7 @@ TABLES = {
         generation.sums_table,
         selection.selection_table,
         generation.generation_table,
+        generation.growth_table,
         overview.power_table,
         overview.article_table,
         overview.environments_table,

@@ -92,3 +92,23 @@ def sums_table() -> str:
         shown.append(limits(finding.difference) if finding.difference else "")
         rows.append((name, *shown, finding.judgement.word))
     return table(["section", *arms, "rejection minus the better control, points", "verdict"], rows)
+
+
+def growth_table() -> str:
+    """Return the table of what grows with the prompts."""
+    rows = records.read("bench-growth")["cpu"][0]["numbers"]["growth"]
+    head = ["prompts", "samples", "seconds", "microseconds a sample", "more memory, MiB", "files"]
+    return table(
+        head,
+        [
+            (
+                f"{row['prompts']:,}",
+                f"{row['samples']:,}",
+                f"{row['seconds']:.2f}",
+                f"{1e6 * row['seconds'] / row['samples']:.0f}",
+                f"{row['more_mib']:.0f}",
+                row["files"],
+            )
+            for row in rows
+        ],
+    )
