@@ -76,8 +76,11 @@ def from_text(name, language=""):
     words = {ours: theirs.get(mark, ours) for mark, ours in paragraphs(name).items()}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{name.split('_')[0]}-{number:03d}"
-        source = PARAGRAPH.sub(lambda match: words.get(match[0], match[0]), cell.source)
-        cell.source = re.sub(r"\{\{ (\w+) \}\}", lambda match: places[match[1]], source)
+        cell.source = re.sub(
+            r"\{\{ (\w+) \}\}",
+            lambda match: places[match[1]],
+            PARAGRAPH.sub(lambda match: words.get(match[0], match[0]), cell.source),
+        )
         if "alt" in cell.metadata:
             cell.metadata["alt"] = words[cell.metadata["alt"]]
     return notebook
@@ -88,14 +91,22 @@ def paragraphs(name):
     beginnings of SHA-256."""
     text = (TEXT / f"{name}.md").read_text(encoding="utf-8").partition("\n---\n")[2]
     text = re.sub(r'^```\{(?:(?!```).*\n)*?:alt: "(.*)"\n[\s\S]*?^```', r"\1", text, flags=re.MULTILINE)
-    found = (match[0] for match in PARAGRAPH.finditer(text) if not match[0].startswith("```"))
-    return {hashlib.sha256(one.encode()).hexdigest()[:8]: one for one in found}
+    return {
+        hashlib.sha256(match[0].encode()).hexdigest()[:8]: match[0]
+        for match in PARAGRAPH.finditer(text)
+        if not match[0].startswith("```")
+    }
 
 
 def translation(name, language):
     """Return the paragraphs of a translation by the marks above them, in order."""
-    text = (TEXT / language / f"{name}.md").read_text(encoding="utf-8")
-    return dict(re.findall(r"^<!-- (\w{8}) -->\n(.*(?:\n.+)*)", text, re.MULTILINE))
+    return dict(
+        re.findall(
+            r"^<!-- (\w{8}) -->\n(.*(?:\n.+)*)",
+            (TEXT / language / f"{name}.md").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+    )
 
 
 def translate(name, language):
@@ -107,7 +118,8 @@ def translate(name, language):
     cells = []
     for cell, told in zip(notebook.cells, from_text(name, language).cells, strict=True):
         cell.update(source=told.source, metadata=told.metadata)
-        _describe(cell)
+        for output in outputs_of(cell, "image/png"):
+            output.metadata["image/png"] = {"alt": told.metadata["alt"]}
         caption = nbformat.v4.new_markdown_cell(
             f"<small>{cell.metadata.get('alt')}</small>", id=f"{cell.id}-caption"
         )
@@ -115,8 +127,10 @@ def translate(name, language):
     notebook.cells = cells
     nbformat.write(notebook, NOTEBOOKS / language / f"{name}.ipynb")
     ours, theirs = paragraphs(name), translation(name, language)
-    differ = sorted(ours.keys() ^ theirs.keys())
-    return [f"{name}: <!-- {mark} --> {(ours | theirs)[mark].splitlines()[0]:.70}" for mark in differ]
+    return [
+        f"{name}: <!-- {mark} --> {(ours | theirs)[mark].splitlines()[0]:.70}"
+        for mark in sorted(ours.keys() ^ theirs.keys())
+    ]
 
 
 def execute(notebook, environment):
@@ -139,14 +153,9 @@ def execute(notebook, environment):
             cell.metadata.pop("execution", None)
             if cell.cell_type == "code":
                 cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-            _describe(cell)
-
-
-def _describe(cell):
-    """Store a cell's alternative text, in the text a line `:alt: "..."` under its first, with its figures."""
-    for output in outputs_of(cell, "image/png"):
-        if "alt" in cell.metadata:
-            output.metadata["image/png"] = {"alt": cell.metadata["alt"]}
+            for output in outputs_of(cell, "image/png"):
+                if "alt" in cell.metadata:  # in the text a line `:alt: "..."` under the cell's first
+                    output.metadata["image/png"] = {"alt": cell.metadata["alt"]}
 
 
 def build(wanted=()):
