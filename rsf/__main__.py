@@ -95,14 +95,21 @@ def full(names, minutes, out, jobs):
 
 
 def notebooks(task, names):
-    """Build notebooks from their text, run the committed ones into build/, or check them without running."""
+    """Build notebooks from their text, run the committed ones into build/, or check them without running; or
+    store the Chinese ones beside those that are built, and say what changed since it was translated."""
     from tqdm import tqdm
 
     from rsf.lab import notebooks
 
     wanted = notebooks.names(names)
+    if task == "zh":
+        there = [name for name in wanted if (notebooks.TEXT / "zh" / f"{name}.md").is_file()]
+        found = [line for name in there for line in notebooks.translate(name, "zh")]
+        print("\n".join(found) or "notebooks: the Chinese ones say what the English ones say")
+        return bool(found)
     if task == "check":
-        tests = ["tests/lab/test_notebooks.py", "-k", f"no_problems and ({' or '.join(wanted)})"]
+        files = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
+        tests = [*files, "-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
         return subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], cwd=notebooks.ROOT)
     work = notebooks.build(names) if task == "build" else notebooks.run(names)
     rows = []
@@ -257,7 +264,7 @@ ARGUMENTS = {
         "--jobs": {"type": int, "help": "runs of the embedded model side by side; default: what fits"},
     },
     notebooks: {
-        "task": {"choices": ("build", "run", "check")},
+        "task": {"choices": ("build", "run", "check", "zh")},
         "names": {"nargs": "*", "help": "their first characters, such as 07; default all"},
     },
     lab: {

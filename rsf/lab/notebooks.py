@@ -2,11 +2,14 @@
 everywhere.
 
 `notebooks/text/NN_name.md` (MyST) is what one edits; `notebooks/NN_name.ipynb` is built from it, executed,
-and compared by `pytest --nbval`. Needs a checkout and the extra `lab`.
+and compared by `pytest --nbval`. `notebooks/text/zh/NN_name.md` has its paragraphs in Chinese, each under the
+mark of the English one, `<!-- 3f2a91c0 -->`: `notebooks/zh/NN_name.ipynb` has these in their place, and the
+English cells of code with their outputs. Needs a checkout and the extra `lab`.
 """
 
 import base64
 import filecmp
+import hashlib
 import json
 import os
 import re
@@ -32,6 +35,7 @@ QUIET = {
 ENVIRONMENT = {**QUIET, "RSF_SOURCE": "embedded", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 SECONDS = 600  # most for one cell
 HELD, FAILED = r": PASS$|^counter-check: .* REFUSED,", r": FAIL$|^counter-check FAILED"
+PARAGRAPH = re.compile(r"^```[\s\S]*?^```|.+(\n(?!```).+)*", re.MULTILINE)  # code in prose is one, too
 
 
 def names(wanted=()):
@@ -47,8 +51,9 @@ def names(wanted=()):
     return [name for name in there if not wanted or name.startswith(tuple(wanted))]
 
 
-def from_text(name):
-    """Return a notebook, not executed, as its text says, with the project's address and version filled in."""
+def from_text(name, language=""):
+    """Return a notebook, not executed, as its text says, with the project's address and version filled in; in
+    another language where `text/LANGUAGE` has a paragraph."""
     import jupytext
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -56,21 +61,76 @@ def from_text(name):
     places = {
         "repository": address,
         "version": project["version"],
-        "colab": f"{address.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/notebooks/{name}.ipynb",
+        "colab": f"{address}/blob/main/notebooks/{language and language + '/'}{name}.ipynb".replace(
+            "https://github.com", "https://colab.research.google.com/github"
+        ),
     }
-    text = re.sub(
-        r"\{\{ (\w+) \}\}", lambda match: places[match[1]], (TEXT / f"{name}.md").read_text(encoding="utf-8")
-    )
-    notebook = jupytext.reads(text, fmt="md:myst")
+    notebook = jupytext.reads((TEXT / f"{name}.md").read_text(encoding="utf-8"), fmt="md:myst")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
         **({"accelerator": "GPU", "colab": {"gpuType": "T4"}} if notebook.metadata.get("gpu") else {}),
     }
+    theirs = translation(name, language) if language else {}
+    words = {ours: theirs.get(mark, ours) for mark, ours in paragraphs(name).items()}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{name.split('_')[0]}-{number:03d}"
+        cell.source = re.sub(
+            r"\{\{ (\w+) \}\}",
+            lambda match: places[match[1]],
+            PARAGRAPH.sub(lambda match: words.get(match[0], match[0]), cell.source),
+        )
+        if "alt" in cell.metadata:
+            cell.metadata["alt"] = words[cell.metadata["alt"]]
     return notebook
+
+
+def paragraphs(name):
+    """Return what there is to translate in a text, alternative texts among it, in order, by its marks: the
+    beginnings of SHA-256."""
+    text = (TEXT / f"{name}.md").read_text(encoding="utf-8").partition("\n---\n")[2]
+    text = re.sub(r'^```\{(?:(?!```).*\n)*?:alt: "(.*)"\n[\s\S]*?^```', r"\1", text, flags=re.MULTILINE)
+    return {
+        hashlib.sha256(match[0].encode()).hexdigest()[:8]: match[0]
+        for match in PARAGRAPH.finditer(text)
+        if not match[0].startswith("```")
+    }
+
+
+def translation(name, language):
+    """Return the paragraphs of a translation by the marks above them, in order."""
+    return dict(
+        re.findall(
+            r"^<!-- (\w{8}) -->\n(.*(?:\n.+)*)",
+            (TEXT / language / f"{name}.md").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+    )
+
+
+def translate(name, language):
+    """Store a committed notebook in another language, each figure's alternative text also as its caption;
+    return what the two texts do not share, a line each."""
+    import nbformat
+
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+    cells = []
+    for cell, told in zip(notebook.cells, from_text(name, language).cells, strict=True):
+        cell.update(source=told.source, metadata=told.metadata)
+        for output in outputs_of(cell, "image/png"):
+            output.metadata["image/png"] = {"alt": told.metadata["alt"]}
+        caption = nbformat.v4.new_markdown_cell(
+            f"<small>{cell.metadata.get('alt')}</small>", id=f"{cell.id}-caption"
+        )
+        cells += [cell, caption] if "alt" in cell.metadata else [cell]
+    notebook.cells = cells
+    nbformat.write(notebook, NOTEBOOKS / language / f"{name}.ipynb")
+    ours, theirs = paragraphs(name), translation(name, language)
+    return [
+        f"{name}: <!-- {mark} --> {(ours | theirs)[mark].splitlines()[0]:.70}"
+        for mark in sorted(ours.keys() ^ theirs.keys())
+    ]
 
 
 def execute(notebook, environment):

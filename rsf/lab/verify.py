@@ -19,12 +19,10 @@ from rsf.lab.records import must
 
 SUMS = TRAIN * 32 * 9  # what a step on the sums spends: 32 of 9 tokens
 IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
+MINILM = "bert: embedded, all-MiniLM-L6-v2"
 NEEDED = {  # by the first word of a section; the compact form needs the second set as well
-    "imdb": IMDB,
-    "mini": IMDB,
-    "topics": IMDB,
+    **dict.fromkeys(("imdb", "mini", "topics", "images"), IMDB),
     "questions": IMDB | {"f1"},
-    "images": IMDB,
     "floor": {"accuracy", "right"},
     "arithmetic": {"accuracy", "setting", "curve", "acceptance", "examples", "nines", "forward_passes"},
     "sums": {"accuracy", "right", "setting", "kept", "samples", "steps", "forward_passes"},
@@ -35,13 +33,9 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
     "bench-growth": {"growth"},
 }
 MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
-    ("imdb", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
+    **{(kind, "embedded"): MINILM for kind in ("imdb", "mini", "topics", "questions", "bench")},
     ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
-    ("mini", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
-    ("topics", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
-    ("questions", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
     ("images", "new"): "a vision transformer, random weights",
-    ("bench", "embedded"): "bert: embedded, all-MiniLM-L6-v2",
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
 MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
@@ -156,10 +150,8 @@ def _source(record: dict, kind: str, section: dict) -> None:
         expected = "GPT-2, 1 layer of width 64, random weights"
         allowed = (f"{section['numbers']} sums with answers and {section['pool']} without, of 10,000",)
     must(model.startswith(expected), f"its model is {model!r}, and the protocol asks for {expected!r}")
-    must(
-        data.startswith(allowed),
-        f"its data are {data!r}, and the protocol asks for {' or '.join(map(repr, allowed))}",
-    )
+    asked = " or ".join(map(repr, allowed))
+    must(data.startswith(allowed), f"its data are {data!r}, and the protocol asks for {asked}")
 
 
 def _margins(record: dict, section: dict) -> list[str]:
@@ -189,9 +181,8 @@ def _margins(record: dict, section: dict) -> list[str]:
         f"forward_passes leave {spent} for scoring, and {least} to {most} were scored",
     )
     _budget(numbers, section)
-    return [f"{undecided} of {len(index)} margins round to 0.0 and leave their reviews open"] * (
-        undecided > 0
-    )
+    note = f"{undecided} of {len(index)} margins round to 0.0 and leave their reviews open"
+    return [note] if undecided else []
 
 
 def _scored(arm: str, candidates: int) -> tuple[int, int]:

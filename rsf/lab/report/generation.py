@@ -96,10 +96,8 @@ def sums_table() -> str:
 
 def growth_table() -> str:
     """Return the table of what grows with the prompts."""
-    rows = records.read("bench-growth")["cpu"][0]["numbers"]["growth"]
-    head = ["prompts", "samples", "seconds", "microseconds a sample", "more memory, MiB", "files"]
     return table(
-        head,
+        ["prompts", "samples", "seconds", "microseconds a sample", "more memory, MiB", "files"],
         [
             (
                 f"{row['prompts']:,}",
@@ -109,6 +107,6 @@ def growth_table() -> str:
                 f"{row['more_mib']:.0f}",
                 row["files"],
             )
-            for row in rows
+            for row in records.read("bench-growth")["cpu"][0]["numbers"]["growth"]
         ],
     )
