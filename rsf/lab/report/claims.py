@@ -170,8 +170,12 @@ def _line(claim: Claim, declared: list[verdicts.Contrast]) -> Line:
         found |= {f"{one.name}: {one.claim}": verdicts.judged(one) for one in of_ask}
         found |= {} if of_ask else {ask: None}
     said = {name: one.judgement if one else verdicts.unasked() for name, one in found.items()}
-    judgement = in_general(said) if len(said) > 1 else [*said.values(), verdicts.unasked(claim.note)][0]
-    return Line(claim, judgement, [one for one in found.values() if one], [])
+    return Line(
+        claim,
+        in_general(said) if len(said) > 1 else [*said.values(), verdicts.unasked(claim.note)][0],
+        [one for one in found.values() if one],
+        [],
+    )
 
 
 def _cell(number: str, passed: str, refused: str) -> str:
@@ -203,8 +207,7 @@ def evidence(line: Line) -> str:
     for finding in line.findings:
         name = finding.contrast.experiment
         files = [file for file in (f"{name}.jsonl", name) if (records.RESULTS / file).exists()]
-        link = f"[{name}](../results/{[*files, 'protocol.toml'][0]})"
-        rests.append(str(finding).replace(name, link, 1))
+        rests.append(str(finding).replace(name, f"[{name}](../results/{[*files, 'protocol.toml'][0]})", 1))
     return "<br>".join(rests)
 
 
@@ -212,8 +215,12 @@ def claims_table() -> str:
     """Return the table of all claims; its links work from notebooks/ and from results/."""
     rows = []
     for line in lines():
-        claim = line.claim
-        where = [f"[{claim.notebook}](../notebooks/{file})" for file in _notebooks(claim.notebook)]
-        asked = (claim.article, claim.words, claim.quantifier, [*where, claim.notebook][0], line.kind)
-        rows.append((*asked, f"**{line.judgement.word}**", evidence(line)))
+        article, words, quantifier, notebook, *_ = line.claim
+        where = [*[f"[{notebook}](../notebooks/{file})" for file in _notebooks(notebook)], notebook]
+        rows.append(
+            (
+                *(article, words, quantifier, where[0], line.kind),
+                *(f"**{line.judgement.word}**", evidence(line)),
+            )
+        )
     return table(["§", "claim", "quantifier", "asked in", "evidence is", "verdict", "evidence"], rows)
