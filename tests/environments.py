@@ -202,7 +202,8 @@ def colab(names):
         if changed:
             found.append({"notebook": name, "cell": "set-up", "what": f"it changed {changed}"})
         added = sorted(now.keys() - there.keys())
-        pip(python, "uninstall", "-y", *added)
+        if added:
+            pip(python, "uninstall", "-y", *added)
         yield name, {**row, "set-up adds": added}, found
 
 

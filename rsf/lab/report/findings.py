@@ -7,20 +7,21 @@ from rsf.lab.report.whole_model import MAIN
 
 ENGLISH = (
     "- Keeping batches by their loss, as published (a whole MiniLM on all of IMDb, equal compute, {seeds} "
-    "seeds): **{rule} points** against plain fine-tuning, with better probabilities (NLL {article:.3f}, "
-    "plain {plain:.3f}).\n"
+    "seeds): **{rule} points** against plain fine-tuning, with better probabilities (exploratory; NLL "
+    "{article:.3f}, plain {plain:.3f}).\n"
     "- Learning from own verified answers (a tiny transformer on sums, {sums_seeds} seeds, against the "
     "better of two controls, one of the same schedule): with 50, 200, 800 sums answered **{gains}** points.\n"
-    "- Drawing exactly from a density alone: a hat of strips, **{times} times** as fast as scipy's fastest."
+    "- Drawing exactly from a density alone: a hat of strips, **{times} times** as fast as scipy's fastest "
+    "(a million draws)."
 )
 CHINESE = (
     "- 按损失取舍批次（原文的做法；完整的 MiniLM，全部 IMDb，三遍的计算量，{seeds} 个种子）："
     "准确率相对于普通微调为 **{rule} 个百分点**，"
-    "而概率更好（负对数似然 {article:.3f}，普通微调 {plain:.3f}）。\n"
+    "而概率更好（探索性结果；负对数似然 {article:.3f}，普通微调 {plain:.3f}）。\n"
     "- 从自己写出并通过验证的答案中学习（加法题上的小 Transformer，{sums_seeds} 个种子；"
     "计算量相同，与两个对照中较好的一个相比，其中一个对照的轮次安排也相同）："
     "有 50、200、800 道带答案的题时，相对于对照为 **{gains}** 个百分点。\n"
-    "- 只凭密度函数精确抽样：条带包络的速度是 scipy 中最快方法的 **{times} 倍**。"
+    "- 只凭密度函数精确抽样（一百万个）：条带包络的速度是 scipy 中最快方法的 **{times} 倍**。"
 )
 
 
