@@ -43,6 +43,7 @@ def fabricated(word, lacking=()):
         right = ease < 0.8 + (0 if of_nll else gain + noise)
         each = np.full(section["test"], 0.5) + (gain + noise if of_nll else 0)
         numbers = {"accuracy": right.mean(), "right": compact.pack(right), "nll": each.mean()}
+        numbers["acceptance_rate"] = rng.random()  # no two runs are alike, or one would be a copy
         if of_nll:
             numbers["nll_each"] = compact.pack_values(each + 0.01 * ease)
         return {"experiment": name, "arm": arm, "seed": seed, "machine": {}, "numbers": numbers}

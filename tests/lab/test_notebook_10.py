@@ -66,6 +66,7 @@ def fabricated(word, lacking=()):
         share = 0.5 + GAIN[word] * (arm == "rejection") + rng.normal(0, SPREAD[word])
         right = np.arange(section["test"]) < share * section["test"]
         numbers = {"accuracy": right.mean(), "right": compact.pack(right)}
+        numbers["acceptance"] = rng.random()  # no two runs are alike, or one would be a copy
         return {"experiment": name, "arm": arm, "seed": seed, "machine": {}, "numbers": numbers}
 
     return runs
