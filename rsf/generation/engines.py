@@ -65,6 +65,7 @@ def server_sampler(
         number of choices or too many tokens, or it gives every seed the same text.
     Unfinished
         When called: a request failed. The others are in its `drafts`, and, with a folder, written there.
+        (An interrupt, Ctrl-C, loses the block under way.)
     """
     if isinstance(client_or_url, str):
         from openai import OpenAI
@@ -93,9 +94,11 @@ class ServerSampler:
         self.max_new_tokens = max_new_tokens
         self.stop = [stop] if isinstance(stop, str) else list(stop)
         refuse_if(
-            not min(max_new_tokens, concurrency) > 0 or "" in self.stop,
-            "max_new_tokens and concurrency must be positive, stop strings not empty, got "
-            f"{max_new_tokens}, {concurrency}, {self.stop}",
+            not min(max_new_tokens, concurrency) > 0
+            or "" in self.stop
+            or {"stop", "max_tokens", "n"} & extra_body.keys(),
+            "max_new_tokens and concurrency must be positive, stop strings not empty, and stop, max_tokens "
+            f"and n no part of extra_body, got {max_new_tokens}, {concurrency}, {self.stop}, {extra_body}",
         )
         self.body = LAW | {"max_tokens": max_new_tokens, "n": 1, "stop": self.stop or None} | extra_body
         self.same, self.ignored = {}, []
@@ -200,7 +203,7 @@ class ServerSampler:
             f"{self.engine}: concurrency=1 may help, and a folder keeps what was sampled": min(same.values())
             < TRIES,
             f"{self.engine}: its own defaults decide what it draws from": self.ignored,
-            f"{self.model} gives no log probabilities, or not of every token": blind,
+            f"{self.model} gives no log probabilities, or not of every token, or not of this law": blind,
             alike: blind and one_text,
         }.items():
             if wrong:
@@ -214,8 +217,9 @@ def shared(sampler: Callable | Sequence[Callable]) -> "Shared":
     ----------
     sampler : list of samplers, or this process's own
         A list, `shared([server_sampler(url, "my-model") for url in urls])`, is used like one of them. With
-        one's own, each process that torchrun started calls this; one goes on, the others draw for it until
-        it leaves, and can then read its folder.
+        one's own, each process that torchrun started writes `with shared(own) as sample:`. The first, where
+        `sample.driver` is true, samples inside it; the others draw for it until it leaves the block, and can
+        then read its folder.
 
     Raises
     ------
@@ -321,8 +325,8 @@ def _far(group: Any, rank: int, name: str, *job: Sequence) -> tuple[dict[int, di
     try:
         _send(group, rank, job)
         rows, error = _received(group, rank)
-    except RuntimeError as lost:
-        rows, error = {}, f"it is gone, {lost}"
+    except Exception as lost:
+        rows, error = {}, f"it is gone, {type(lost).__name__}: {lost}"
     return rows, error and RuntimeError(f"{name}: {error}")
 
 

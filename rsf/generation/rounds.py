@@ -51,7 +51,7 @@ class RoundReport:
 
     reward : mean reward of all that was sampled, with the model before training
     examples : kept and supervised, trained on
-    steps, loss : of the Trainer (which tells, of several processes, the first one's loss)
+    steps, loss : of the Trainer (of several processes each has its own loss, the file the first one's)
     spent : forward passes of one token, all rounds so far
     stopped : why no further round was begun, None if there was one
     """
@@ -102,7 +102,7 @@ def rsf_rounds(
     """Train `model` in place on what it writes and the rule keeps; return a RoundReport for each round.
 
     Called in each of the processes that torchrun started, it samples and trains on all of their devices;
-    the first of them judges, and what is kept is what one process would keep.
+    the first of them judges, and what is kept is what one process would keep. Only its rule remembers.
 
     Parameters
     ----------
@@ -129,12 +129,15 @@ def rsf_rounds(
     sampler : callable(model, tokenizer) -> sample, optional
         `model_sampler`, or such as `functools.partial(model_sampler, max_new_tokens=8)`.
     on_round : callable(report), optional
-        Called after each round's training, to measure the model.
+        Called after each round's training, in every process, to measure the model.
 
     Raises
     ------
     ValueError
         The arguments do not fit together, or the folder holds another run; nothing was sampled.
+
+    Of several processes only the first raises what happens while it samples: let it end the script, for the
+    others wait for it. Started again, it goes on.
     """
     drawing = {
         "samples_per_prompt": samples_per_prompt,
@@ -195,8 +198,7 @@ def _loop(
             reports[-1].stopped = f"the budget of {budget:,} forward passes is spent"
             break
         sample = sample if r == 1 else sampler(learner.model, learner.tokenizer)
-        sampled = partial(_sampled, learner, partial(draw, rng=rng, round=r), r)
-        kept, report = on_one(sample, sampled, learner.args.world_size)
+        kept, report = on_one(sample, partial(_sampled, learner, draw, r, rng), learner.args.world_size)
         report.spent += spent
         before = reports[-1].sampling.acceptance_rate if reports else -np.inf
         reports.append(report)
@@ -212,18 +214,19 @@ def _loop(
         if report.stopped:
             break
         learner.train(kept, report)
-        if learner.args.process_index == 0:
-            learner.save(report, rule)
+        with learner.args.main_process_first(local=False):  # none goes on before the report lies there
+            if learner.args.process_index == 0:
+                learner.save(report, rule)
         if on_round:
             on_round(report)
     reports[-1].stopped = reports[-1].stopped or f"{len(coins)} rounds are done"
     return reports
 
 
-def _sampled(learner: "Learner", draw: Callable, r: int, sample: Callable) -> tuple[Dataset, RoundReport]:
+def _sampled(learner: "Learner", draw: Callable, r: int, rng: object, sample: Callable) -> tuple:
     """Return what a round is to train on, and its report so far."""
     folder = learner.report(r).parent if getattr(sample, "key", None) else None
-    kept, judged, sampling = draw(sample, folder=folder)
+    kept, judged, sampling = draw(sample, rng=rng, folder=folder, round=r)
     mean = float(judged.data["reward"].to_pandas().mean())  # of those that have one; NaN if none has
     return kept, RoundReport(r, sampling, mean, tokens_of(judged, learner.tokenizer))
 

@@ -137,8 +137,11 @@ class ModelSampler:
         return digest(
             [
                 ("settings", settings),
-                # to save a model writes two more things into its config
-                ("config", self.model.config.to_dict() | {"architectures": None, "dtype": None}),
+                # all of its config but where it lies, and what saving it writes there
+                (
+                    "config",
+                    self.model.config.to_dict() | dict.fromkeys(("_name_or_path", "architectures", "dtype")),
+                ),
                 *self.model.state_dict().items(),
             ]
         )

@@ -107,7 +107,7 @@ def _recompute(record: dict) -> list[str]:
     tuning = "stage" in protocol or (kind == "arithmetic" and record["experiment"].endswith("tuning"))
     counted = {"budget"} if protocol.get("progress") == "updates" else set()  # then passes are only counted
     needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"})) - counted
-    needed = NEEDED["floor"] if record["arm"] == "floor" else needed
+    needed = NEEDED["floor"] | needed & {"f1"} if record["arm"] == "floor" else needed
     for name in sorted({"grid", "validation"} if tuning else needed):
         must(name in numbers, f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")
     for name, value in numbers.items():
@@ -228,7 +228,7 @@ def _compact(record: dict, section: dict) -> None:
     if "candidates_by_twentieth" in numbers:
         _decisions(numbers, section, record["arm"])
     for name in ("nll", "f1"):
-        if f"{name}_each" in numbers:
+        if f"{name}_each" in numbers or section.get("measure") == name:  # then there must be one
             values = compact.unpack_values(numbers[f"{name}_each"])
             _equal(f"the number of {name}_each", len(values), section["test"])
             _equal(name, numbers[name], values.mean(), tolerance=1e-3 * values.mean() + 1e-6)

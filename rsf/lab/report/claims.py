@@ -117,7 +117,13 @@ CLAIMS = (
     Claim("5.4", "It helps translation.", "case", "12", asks=(f"translation: {TASK}",)),
     Claim("5.5, 8.2", "It helps speech recognition.", "case", "12", asks=(f"speech: {TASK}",)),
     Claim("8.2", "It helps vision.", "case", "12", asks=(f"images: {TASK}",)),
-    Claim("5, 8.2", "It helps on each of these tasks.", "in general", "12", asks=(TASK,)),
+    Claim(
+        "5, 8.2",
+        "It helps on each of these tasks.",
+        "in general",
+        "12",
+        asks=(TASK, f"translation: {TASK}", f"speech: {TASK}"),
+    ),
     Claim(
         "6",
         "Tools and resources follow.",
