@@ -115,6 +115,17 @@ def test_the_key_knows_weights_in_any_order_and_any_precision():
     assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
+def test_the_key_does_not_know_where_a_model_lay(tmp_path):
+    model = tiny_gpt2()
+    keys = [model_sampler(model, WORDS).key()]
+    for name in "ab":
+        model.save_pretrained(tmp_path / name)
+        loaded = type(model).from_pretrained(tmp_path / name, dtype=model.dtype)
+        loaded.generation_config = model.generation_config
+        keys += [model_sampler(one, WORDS).key() for one in (model, loaded)]
+    assert len(set(keys)) == 1
+
+
 def test_functions_keep_their_own_key():
     def sample(prompts, rngs):
         return ["x"] * len(prompts)
