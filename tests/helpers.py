@@ -166,3 +166,15 @@ SUMS = {
     "validation": 40,
     "test": 40,
 }
+
+
+FEW_STEPS = {  # settings of an arm that every test of one shares
+    "unit": "batch",
+    "batch_size": 4,
+    "learning_rate": 5e-3,
+    "schedule": "linear",
+    "optimizer": "adamw_torch",
+    "weight_decay": 0.0,
+    "bf16": False,
+    "window": 8,
+}

@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers as tf
 from datasets import Dataset
+from helpers import FEW_STEPS
 
 from rsf.lab import arms, compact, models, records, verify
 from rsf.lab.data import passages
@@ -12,19 +13,7 @@ from rsf.lab.models.last_layer import LastLayer
 from rsf.lab.tasks import carry, images, questions, topics
 
 TASKS = {task.name: task for task in (topics.TASK, questions.TASK, images.TASK)}
-SETTINGS = {
-    "unit": "batch",
-    "scoring_dropout": True,
-    "passes": 3,
-    "batch_size": 4,
-    "learning_rate": 5e-3,
-    "schedule": "linear",
-    "optimizer": "adamw_torch",
-    "weight_decay": 0.0,
-    "bf16": False,
-    "k": 3.0,
-    "window": 8,
-}
+SETTINGS = FEW_STEPS | {"scoring_dropout": True, "passes": 3, "k": 3.0}
 SHAPE = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
 
 

@@ -13,19 +13,7 @@ from rsf.lab import arms, models
 from rsf.lab.models import last_layer
 from rsf.lab.models.last_layer import CachedOutputs, LastLayer
 
-SETTINGS = {
-    "unit": "batch",
-    "scoring_dropout": False,
-    "passes": 2,
-    "batch_size": 4,
-    "learning_rate": 5e-3,
-    "schedule": "linear",
-    "optimizer": "adamw_torch",
-    "weight_decay": 0.0,
-    "bf16": False,
-    "k": 0.6,
-    "window": 8,
-}
+SETTINGS = helpers.FEW_STEPS | {"scoring_dropout": False, "passes": 2, "k": 0.6}
 
 
 def both(model, dtype=torch.float64):

@@ -11,15 +11,18 @@ TASKS = {
     "images": "images: digits, accuracy",
 }
 HEAD = (
-    *("task, measure", "floor", "plain", "article", "twin", "article minus plain, points"),
-    *(
-        "above the floor",
-        "no lower by the margin",
-        "gain",
-        "rejected, %",
-        "updates, of plain's",
-        "ended early",
-    ),
+    "task, measure",
+    "floor",
+    "plain",
+    "article",
+    "twin",
+    "article minus plain, points",
+    "above the floor",
+    "no lower by the margin",
+    "gain",
+    "rejected, %",
+    "updates, of plain's",
+    "ended early",
 )
 
 
