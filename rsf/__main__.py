@@ -101,12 +101,11 @@ def notebooks(task, names):
 
     from rsf.lab import notebooks
 
-    wanted = notebooks.names(names)
     if task == "zh":
-        there = [name for name in wanted if (notebooks.TEXT / "zh" / f"{name}.md").is_file()]
-        found = [line for name in there for line in notebooks.translate(name, "zh")]
+        found = [line for name in notebooks.names(names, "zh") for line in notebooks.translate(name, "zh")]
         print("\n".join(found) or "notebooks: the Chinese ones say what the English ones say")
         return bool(found)
+    wanted = notebooks.names(names)
     if task == "check":
         files = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
         tests = [*files, "-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
@@ -268,7 +267,11 @@ ARGUMENTS = {
         "names": {"nargs": "*", "help": "their first characters, such as 07; default all"},
     },
     lab: {
-        "name": {"nargs": "?", "default": "00", "help": "its first characters, such as 07; default 00"},
+        "name": {
+            "nargs": "?",
+            "default": "00",
+            "help": "its first characters, such as 07, or zh/07 in Chinese; default 00",
+        },
         "--port": {"type": int},
         "--no-browser": {"dest": "browser", "action": "store_false"},
     },
