@@ -27,7 +27,7 @@ FIGURES = {
     "bench_generation": generation.generation_figure,
 }
 TABLES = {
-    "README.md": (findings.findings, overview.setup_line),
+    "README.md": (findings.findings,),
     "README.zh.md": (findings.findings_zh,),
     "results/README.md": (
         claims.claims_table,
