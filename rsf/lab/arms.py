@@ -333,6 +333,13 @@ def accuracy(scores: np.ndarray, examples: object) -> float:
     return float(np.mean(scores.argmax(1) == [row["label"] for row in examples]))
 
 
+def clock() -> np.ndarray:
+    """Return seconds of the wall and of the processor, all that was sent to a GPU being done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def device_name() -> str:
     """Return what a run of torch's runs on, as a record says it."""
     return (

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from rsf.lab import records
 
 STATUS = Path("/proc/self/status")  # getrusage counts what the parent had before exec
@@ -14,6 +16,12 @@ def in_own_process(function: Callable, *arguments: object) -> object:
     """Return what a function returns in a new process, in whose memory nothing of this one is."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
+
+
+def summary(what: str, values: np.ndarray, ratio: np.ndarray) -> dict[str, float]:
+    """Return the median of what was measured (repeats,), and of its ratio the median, the least, the most."""
+    numbers = {what: np.median(values), "ratio": np.median(ratio), "least": ratio.min(), "most": ratio.max()}
+    return {key: float(f"{value:.4g}") for key, value in numbers.items()}
 
 
 def peak_mib() -> float:

@@ -32,8 +32,15 @@ def grown(prompts, samples):
     before = peak_mib()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        coins = np.random.default_rng(0)
-        sample_and_judge(digits, texts, seven, above(1), coins, samples_per_prompt=samples, folder=folder)
+        sample_and_judge(
+            digits,
+            texts,
+            seven,
+            above(1),
+            np.random.default_rng(0),
+            samples_per_prompt=samples,
+            folder=folder,
+        )
         return {
             "prompts": prompts,
             "samples": prompts * samples,

@@ -219,10 +219,12 @@ def start(settings, seed, steps, learning_rate, weight_decay):
     return model
 
 
-def told(experiment, numbers):
-    """Return the run of a section with these numbers."""
+def told(experiment, arm, seed, work):
+    """Run one arm with one seed of a section, on one thread: its numbers are work(experiment, arm, seed)."""
+    torch.set_num_threads(1)
     settings = records.protocol(experiment)
     data = f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000"
+    numbers = work(experiment, arm, seed)
     return records.Run(data, "GPT-2, 1 layer of width 64, random weights", "CPU, 1 thread", numbers)
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from rsf import rules
 from rsf.lab import records, validated
@@ -118,6 +117,4 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
 
 def run(experiment: str, arm: str, seed: int) -> records.Run:
     """Run one arm with one seed of an arithmetic section of the protocol."""
-    torch.set_num_threads(1)
-    numbers = (tune if experiment.endswith("tuning") else measure)(experiment, arm, seed)
-    return addition.told(experiment, numbers)
+    return addition.told(experiment, arm, seed, tune if experiment.endswith("tuning") else measure)

@@ -121,9 +121,9 @@ def split(problems, checkpoint, settings, seed):
 
     The seed draws disjoint parts of the training set; the test questions are the same for every arm.
     """
-    order = np.random.default_rng(seed).permutation(len(problems.train))
-    ends = np.cumsum([settings["shots"], settings["validation"], settings["questions"]])
-    shots, *others = (problems.train.select(part) for part in np.split(order, ends)[:3])
+    ends = np.cumsum([settings[part] for part in ("shots", "validation", "questions")])
+    parts = np.split(np.random.default_rng(seed).permutation(len(problems.train)), ends)[:3]
+    shots, *others = map(problems.train.select, parts)
     shots = list(zip(shots["question"], shots["answer"], strict=True))
     tokens = settings["tokens"]
     validation, train = (ask(fitting(rows, checkpoint, tokens), checkpoint.tokenizer) for rows in others)
