@@ -98,13 +98,13 @@ def notebooks(task, names):
 
     wanted = notebooks.names(names)
     if task == "zh":
-        there = [name for name in wanted if (notebooks.TEXT / "zh" / f"{name}.md").is_file()]
+        there = (name for name in wanted if (notebooks.TEXT / "zh" / f"{name}.md").is_file())
         found = [line for name in there for line in notebooks.translate(name, "zh")]
         print("\n".join(found) or "notebooks: the Chinese ones say what the English ones say")
         return bool(found)
     if task == "check":
-        files = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
-        tests = [*files, "-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
+        tests = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
+        tests += ["-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
         return subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], cwd=notebooks.ROOT)
     work = notebooks.build(names) if task == "build" else notebooks.run(names)
     rows = []

@@ -137,8 +137,7 @@ def judged(contrast: Contrast) -> Finding:
         means = {name: np.mean([*measured(runs, contrast.measure).values()]) for name, runs in gains.items()}
         most, least = max(means, key=means.get), min(means, key=means.get)
         arms = [gains[most], gains[least]]
-        level = contrast.level / comb(len(gains), 2)
-        contrast = contrast._replace(arm=most, against=least, level=level)
+        contrast = contrast._replace(arm=most, against=least, level=contrast.level / comb(len(gains), 2))
     for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):
         for seed, other in combinations(runs, 2):
             records.must(
@@ -164,18 +163,14 @@ def judged(contrast: Contrast) -> Finding:
 
 def _gains(contrast: Contrast) -> dict[str, dict[int, dict]]:
     """Return the difference of the two arms in each of the sections `among`, by seed, in records."""
+    what = contrast.measure
     found = {}
     for name in contrast.among:
         runs, others = (of_arm(name, arm) for arm in (contrast.arm, contrast.against))
-        both = {seed: (runs[seed], others[seed]) for seed in runs if seed in others}
         found[name] = {
-            seed: {
-                **run,
-                "numbers": {
-                    contrast.measure: run["numbers"][contrast.measure] - other["numbers"][contrast.measure]
-                },
-            }
-            for seed, (run, other) in both.items()
+            seed: {**run, "numbers": {what: run["numbers"][what] - others[seed]["numbers"][what]}}
+            for seed, run in runs.items()
+            if seed in others
         }
     return found
 

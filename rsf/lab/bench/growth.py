@@ -53,5 +53,9 @@ def grown(prompts, samples):
 def run():
     """Run section bench-growth of the protocol: return the arm and its run."""
     settings = records.protocol("bench-growth")
-    rows = [in_own_process(grown, n, m) for m in settings["samples"] for n in settings["prompts"]]
-    return "cpu", records.Run("none", "none", "CPU, 1 thread", {"growth": rows})
+    return "cpu", records.Run(
+        "none",
+        "none",
+        "CPU, 1 thread",
+        {"growth": [in_own_process(grown, n, m) for m in settings["samples"] for n in settings["prompts"]]},
+    )

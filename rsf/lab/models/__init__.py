@@ -305,10 +305,11 @@ def frozen_outputs(
 
 def pad_hidden(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Collate rows of `lower_outputs` into what the upper part takes."""
-    ones = [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows]
     return {
         "inputs_embeds": pad_sequence([row["hidden"] for row in rows], batch_first=True),
-        "attention_mask": pad_sequence(ones, batch_first=True),
+        "attention_mask": pad_sequence(
+            [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows], batch_first=True
+        ),
         "labels": torch.tensor([row["label"] for row in rows]),
     }
 

@@ -45,10 +45,9 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         steps, budget = trainer.state.global_step, trainer.budget
     wall, cpu = arms.clock() - begun
     scores = arms.logits(model, test, collate)
-    candidates = [len(block) for block in decisions["index"]]
     numbers = {
         "accuracy": arms.accuracy(scores, test),
-        "acceptance_rate": float(np.average(decisions["kept"], weights=candidates)),
+        "acceptance_rate": float(np.average(decisions["kept"], weights=[*map(len, decisions["index"])])),
         "forward_passes": scored + 3 * trained,
         "budget": budget,
         "steps": steps,

@@ -56,9 +56,8 @@ def pad(rows: list[dict], tokens: int = 0) -> dict[str, torch.Tensor]:
     """
     ids = [torch.tensor(row["input_ids"]) for row in rows]
     width = max(tokens, *map(len, ids))
-    padded = pad_sequence([*ids, torch.zeros(width, dtype=torch.long)], batch_first=True)[:-1]
     return {
-        "input_ids": padded,
+        "input_ids": pad_sequence([*ids, torch.zeros(width, dtype=torch.long)], batch_first=True)[:-1],
         "attention_mask": (torch.arange(width) < torch.tensor([[len(one)] for one in ids])).long(),
         "labels": torch.tensor([row["label"] for row in rows]),
     }
