@@ -98,8 +98,12 @@ def notebooks(task, names):
 
     wanted = notebooks.names(names)
     if task == "zh":
-        there = (name for name in wanted if (notebooks.TEXT / "zh" / f"{name}.md").is_file())
-        found = [line for name in there for line in notebooks.translate(name, "zh")]
+        found = [
+            line
+            for name in wanted
+            if (notebooks.TEXT / "zh" / f"{name}.md").is_file()
+            for line in notebooks.translate(name, "zh")
+        ]
         print("\n".join(found) or "notebooks: the Chinese ones say what the English ones say")
         return bool(found)
     if task == "check":

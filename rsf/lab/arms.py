@@ -133,8 +133,9 @@ def checkpoints_of(run: Run, settings: dict) -> Path | None:
     """Return where a run's checkpoints are, below RSF_CHECKPOINTS: it goes on only on the same device."""
     if "RSF_CHECKPOINTS" not in os.environ:
         return None
-    where = re.sub(r"\W+", "-", f"{device_name()} {precision(settings)}")
-    below = Path(os.environ["RSF_CHECKPOINTS"]) / where
+    below = Path(os.environ["RSF_CHECKPOINTS"]) / re.sub(
+        r"\W+", "-", f"{device_name()} {precision(settings)}"
+    )
     return records.path(*run[:3], below, rate=run[3]).with_suffix("")
 
 

@@ -135,7 +135,7 @@ def judged(contrast: Contrast) -> Finding:
         return Finding(contrast, unasked(f"{missing} of the declared seeds are missing"))
     if gains:
         means = {name: np.mean([*measured(runs, contrast.measure).values()]) for name, runs in gains.items()}
-        most, least = max(means, key=means.get), min(means, key=means.get)
+        least, *_, most = sorted(means, key=means.get)
         arms = [gains[most], gains[least]]
         contrast = contrast._replace(arm=most, against=least, level=contrast.level / comb(len(gains), 2))
     for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):

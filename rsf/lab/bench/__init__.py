@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsf.lab import records
+from rsf.lab import compact, records
 
 STATUS = Path("/proc/self/status")  # getrusage counts what the parent had before exec
 
@@ -20,8 +20,13 @@ def in_own_process(function: Callable, *arguments: object) -> object:
 
 def summary(what: str, values: np.ndarray, ratio: np.ndarray) -> dict[str, float]:
     """Return the median of what was measured (repeats,), and of its ratio the median, the least, the most."""
-    numbers = {what: np.median(values), "ratio": np.median(ratio), "least": ratio.min(), "most": ratio.max()}
-    return {key: float(f"{value:.4g}") for key, value in numbers.items()}
+    return dict(
+        zip(
+            (what, "ratio", "least", "most"),
+            compact.significant([np.median(values), np.median(ratio), ratio.min(), ratio.max()], 4),
+            strict=True,
+        )
+    )
 
 
 def peak_mib() -> float:

@@ -58,8 +58,16 @@ def sweep_table() -> str:
         shown = [NAMES[name], f"{contrast.arm} - {contrast.against}"]
         shown.append(limits(finding.difference, 2 if contrast.unit else 3) if finding.difference else "")
         rows.append((*shown, size(finding), finding.judgement.word))
-    limits_at = f"difference, limits at {100 * (1 - contrast.level):.1f} %"
-    return table(["condition", "contrast", limits_at, "worth having", "verdict"], rows)
+    return table(
+        [
+            "condition",
+            "contrast",
+            f"difference, limits at {100 * (1 - contrast.level):.1f} %",
+            "worth having",
+            "verdict",
+        ],
+        rows,
+    )
 
 
 def sweep_figure(file: Path | None = None) -> None:

@@ -78,8 +78,12 @@ def tune(experiment: str, arm: str, seed: int) -> dict:
     settings = records.protocol(experiment)
     validation = addition.world(settings, seed)["validation"].tolist()
     grid = list(itertools.product(settings["grid_learning_rate"], settings["grid_weight_decay"]))
-    models = (train(experiment, arm, seed, *setting)[0] for setting in grid)
-    return {"grid": grid, "validation": [addition.accuracy(model, validation) for model in models]}
+    return {
+        "grid": grid,
+        "validation": [
+            addition.accuracy(train(experiment, arm, seed, *setting)[0], validation) for setting in grid
+        ],
+    }
 
 
 def measure(experiment: str, arm: str, seed: int) -> dict:

@@ -26,8 +26,11 @@ def load(layers: int, width: int, rng: np.random.Generator) -> models.Checkpoint
     checkpoint = models.load("bert", 2, rng, source="embedded", num_hidden_layers=layers)
     if not width:
         return checkpoint
-    size = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": 2 * width}
-    model = BertForSequenceClassification(BertConfig(num_attention_heads=2, **size))
+    model = BertForSequenceClassification(
+        BertConfig(
+            num_hidden_layers=layers, hidden_size=width, intermediate_size=2 * width, num_attention_heads=2
+        )
+    )
     models.draw(model, [name for name, value in model.named_parameters() if value.ndim > 1], rng)
     return checkpoint._replace(model=model, source=f"bert: {layers} layer of width {width}, random weights")
 
@@ -35,15 +38,14 @@ def load(layers: int, width: int, rng: np.random.Generator) -> models.Checkpoint
 @lru_cache
 def rows(part: str, number: int, tokens: int, layers: int, width: int) -> tuple:
     """Return the same reviews of "train" or "test" for all models, as one takes them, and their labels."""
-    reviews, _ = imdb_last_layer.sources()
+    reviews, (_, tokenizer, _) = imdb_last_layer.sources()
     table = getattr(reviews, part)
-    places = imdb_last_layer.parts()[1] if part == "train" else np.arange(len(table))
-    places = np.random.default_rng(data.ORDER).permutation(places)[:number]
+    every = imdb_last_layer.parts()[1] if part == "train" else len(table)
+    places = np.random.default_rng(data.ORDER).permutation(every)[:number]
     labels = np.array(table["label"])[places]
-    model, tokenizer, _ = load(layers, 0, np.random.default_rng(0))
     if width:
         return data.encoded(table, places, tokenizer, tokens), labels
-    lower, _ = models.split_layers(model, 1)
+    lower, _ = models.split_layers(load(layers, 0, np.random.default_rng(0)).model, 1)
     hidden = last_layer.cached(lower, tokenizer, table.select(places)["text"], tokens, carry.cache())
     return last_layer.CachedOutputs(*hidden, labels, range(number)), labels
 

@@ -67,7 +67,6 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
     """Run one arm with one seed, at a learning rate of the grid where it is for tuning."""
     settings = tuning.setting(experiment, arm, rate)
     checkpoint, train, tested, source = prepare(settings, seed, validate=rate is not None)
-    tokens = settings["tokens"] if settings["padding"] == "max_length" else 0
     return arms.measured(
         (experiment, arm, seed, rate),
         (source, checkpoint.source),
@@ -76,7 +75,7 @@ def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> reco
         tested,
         np.array([row["label"] for row in tested]),
         settings,
-        lambda rows: pad(rows, tokens),
+        lambda rows: pad(rows, settings["tokens"] if settings["padding"] == "max_length" else 0),
         batch_size=64,
         length=lambda row: len(row["input_ids"]),
     )

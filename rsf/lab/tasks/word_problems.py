@@ -188,5 +188,9 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     checkpoint = models.load("chat", None, np.random.default_rng(seed), source=settings["model"])
     file = records.path(experiment, "verified", seed)
     verified = records.validate(file)["numbers"] if arm in ("blind", "supervised") else None
-    numbers = measure(arm, checkpoint, problems, answers.verify, settings, seed, verified)
-    return records.Run(problems.source, checkpoint.source, arms.device_name(), numbers)
+    return records.Run(
+        problems.source,
+        checkpoint.source,
+        arms.device_name(),
+        measure(arm, checkpoint, problems, answers.verify, settings, seed, verified),
+    )
