@@ -16,7 +16,7 @@ FIGURES = {
     "bench_generation": benchmarks.generation_figure,
 }
 TABLES = {
-    "README.md": (overview.findings, overview.setup_line),
+    "README.md": (overview.findings,),
     "README.zh.md": (overview.findings_zh,),
     "results/README.md": (
         claims.claims_table,

@@ -10,19 +10,19 @@ from scipy import stats
 
 from rsf import plots
 from rsf.acceptance import acceptance_probability
-from rsf.lab import records, verdicts
+from rsf.lab import notebooks, records, verdicts
 from rsf.lab.bench import sampling as bench
 from rsf.lab.report.parts import limits, save, span, table
 from rsf.lab.report.whole_model import MAIN
 
 ENGLISH = (
-    "- Keeping batches by their loss, as published (a whole MiniLM on all of IMDb, equal compute, {seeds} "
-    "seeds): **{rule} points** against plain fine-tuning, with better probabilities (exploratory; NLL "
-    "{article:.3f}, plain {plain:.3f}).\n"
-    "- Learning from own verified answers (a tiny transformer on sums, {sums_seeds} seeds, against the "
-    "better of two controls, one of the same schedule): with 50, 200, 800 sums answered **{gains}** points.\n"
-    "- Drawing exactly from a density alone: a hat of strips, **{times} times** as fast as scipy's fastest "
-    "(a million draws)."
+    "- Keeping batches by their loss, as published (whole MiniLM, all of IMDb, equal compute, {seeds} seeds): "
+    "**{rule} points** against plain fine-tuning; better probabilities (exploratory; NLL {article:.3f}, "
+    "plain {plain:.3f}).\n"
+    "- Learning from own verified answers (tiny transformer, {sums_seeds} seeds, against the better of two "
+    "controls, one schedule-matched): with 50, 200, 800 sums answered **{gains}** points.\n"
+    "- A million exact draws from a density alone: **{times} times** as fast as scipy's fastest.\n"
+    "\n"
 )
 CHINESE = (
     "- 按损失取舍批次（原文的做法；完整的 MiniLM，全部 IMDb，三遍的计算量，{seeds} 个种子）："
@@ -79,8 +79,9 @@ def _idea(axis: Axes) -> None:
 
 
 def findings() -> str:
-    """Return README's three findings: what selection does, what own samples bring, how fast the hat draws."""
-    return ENGLISH.format(**_found())
+    """Return README's three findings: what selection does, what own samples bring, how fast the hat draws; then
+    what its commands cost."""
+    return ENGLISH.format(**_found()) + setup_line()
 
 
 def findings_zh() -> str:
@@ -106,9 +107,9 @@ def setup_line() -> str:
     """Return README's measured costs of its two commands, from results/setup.json."""
     cost = json.loads((records.RESULTS / "setup.json").read_text(encoding="utf-8"))
     return (
-        f"Measured on {cost['machine']}, a fresh clone: run {cost['run_minutes']:.0f} min "
+        f"On {cost['machine']}, from a fresh clone: run {cost['run_minutes']:.0f} min "
         f"({cost['install_minutes']:.1f} to set up), test {cost['test_minutes']:.0f} min; "
-        f"{cost['memory_gib']:.1f} GiB of memory, {cost['disk_gib']:.1f} GiB of disk."
+        f"memory {cost['memory_gib']:.1f} GiB, disk {cost['disk_gib']:.1f} GiB."
     )
 
 
@@ -120,7 +121,7 @@ def environments_table() -> str:
         [
             (
                 name,
-                f"{one['verdict']}, {len(one['notebooks'])} notebooks",
+                f"{one['verdict']}, {len(one['notebooks'])} of {len(notebooks.names())} notebooks",
                 ", ".join(
                     f"{found['notebook'][:3].strip('_')} {found['cell']}" for found in one["differences"]
                 ),
