@@ -16,8 +16,8 @@ from rsf.lab.report.parts import limits, save, span, table
 from rsf.lab.report.whole_model import MAIN
 
 ENGLISH = (
-    "- Keeping batches by their loss, as published (whole MiniLM, all of IMDb, equal compute, {seeds} seeds): "
-    "**{rule} points** against plain fine-tuning; better probabilities (exploratory; NLL {article:.3f}, "
+    "- Keeping batches by their loss, as published (whole MiniLM, all of IMDb, equal compute, {seeds} "
+    "seeds): **{rule} points** against plain fine-tuning; better probabilities (exploratory; NLL {article:.3f}, "
     "plain {plain:.3f}).\n"
     "- Learning from own verified answers (tiny transformer, {sums_seeds} seeds, against the better of two "
     "controls, one schedule-matched): with 50, 200, 800 sums answered **{gains}** points.\n"
@@ -79,8 +79,8 @@ def _idea(axis: Axes) -> None:
 
 
 def findings() -> str:
-    """Return README's three findings: what selection does, what own samples bring, how fast the hat draws; then
-    what its commands cost."""
+    """Return README's three findings: what selection does, what own samples bring, how fast the hat draws;
+    then what its commands cost."""
     return ENGLISH.format(**_found()) + setup_line()
 
 
