@@ -17,8 +17,8 @@ from rsf.lab.report.whole_model import MAIN
 
 ENGLISH = (
     "- Keeping batches by their loss, as published (whole MiniLM, all of IMDb, equal compute, {seeds} "
-    "seeds): **{rule} points** against plain fine-tuning; better probabilities (exploratory; NLL {article:.3f}, "
-    "plain {plain:.3f}).\n"
+    "seeds): **{rule} points** against plain fine-tuning; better probabilities (exploratory; NLL "
+    "{article:.3f}, plain {plain:.3f}).\n"
     "- Learning from own verified answers (tiny transformer, {sums_seeds} seeds, against the better of two "
     "controls, one schedule-matched): with 50, 200, 800 sums answered **{gains}** points.\n"
     "- A million exact draws from a density alone: **{times} times** as fast as scipy's fastest.\n"
