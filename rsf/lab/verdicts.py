@@ -7,7 +7,7 @@ together over the `family`: `level` divided by the number of contrasts that the 
 The rule is `rsf.checks.verdict`; the sections written first keep the one in their `primary`. A verdict is
 open until every declared seed is in.
 
-Where a contrast has sections `among` which its difference may differ, the largest mean difference is held
+Where a contrast has sections `among` which its difference may be another, the largest mean difference is held
 against the smallest, paired by seed, at a level divided by the number of pairs (Bonferroni): the pair is
 chosen by what is seen, and the limits of every pair hold together.
 """
