@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from rsf.acceptance import refuse_if
+from rsf.lab import provenance, records, verdicts
 
 AUDITED = ("above", "tilted", "clipped", "easy", "constant", "best_of")
 
@@ -20,8 +21,6 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
 
     With `again`, runs go into build/again/ and are shown beside the stored ones.
     """
-    from rsf.lab import records
-
     section = records.protocol(name)
     records.must(
         "task" in section, f"the section {name} names no task that runs it: its files were made elsewhere"
@@ -57,8 +56,6 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
 
 def _beside(stored, new):
     """Print a stored run beside a new one; return whether they differ where they should not."""
-    from rsf.lab import records
-
     if stored is None:
         print("  no such run is stored")
         return False
@@ -77,8 +74,6 @@ def _beside(stored, new):
 
 def bench(name):
     """Run a benchmark of the protocol, alone on the machine, on one thread."""
-    from rsf.lab import records
-
     records.checkout()
     begun = records.now()
     arm, run = import_module(f"rsf.lab.bench.{name}").run()
@@ -103,13 +98,17 @@ def notebooks(task, names):
 
     wanted = notebooks.names(names)
     if task == "zh":
-        there = [name for name in wanted if (notebooks.TEXT / "zh" / f"{name}.md").is_file()]
-        found = [line for name in there for line in notebooks.translate(name, "zh")]
+        found = [
+            line
+            for name in wanted
+            if (notebooks.TEXT / "zh" / f"{name}.md").is_file()
+            for line in notebooks.translate(name, "zh")
+        ]
         print("\n".join(found) or "notebooks: the Chinese ones say what the English ones say")
         return bool(found)
     if task == "check":
-        files = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
-        tests = [*files, "-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
+        tests = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
+        tests += ["-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
         return subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], cwd=notebooks.ROOT)
     work = notebooks.build(names) if task == "build" else notebooks.run(names)
     rows = []
@@ -147,11 +146,8 @@ def verify(files, machine):
     By default of all of results/; then also those on the article's claims, and a short run is made again.
     """
     if machine:
-        from rsf.lab import provenance
-
         print(json.dumps(provenance.situation(), indent=2))
         return
-    from rsf.lab import records, verdicts
     from rsf.lab import verify as verifier
 
     given = [(file, record) for file in files for record in records.load(file)]
@@ -176,7 +172,6 @@ def verify(files, machine):
 
 def _claims():
     """Print the verdict on each claim of the article, and run again what takes under a minute."""
-    from rsf.lab import records
     from rsf.lab.report import claims
 
     print("\nthe claims of the article, by section:")

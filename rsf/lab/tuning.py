@@ -94,8 +94,9 @@ def budget(section: str, arm: str, scoring: float, tuned_by: str) -> int:
     runs = [run for run in records.runs(section) if run["arm"] == arm]
     if records.has_rates(records.protocol(section)):
         runs = [run for run in runs if run["rate"] == best(section, tuned_by)[arm]]
-    spent = [scoring * run["numbers"]["scored"] + TRAIN * run["numbers"]["trained"] for run in runs]
-    return round(np.mean(spent))
+    return round(
+        np.mean([scoring * run["numbers"]["scored"] + TRAIN * run["numbers"]["trained"] for run in runs])
+    )
 
 
 def _complete(section):

@@ -35,6 +35,7 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
 MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
     **{(kind, "embedded"): MINILM for kind in ("imdb", "mini", "topics", "questions", "bench")},
     ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
+    ("imdb", "new"): "bert: 1 layer of width 64, random weights",
     ("images", "new"): "a vision transformer, random weights",
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
