@@ -86,11 +86,11 @@ def bench(name):
     print(f"made {file.relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
-def full(names, minutes, out, jobs):
-    """Run what the full sections lack, for as long as there is time."""
+def full(names, assign, **options):
+    """Run what the full sections lack, for as long as there is time; or give a seed to each of a class."""
     from rsf.lab import full
 
-    for line in full.run(names, minutes, out, jobs):
+    for line in full.assign(assign, names) if assign else full.run(names, **options):
         print(line, flush=True)
 
 
@@ -258,10 +258,13 @@ ARGUMENTS = {
     },
     bench: {"name": {"choices": ("sampling", "selection", "generation", "growth")}},
     full: {
-        "names": {"nargs": "*", "help": "sections; default: all, the most valuable first"},
-        "--minutes": {"type": float, "default": 9},
+        "names": {"nargs": "*", "help": "sections; default: all, the most valuable first; of a class, BERT's"},
+        "--assign": {"type": int, "metavar": "STUDENTS", "help": "only print one seed a student"},
+        "--seeds": {"type": int, "default": (), **SEVERAL},
+        "--rates": {"type": float, "default": (), **SEVERAL},
+        "--minutes": {"type": float, "default": 600},
         "--out": {"default": "build/full", "help": "gets result files and checkpoints; on Colab on Drive"},
-        "--jobs": {"type": int, "help": "runs of the embedded model side by side; default: what fits"},
+        "--jobs": {"type": int, "help": "seeds of the embedded model side by side; default: what fits"},
     },
     notebooks: {
         "task": {"choices": ("build", "run", "check", "zh")},

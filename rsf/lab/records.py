@@ -9,8 +9,8 @@ run in the order of arm, seed and rate.
 
 import hashlib
 import json
+import os
 import shutil
-import tarfile
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -130,12 +130,17 @@ def verdict(difference: Verdict, smallest: float, *, may: bool = False) -> str:
     return "refuted" if difference.high < smallest and not may else "not reproduced"
 
 
+def folders() -> list[Path]:
+    """Return the folders whose runs count: results/, and the one that RSF_RESULTS names; the first stands."""
+    return [RESULTS, *map(Path, filter(None, [os.environ.get("RSF_RESULTS")]))]
+
+
 def path(
     experiment: str, arm: str, seed: int, folder: Path | None = None, *, rate: float | None = None
 ) -> Path:
-    """Return where the file of one run is written, below `folder`, by default results/."""
+    """Return where the file of one run is written, below `folder`, by default the last of `folders`."""
     of_grid = "" if rate is None else f"-{rate:g}"
-    return (folder or RESULTS) / experiment / f"{arm}-{seed}{of_grid}.json"
+    return (folder or folders()[-1]) / experiment / f"{arm}-{seed}{of_grid}.json"
 
 
 def write(
@@ -156,7 +161,7 @@ def write(
     experiment, arm, seed : of the protocol
     run : Run
     folder : Path, optional
-        Below which it is written, by default results/.
+        Below which it is written, by default the last of `folders`.
     rate : float, optional
         The learning rate of a run of a tuning grid.
     begun : str, optional
@@ -202,20 +207,22 @@ def runs(experiment: str) -> list[dict]:
     Raises
     ------
     ValueError
-        A record does not belong to the protocol or to this section, or a run stands twice.
+        A record does not belong to the protocol or to this section, or a run stands twice in a folder.
     """
     found = {}
-    for file in [*RESULTS.glob(f"{experiment}.jsonl"), *sorted((RESULTS / experiment).glob("*.json"))]:
-        for record in load(file):
-            must(
-                record["experiment"] == experiment,
-                f"{file.name} holds a run of {record['experiment']}, not of {experiment}",
-            )
-            must(
-                key(record) not in found,
-                f"{file.name}: {key(record)} of {experiment} stands twice; the first stands",
-            )
-            found[key(record)] = record
+    for folder in folders():
+        before = dict(found)
+        for file in [*folder.glob(f"{experiment}.jsonl"), *sorted((folder / experiment).glob("*.json"))]:
+            for record in load(file):
+                must(
+                    record["experiment"] == experiment,
+                    f"{file.name} holds a run of {record['experiment']}, not of {experiment}",
+                )
+                must(
+                    key(record) in before or key(record) not in found,
+                    f"{file.name}: {key(record)} of {experiment} stands twice; the first stands",
+                )
+                found[key(record)] = before.get(key(record), record)
     arms = protocol(experiment)["arms"]
     return sorted(found.values(), key=lambda run: (arms.index(run["arm"]), run["seed"], run.get("rate") or 0))
 
@@ -300,16 +307,13 @@ def status(experiment: str) -> str:
 
 def _parts(file: Path) -> dict[str, str]:
     """Return the texts of a file's records by their place in it."""
-    if file.suffix == ".tar":
-        with tarfile.open(file) as tar:
-            return {f"{file.name}, {one.name}": tar.extractfile(one).read().decode() for one in tar}
     text = file.read_text(encoding="utf-8")
     lines = {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
     return lines if file.suffix == ".jsonl" else {file.name: text}
 
 
 def load(file: Path | str) -> list[dict]:
-    """Return the records of a file: one (.json), one a line (.jsonl), one a file in it (.tar).
+    """Return the records of a file: one (.json), or one a line (.jsonl).
 
     A ValueError says what is wrong.
     """
