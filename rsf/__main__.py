@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from rsf.acceptance import refuse_if
 
@@ -142,7 +143,8 @@ def figures():
 
 
 def verify(files, machine):
-    """Make the numbers of result files again, and print the verdicts.
+    """Make the numbers of result files again, and print the verdicts; of files that were sent, merged into
+    build/verified/ beside results/, with what is refused or missing and a picture.
 
     By default of all of results/; then also those on the article's claims, and a short run is made again.
     """
@@ -151,27 +153,30 @@ def verify(files, machine):
 
         print(json.dumps(provenance.situation(), indent=2))
         return
-    from rsf.lab import records, verdicts
+    from rsf.lab import merged, records, tuning, verdicts
     from rsf.lab import verify as verifier
 
-    given = [(file, record) for file in files for record in records.load(file)]
-    names = dict.fromkeys([record["experiment"] for _, record in given] or records.sections())
-    stored = {(name, *records.key(record)): record for name in names for record in records.runs(name)}
-    for file, record in given:
-        notes = verifier.recompute(record)
-        which = f"{record['experiment']} {record['arm']} seed {record['seed']}"
-        if stored.setdefault((record["experiment"], *records.key(record)), record) != record:
-            notes.append("results/ holds another run of this seed, and the first stands")
-        print(f"{file}: {'; '.join([f'{which} holds', *notes])}")
-    verifier.alike(stored.values())
+    names = records.sections()
+    out = Path("build/verified")
+    said = {}
+    if files:
+        names, said = merged.merge(files, out)
+        print("\n".join(f"{file}: {line}" for file, line in said.items()))
     for name in names:
         notes = verifier.section(name)
-        found = [str(verdicts.judged(contrast)) for contrast in verdicts.contrasts(name)]
-        said = "" if found or records.superseded(name) else ", decides nothing"
-        print("\n  ".join([records.status(name) + said, *verdicts.means(name), *notes, *found]))
+        findings = list(map(verdicts.judged, verdicts.contrasts(name)))
+        if files:
+            from rsf.lab.report.forest import forest_figure
+
+            notes += [f"missing: {tuning.words(job)}" for job in tuning.jobs(name)]
+            pictures = [out / f"{name}-{number}.png" for number in range(1, len(findings) + 1)]
+            notes += [f"made {file}" for file in map(forest_figure, findings, pictures)]
+        decides = "" if findings or records.superseded(name) else ", decides nothing"
+        lines = [records.status(name) + decides, *verdicts.means(name), *notes, *map(str, findings)]
+        print("\n  ".join(lines))
     for claim, judgement in verdicts.overall(names).items():
         print(f"{claim}:\n  {judgement}")
-    return False if files else _claims()
+    return any("REFUSED" in line for line in said.values()) if files else _claims()
 
 
 def _claims():
@@ -258,7 +263,7 @@ ARGUMENTS = {
     },
     bench: {"name": {"choices": ("sampling", "selection", "generation", "growth")}},
     full: {
-        "names": {"nargs": "*", "help": "sections; default: all, the most valuable first; of a class, BERT's"},
+        "names": {"nargs": "*", "help": "sections; default: all, the most valuable first"},
         "--assign": {"type": int, "metavar": "STUDENTS", "help": "only print one seed a student"},
         "--seeds": {"type": int, "default": (), **SEVERAL},
         "--rates": {"type": float, "default": (), **SEVERAL},
@@ -294,7 +299,7 @@ ARGUMENTS = {
     },
     figures: {},
     verify: {
-        "files": {"nargs": "*", "help": "default: all of results/"},
+        "files": {"nargs": "*", "help": "or folders of them; default: all of results/"},
         "--machine": {
             "action": "store_true",
             "help": "only say what to tell where an output did not reproduce",

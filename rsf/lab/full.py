@@ -1,4 +1,4 @@
-"""What sections lack, seed by seed, for as long as there is time: on a lent GPU, or one seed by each of a class.
+"""What sections lack, seed by seed, for as long as there is time: on a lent GPU, or by a class, a seed each.
 
 python3 run.py full --assign 20            one line of words a student, for any of the commands below
 python3 run.py full imdb-class --seeds 400  all arms of one seed; on Colab by the cell of notebook 07
@@ -57,8 +57,7 @@ def run(
     rates: Sequence[float] = (),
     jobs: int | None = None,
 ) -> Iterator[str]:
-    """Run what some sections, by default all of `QUEUE`, lack; yield a line for each seed that ended, and what
-    there is of each section.
+    """Run what sections, by default all of `QUEUE`, lack; yield a line for each seed, then for each section.
 
     Parameters
     ----------
@@ -107,13 +106,12 @@ def _one(end: float, out: Path, environment: dict, job: Job) -> str:
             timeout=end - time.time(),
         )
     made = [run for run in records.runs(job[0]) if (run["seed"], run.get("rate")) == job[1:]]
-    for run in made:
-        stem = records.path(job[0], *records.key(run)[:2], rate=job[2]).stem
-        for folder in Path(environment["RSF_CHECKPOINTS"]).glob(f"*/{job[0]}/{stem}"):
-            shutil.rmtree(folder)
     write_text(out / f"{name}.jsonl", "".join(f"{json.dumps(run)}\n" for run in made))
-    said = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
-    return f"{name}: {said if job in lacking(job[0]) else 'done'}"
+    if job in tuning.jobs(job[0]):
+        return f"{name}: {log.read_text(encoding='utf-8').strip().rpartition(chr(10))[2]}"
+    for folder in Path(environment["RSF_CHECKPOINTS"]).glob(f"*/{job[0]}/*{name.removeprefix(job[0])}"):
+        shutil.rmtree(folder)
+    return f"{name}: done"
 
 
 def assign(students: int, names: Sequence[str] = ()) -> Iterator[str]:

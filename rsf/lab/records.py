@@ -42,6 +42,8 @@ FIELDS = {
 NOT_HASHED = ("status", "task", "superseded")
 TIMES = ("seconds", "cpu_seconds", "curve")  # they hang on the machine's load: a second run has others
 
+ANSWERS = ("right", "calibration")  # whoever copies a run may edit the rest, but these hold one another
+
 
 class Run(NamedTuple):
     """What one run of a task gives: where data and model are from, what it ran on, and its numbers."""
@@ -187,11 +189,17 @@ def write(
         "numbers": run.numbers,
     }
     check(record)
-    target = path(experiment, arm, seed, folder, rate=rate)
+    return put(record, folder)
+
+
+def put(record: dict, folder: Path | None = None) -> Path:
+    """Write the file of a record, as `write` does."""
+    arm, seed, rate = key(record)
+    target = path(record["experiment"], arm, seed, folder, rate=rate)
     target.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({**record, "numbers": None}, indent=1).removesuffix("null\n}")
     lines = [
-        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in run.numbers.items()
+        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in record["numbers"].items()
     ]  # an array a line
     return write_text(target, f"{head}{{\n" + ",\n".join(lines) + "\n }\n}\n")
 
@@ -305,26 +313,21 @@ def status(experiment: str) -> str:
     return f"{experiment}: {f'{there} of {wanted} runs' if there else 'not yet run'}"
 
 
-def _parts(file: Path) -> dict[str, str]:
-    """Return the texts of a file's records by their place in it."""
-    text = file.read_text(encoding="utf-8")
-    lines = {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
-    return lines if file.suffix == ".jsonl" else {file.name: text}
-
-
 def load(file: Path | str) -> list[dict]:
     """Return the records of a file: one (.json), or one a line (.jsonl).
 
     A ValueError says what is wrong.
     """
     file = Path(file)
+    text = file.read_text(encoding="utf-8")
     found = []
-    for place, part in _parts(file).items():
+    for number, part in enumerate(text.splitlines() if file.suffix == ".jsonl" else [text], 1):
         try:
             record = json.loads(part)
             check(record)
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
+            place = f", line {number}" * (file.suffix == ".jsonl")
+            raise ValueError(f"{file.name}{place}: {error}") from error
         found.append(record)
     must(found, f"{file.name} holds no record")
     return found
@@ -370,6 +373,14 @@ def check(record: dict) -> None:
 
 def _number(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def answers(record: dict) -> tuple[str, ...]:
+    """Return what two seeds of an arm never share: what was right and how sure, or all numbers but times."""
+    numbers = record["numbers"]
+    names = ANSWERS if numbers.keys() >= {*ANSWERS} else sorted(numbers.keys() - {*TIMES})
+    told = [record["experiment"], record["arm"], record.get("rate"), *(numbers[name] for name in names)]
+    return tuple(map(json.dumps, told))
 
 
 def compare(stored: dict, new: dict) -> list[str]:

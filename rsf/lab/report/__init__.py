@@ -24,7 +24,6 @@ FIGURES = {
     "sweep": sweep.sweep_figure,
     "sampling": sampling.sampling_figure,
     "selection": selection.selection_figure,
-    "bench_generation": generation.generation_figure,
 }
 TABLES = {
     "README.md": (findings.findings, overview.setup_line),
