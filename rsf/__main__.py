@@ -96,8 +96,8 @@ def full(names, assign, **options):
 
 
 def notebooks(task, names):
-    """Build notebooks from their text, run the committed ones into build/, or check them without running; or
-    store the Chinese ones beside those that are built, and say what changed since it was translated."""
+    """Build notebooks from their text, run the committed ones into build/, check them without running, or
+    copy them without solutions for students; or store the Chinese ones, and say what is to translate."""
     from tqdm import tqdm
 
     from rsf.lab import notebooks
@@ -112,12 +112,12 @@ def notebooks(task, names):
         files = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
         tests = [*files, "-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
         return subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], cwd=notebooks.ROOT)
-    work = notebooks.build(names) if task == "build" else notebooks.run(names)
+    work = getattr(notebooks, task)(names)
     rows = []
     for row in tqdm(work, total=len(wanted), unit="notebook", file=sys.stderr):
         tqdm.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
         rows.append(row)
-    if task == "build":
+    if task != "run":
         return False
     width = max(map(len, wanted))
     print(f"\n{'notebook':{width}}  seconds    checks  verdict")
@@ -143,10 +143,11 @@ def figures():
 
 
 def verify(files, machine):
-    """Make the numbers of result files again, and print the verdicts; of files that were sent, merged into
-    build/verified/ beside results/, with what is refused or missing and a picture.
+    """Make the numbers of result files again, and print the verdicts.
 
-    By default of all of results/; then also those on the article's claims, and a short run is made again.
+    What holds of files that were sent goes into build/verified/, counts beside results/, and is drawn; what
+    is refused or missing is named. By default of all of results/; then also the verdicts on the article's
+    claims, and a short run is made again.
     """
     if machine:
         from rsf.lab import provenance
@@ -155,22 +156,20 @@ def verify(files, machine):
         return
     from rsf.lab import merged, records, tuning, verdicts
     from rsf.lab import verify as verifier
+    from rsf.lab.report.forest import forest_figure
 
-    names = records.sections()
     out = Path("build/verified")
-    said = {}
-    if files:
-        names, said = merged.merge(files, out)
-        print("\n".join(f"{file}: {line}" for file, line in said.items()))
+    names, said = merged.merge(files, out) if files else (records.sections(), {})
+    for file, line in said.items():
+        print(f"{file}: {line}")
     for name in names:
         notes = verifier.section(name)
         findings = list(map(verdicts.judged, verdicts.contrasts(name)))
         if files:
-            from rsf.lab.report.forest import forest_figure
-
             notes += [f"missing: {tuning.words(job)}" for job in tuning.jobs(name)]
-            pictures = [out / f"{name}-{number}.png" for number in range(1, len(findings) + 1)]
-            notes += [f"made {file}" for file in map(forest_figure, findings, pictures)]
+            notes += [
+                f"made {forest_figure(one, out / f'{name}-{n}.png')}" for n, one in enumerate(findings, 1)
+            ]
         decides = "" if findings or records.superseded(name) else ", decides nothing"
         lines = [records.status(name) + decides, *verdicts.means(name), *notes, *map(str, findings)]
         print("\n  ".join(lines))
@@ -272,7 +271,7 @@ ARGUMENTS = {
         "--jobs": {"type": int, "help": "seeds of the embedded model side by side; default: what fits"},
     },
     notebooks: {
-        "task": {"choices": ("build", "run", "check", "zh")},
+        "task": {"choices": ("build", "run", "check", "handout", "zh")},
         "names": {"nargs": "*", "help": "their first characters, such as 07; default all"},
     },
     lab: {

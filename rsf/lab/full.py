@@ -71,15 +71,15 @@ def run(
     (out / "log").mkdir(parents=True, exist_ok=True)
     os.environ["RSF_RESULTS"] = str(out / "results")
     torch.set_num_threads(1)  # as those that are run have
+    archived = (records.ROOT / "data" / "imdb" / "tokens.npz").is_file()
     environment = {
         "RSF_CHECKPOINTS": str(out / "checkpoints"),
         **os.environ,
         "RSF_UNTIL": str(end - RESERVE),
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        **({"RSF_DATA": str(records.ROOT / "data")} if archived else {}),
     }
-    if (records.ROOT / "data" / "imdb" / "tokens.npz").is_file():
-        environment["RSF_DATA"] = str(records.ROOT / "data")
     begun = []
     for name in names:
         environment["RSF_BESIDE"] = str(beside(name, jobs))
@@ -167,7 +167,5 @@ def beside(section: str, jobs: int | None = None) -> int:
     """Return how many jobs of a section fit side by side here: one, but for those of the embedded model."""
     if records.protocol(section)["model"] != "embedded" or section == BENCH:
         return 1
-    memory = sum(
-        torch.cuda.get_device_properties(card).total_memory for card in range(torch.cuda.device_count())[:1]
-    )
-    return jobs or max(1, min(os.cpu_count() - 3, memory // MEMORY))
+    cards = [torch.cuda.get_device_properties(card) for card in range(torch.cuda.device_count())[:1]]
+    return jobs or max(1, min(os.cpu_count() - 3, sum(card.total_memory for card in cards) // MEMORY))

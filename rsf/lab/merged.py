@@ -26,9 +26,8 @@ def merge(paths: Sequence[Path | str], out: Path) -> tuple[list[str], dict[Path,
     said : {file: str}
         What is said of a file; it begins with REFUSED if nothing of it was taken.
     """
-    paths = [Path(path) for path in paths]
     sent, said, seeds = {}, {}, {}
-    for path in paths:
+    for path in map(Path, paths):
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             try:
                 sent[file] = records.load(file)
@@ -39,33 +38,37 @@ def merge(paths: Sequence[Path | str], out: Path) -> tuple[list[str], dict[Path,
     os.environ["RSF_RESULTS"] = str(out.resolve())
     every = [run for runs in sent.values() for run in runs]
     sections = list(dict.fromkeys(run["experiment"] for run in every))
-    for run in [*every, *(run for name in sections for run in records.runs(name))]:
+    there = {_place(run): run for name in sections for run in records.runs(name)}
+    for run in [*every, *there.values()]:
         seeds.setdefault(records.answers(run), set()).add(run["seed"])
-
-    def turn(file):  # those of tuning, on which others hang, then those that were begun first
-        return "rate" not in sent[file][0], sent[file][0].get("begun", ""), file
-
-    for file in sorted(sent, key=turn):
+    # those of tuning, on which others hang, then those that were begun first
+    turns = {file: ("rate" not in runs[0], runs[0].get("begun", ""), file) for file, runs in sent.items()}
+    for file in sorted(sent, key=turns.get):
         try:
-            said[file] = "; ".join(_held(run, sent[file], seeds) for run in sent[file])
+            said[file] = "; ".join(_held(run, there, seeds) for run in sent[file])
+            verify.alike([*there.values(), *sent[file]])
         except ValueError as error:
             said[file] = f"REFUSED: {error}"
             continue
         for run in sent[file]:
             records.put(run)
+            there[_place(run)] = run
     return sections, said
 
 
-def _held(run: dict, file: list[dict], seeds: dict[tuple, set[int]]) -> str:
+def _place(run: dict) -> tuple:
+    return run["experiment"], *records.key(run)
+
+
+def _held(run: dict, there: dict[tuple, dict], seeds: dict[tuple, set[int]]) -> str:
     """Return that a run of a file holds, with what it leaves open; ValueError says why it is refused."""
-    name, arm, seed = (run[key] for key in ("experiment", "arm", "seed"))
-    which = f"{name} {arm} seed {seed}"
+    which = f"{run['experiment']} {run['arm']} seed {run['seed']}"
     notes = verify.held(run)
-    others = seeds[records.answers(run)] - {seed}
-    same = f"{which} has the answers of seed {', '.join(map(str, sorted(others)))}"
-    # the floor may learn nothing
-    records.must(arm == "floor" or not others, f"{same}: one is a copy, and either run again tells which")
-    first = records.find(name, arm, seed, rate=run.get("rate"))
+    first = there.get(_place(run))
     records.must(first in (None, run), f"another run of {which} is there, and the first stands")
-    verify.alike([*records.runs(name), *file])
+    others = ", ".join(map(str, sorted(seeds[records.answers(run)] - {run["seed"]})))
+    records.must(
+        first == run or run["arm"] == "floor" or not others,  # the floor may learn nothing
+        f"{which} has the answers of seed {others}: one is a copy, and either run again tells which",
+    )
     return "; ".join([f"{which} holds", *notes])

@@ -379,8 +379,8 @@ def answers(record: dict) -> tuple[str, ...]:
     """Return what two seeds of an arm never share: what was right and how sure, or all numbers but times."""
     numbers = record["numbers"]
     names = ANSWERS if numbers.keys() >= {*ANSWERS} else sorted(numbers.keys() - {*TIMES})
-    told = [record["experiment"], record["arm"], record.get("rate"), *(numbers[name] for name in names)]
-    return tuple(map(json.dumps, told))
+    of = record["experiment"], record["arm"], record.get("rate")
+    return tuple(map(json.dumps, [*of, *(numbers[name] for name in names)]))
 
 
 def compare(stored: dict, new: dict) -> list[str]:

@@ -54,8 +54,7 @@ def words(job: tuple[str, int, float | None]) -> str:
     >>> words(("imdb-class", 400, None))
     'full imdb-class --seeds 400'
     """
-    section, seed, rate = job
-    return f"full {section} --seeds {seed}" + (f" --rates {rate!r}" if rate else "")
+    return f"full {job[0]} --seeds {job[1]}" + (f" --rates {job[2]!r}" if job[2] else "")
 
 
 def eligible(tuning: str) -> Runs:

@@ -18,25 +18,25 @@ def forest_figure(finding: verdicts.Finding, file: Path) -> Path:
     for seed in records.protocol(contrast.experiment)["seeds"]:
         each = [verdicts.of_each(arm[seed], contrast.measure) for arm in arms if seed in arm]
         rows[str(seed)] = checks.paired_difference(*each) if len(each) == 2 else None
-    rows["all"] = found
-    scale = 100 if contrast.unit else 1
-    told = f" {limits(found, 2 if contrast.unit else 4, contrast.unit)}" if found else ""
-    title = f"{contrast.experiment}, {contrast.arm} minus {contrast.against}:{told} {finding.judgement.word}"
-    with plots.figure(title, width=8, height=1.6 + 0.22 * len(rows)) as axis:
-        for place, (name, one) in enumerate(rows.items()):
-            if one is None:
-                axis.text(0, place, " missing", color=plots.REJECTED, va="center")
-                continue
-            ends = [[one.estimate - one.low], [one.high - one.estimate]]
+    told = limits(found, 2 if contrast.unit else 4, contrast.unit) if found else ""
+    with plots.figure(
+        f"{contrast.name}: {told} {finding.judgement}", width=9, height=1.8 + 0.22 * len(rows)
+    ) as axis:
+        for place, (name, one) in enumerate((rows | {"all": found}).items()):
             style = {"color": plots.TARGET, "linewidth": 4} if name == "all" else {"color": plots.KEPT}
-            axis.errorbar(one.estimate, place, xerr=ends, fmt="o", **style)
+            if one is None:
+                what = " missing" if name != "all" else f" {finding.judgement.word}"
+                axis.text(0, place, what, color=plots.REJECTED, va="center")
+            else:
+                axis.plot([one.low, one.high], [place] * 2, **style)
+                axis.plot(one.estimate, place, "o", **style)
         axis.axvline(0, color=plots.TARGET, linewidth=1)
-        gain = contrast.sign * scale * (contrast.smallest_gain or -contrast.margin)
+        gain = contrast.sign * (contrast.smallest_gain or -contrast.margin) * (100 if contrast.unit else 1)
         axis.axvline(gain, color="black", linewidth=0.8, linestyle=":")
         axis.set(
-            yticks=range(len(rows)),
-            yticklabels=rows,
-            ylim=(len(rows) - 0.4, -0.6),
+            yticks=range(len(rows) + 1),
+            yticklabels=[*rows, "all"],
+            ylim=(len(rows) + 0.6, -0.6),
             xlabel=f"{contrast.measure}, difference{contrast.unit and ' in'}{contrast.unit}; "
             "dotted: the smallest worth having",
             title=f"a seed: 95 % over its test examples; all: {100 * (1 - contrast.level):g} %",
