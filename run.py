@@ -43,6 +43,17 @@ def set_up(extra):
         STAMP.write_text(" ".join([*made, extra]))
 
 
+def processes():
+    """Return pytest's words for two processes where there are two cores; a file's tests stay together and in order,
+    as a notebook's cells must, and conftest.py puts the longest files first.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if cores > 1 else []
+
+
 def addressed():
     """Return the files that hold the repository's address; pyproject.toml is the one that decides."""
     places = ("pyproject.toml", "CITATION.cff", "*.md", ".github/ISSUE_TEMPLATE/*", "notebooks/*.ipynb")
@@ -78,7 +89,7 @@ def main(words):
     commands = [["-m", "rsf", *(words or ["notebooks", "run"])]]
     if words == ["test"]:
         extra = "test"
-        tools = ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "--nbval"]
+        tools = ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "--nbval", *processes()]
         commands = [["-m", *tool] for tool in tools]
     elif words[:1] == ["environments"]:
         extra = "test"

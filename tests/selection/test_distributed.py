@@ -29,7 +29,7 @@ from rsf.selection.checkpoints import file_of, last_whole
 
 def together(ranks, make, passes=3):
     """Iterate one loader per rank, each in a thread, as a Trainer would; return what each got: a list of passes of batches."""
-    barrier, table, got = threading.Barrier(ranks, timeout=10), [None] * ranks, [None] * ranks
+    barrier, table, got = threading.Barrier(ranks, timeout=60), [None] * ranks, [None] * ranks
 
     def work(rank):
         def gather(numbers):
@@ -52,7 +52,7 @@ def together(ranks, make, passes=3):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert not barrier.broken and None not in got
     return got
 

@@ -26,7 +26,7 @@ FIGURES = {
     "selection": selection.selection_figure,
 }
 TABLES = {
-    "README.md": (findings.findings, overview.setup_line),
+    "README.md": (findings.findings,),
     "README.zh.md": (findings.findings_zh,),
     "results/README.md": (
         claims.claims_table,

@@ -2,17 +2,18 @@
 
 from rsf.lab import verdicts
 from rsf.lab.bench import sampling as bench
+from rsf.lab.report import overview
 from rsf.lab.report.parts import limits, span
 from rsf.lab.report.whole_model import MAIN
 
 ENGLISH = (
-    "- Keeping batches by their loss, as published (a whole MiniLM on all of IMDb, equal compute, {seeds} "
-    "seeds): **{rule} points** against plain fine-tuning, with better probabilities (exploratory; NLL "
-    "{article:.3f}, plain {plain:.3f}).\n"
-    "- Learning from own verified answers (a tiny transformer on sums, {sums_seeds} seeds, against the "
-    "better of two controls, one of the same schedule): with 50, 200, 800 sums answered **{gains}** points.\n"
-    "- Drawing exactly from a density alone: a hat of strips, **{times} times** as fast as scipy's fastest "
-    "(a million draws)."
+    "- Keeping batches by their loss, as published (whole MiniLM, all of IMDb, equal compute, {seeds} seeds): "
+    "**{rule} points** against plain fine-tuning; better probabilities (exploratory; NLL {article:.3f}, "
+    "plain {plain:.3f}).\n"
+    "- Learning from own verified answers (tiny transformer, {sums_seeds} seeds, against the better of two "
+    "controls, one schedule-matched): with 50, 200, 800 sums answered **{gains}** points.\n"
+    "- A million exact draws from a density alone: **{times} times** as fast as scipy's fastest.\n"
+    "\n"
 )
 CHINESE = (
     "- 按损失取舍批次（原文的做法；完整的 MiniLM，全部 IMDb，三遍的计算量，{seeds} 个种子）："
@@ -26,8 +27,9 @@ CHINESE = (
 
 
 def findings() -> str:
-    """Return README's three findings: what selection does, what own samples bring, how fast the hat draws."""
-    return ENGLISH.format(**_numbers())
+    """Return README's three findings: what selection does, what own samples bring, how fast the hat draws; then
+    what its commands cost."""
+    return ENGLISH.format(**_numbers()) + overview.setup_line()
 
 
 def findings_zh() -> str:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from rsf import plots
 from rsf.acceptance import acceptance_probability
-from rsf.lab import records, verdicts
+from rsf.lab import notebooks, records, verdicts
 from rsf.lab.report.parts import limits, save, table
 from rsf.lab.report.whole_model import MAIN
 
@@ -61,9 +61,9 @@ def setup_line() -> str:
     """Return README's measured costs of its two commands, from results/setup.json."""
     cost = json.loads((records.RESULTS / "setup.json").read_text(encoding="utf-8"))
     return (
-        f"Measured on {cost['machine']}, a fresh clone: run {cost['run_minutes']:.0f} min "
+        f"On {cost['machine']}, from a fresh clone: run {cost['run_minutes']:.0f} min "
         f"({cost['install_minutes']:.1f} to set up), test {cost['test_minutes']:.0f} min; "
-        f"{cost['memory_gib']:.1f} GiB of memory, {cost['disk_gib']:.1f} GiB of disk."
+        f"memory {cost['memory_gib']:.1f} GiB, disk {cost['disk_gib']:.1f} GiB."
     )
 
 
@@ -75,7 +75,7 @@ def environments_table() -> str:
         [
             (
                 name,
-                f"{one['verdict']}, {len(one['notebooks'])} notebooks",
+                f"{one['verdict']}, {len(one['notebooks'])} of {len(notebooks.names())} notebooks",
                 ", ".join(
                     f"{found['notebook'][:3].strip('_')} {found['cell']}" for found in one["differences"]
                 ),
