@@ -43,6 +43,20 @@ def missing(experiment: str) -> list[tuple[str, int, float | None]]:
     return records.missing(experiment, declared(experiment))
 
 
+def jobs(experiment: str) -> list[tuple[str, int, float | None]]:
+    """Return what one call runs of what a section lacks: section, seed and, of a grid, a rate."""
+    return list(dict.fromkeys((experiment, seed, rate) for _, seed, rate in missing(experiment)))
+
+
+def words(job: tuple[str, int, float | None]) -> str:
+    """Return the words of the command that runs a job.
+
+    >>> words(("imdb-class", 400, None))
+    'full imdb-class --seeds 400'
+    """
+    return f"full {job[0]} --seeds {job[1]}" + (f" --rates {job[2]!r}" if job[2] else "")
+
+
 def eligible(tuning: str) -> Runs:
     """Return the runs of a tuning section without the rates that are not eligible."""
     found = {}

@@ -141,12 +141,8 @@ def judged(contrast: Contrast) -> Finding:
     for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):
         for seed, other in combinations(runs, 2):
             records.must(
-                name == "floor"  # which may learn nothing
-                or any(
-                    value != runs[other]["numbers"].get(what)
-                    for what, value in runs[seed]["numbers"].items()
-                    if what not in records.TIMES
-                ),
+                # the floor may learn nothing
+                name == "floor" or records.answers(runs[seed]) != records.answers(runs[other]),
                 f"{contrast.experiment} {name}: seed {other} is a copy of seed {seed}",
             )
     found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
