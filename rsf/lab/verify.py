@@ -23,6 +23,8 @@ MINILM = "bert: embedded, all-MiniLM-L6-v2"
 NEEDED = {  # by the first word of a section; the compact form needs the second set as well
     **dict.fromkeys(("imdb", "mini", "topics", "images"), IMDB),
     "questions": IMDB | {"f1"},
+    "groups": {"accuracy", "auc", "scores", "wrong", "groups", "forward_passes"},
+    "groups-tuning": IMDB,
     "floor": {"accuracy", "right"},
     "arithmetic": {"accuracy", "setting", "curve", "acceptance", "examples", "nines", "forward_passes"},
     "sums": {"accuracy", "right", "setting", "kept", "samples", "steps", "forward_passes"},
@@ -33,7 +35,7 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
     "bench-growth": {"growth"},
 }
 MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
-    **{(kind, "embedded"): MINILM for kind in ("imdb", "mini", "topics", "questions", "bench")},
+    **{(kind, "embedded"): MINILM for kind in ("imdb", "groups", "mini", "topics", "questions", "bench")},
     ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
     ("imdb", "new"): "bert: 1 layer of width 64, random weights",
     ("images", "new"): "a vision transformer, random weights",
@@ -41,7 +43,7 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
 }
 MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
 REAL = {  # what the line about the data begins with, by the first word of a section
-    "imdb": ("imdb: hub", "imdb: local copy"),
+    **dict.fromkeys(("imdb", "groups"), ("imdb: hub", "imdb: local copy")),
     "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
     "topics": ("ag_news: hub", "ag_news: local copy"),
     "questions": ("squad: hub", "squad: local copy"),
