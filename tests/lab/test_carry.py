@@ -1,4 +1,4 @@
-"""Topics, questions and images: one loop over every head, killed and resumed; the official metric; bad input is named."""
+"""The heads of other tasks: one loop over every head, killed and resumed; the official metric; bad input is named."""
 
 import numpy as np
 import pytest
@@ -10,9 +10,10 @@ from helpers import FEW_STEPS
 from rsf.lab import arms, compact, models, records, verify
 from rsf.lab.data import passages
 from rsf.lab.models.last_layer import LastLayer
-from rsf.lab.tasks import carry, images, questions, topics
+from rsf.lab.tasks import carry, images, language, questions, speech, topics, translation
 
-TASKS = {task.name: task for task in (topics.TASK, questions.TASK, images.TASK)}
+HEADS = (topics, questions, images, language, speech, translation)
+TASKS = {head.TASK.name: head.TASK for head in HEADS}
 SETTINGS = FEW_STEPS | {"scoring_dropout": True, "passes": 3, "k": 3.0}
 SHAPE = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
 
@@ -26,6 +27,18 @@ def tiny(name):
             {"source": "embedded", "dtype": "float32", "width": 16, "layers": 2, "dropout": 0.1}, rng
         )
         return model, images.examples(rng.random((24, 1, 8, 8)), rng.integers(0, 3, 24), "float32").rows
+    if name == "language":
+        checkpoint = models.load("chat", None, rng, source="embedded")
+        texts = ["".join(rng.choice(list("abc "), int(n))) for n in rng.integers(2, 9, 24)]
+        return checkpoint.model, language.table(texts, checkpoint.tokenizer, 8)
+    if name == "speech":
+        size = {"source": "embedded", "dtype": "float32", "width": 16, "layers": 1, "dropout": 0.1}
+        rows = [{"bands": torch.randn(int(n), 40), "digits": "12"} for n in rng.integers(9, 20, 24)]
+        return speech.model(size, rng), rows
+    if name == "translation":
+        size = {"source": "embedded", "dtype": "float32", "width": 16, "layers": 1, "dropout": 0.1}
+        size |= {"tokens": 24, "pool": 24, "test": 2, "base": {"pieces": 60}}
+        return translation.model(size, rng), translation.world(size).pool.rows
     config = tf.BertConfig(**SHAPE, vocab_size=20, num_labels=2 if name == "questions" else 3)
     whole = tf.BertForSequenceClassification(config)
     hidden = [torch.randn(int(n), 16).half() for n in rng.integers(3, 9, 24)]

@@ -148,8 +148,11 @@ def judged(found: list[str], part: carry.Part, scalars: bool) -> dict:
     """Return exact match (as the accuracy), BLEU and chrF of some translations."""
     asked = [row["translation"] for row in part.shown]
     right = [one == other for one, other in zip(found, asked, strict=True)]
-    scores = [of(found, [asked]).score / 100 for of in (sacrebleu.corpus_bleu, sacrebleu.corpus_chrf)]
-    numbers = {"accuracy": float(np.mean(right)), "bleu": scores[0], "chrf": scores[1]}
+    numbers = {
+        "accuracy": float(np.mean(right)),
+        "bleu": sacrebleu.corpus_bleu(found, [asked], force=True).score / 100,  # the floor leaves spaces
+        "chrf": sacrebleu.corpus_chrf(found, [asked]).score / 100,
+    }
     return numbers | ({} if scalars else {"right": compact.pack(right)})
 
 
