@@ -84,7 +84,7 @@ def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
     for rows, batch in batches(part, collate):
         with torch.inference_mode():
             log_p = model(**batch).logits.log_softmax(-1).numpy()
-        ids = [row["input_ids"][1:] for row in rows]
+        ids = (row["input_ids"][1:] for row in rows)
         found += [one[range(len(wanted)), wanted] for one, wanted in zip(log_p, ids, strict=True)]
     return judged(found, part, scalars)
 

@@ -31,6 +31,7 @@ declared = tuning.declared  # an edge widens the grid
 HERTZ = 8000
 BLANK = 10  # the class of no digit
 TONES = dict(zip("123456789*0#", product((697, 770, 852, 941), (1209, 1336, 1477)), strict=True))  # hertz
+HANN = window_function(256, "hann")
 FILTERS = mel_filter_bank(129, 40, 0, HERTZ / 2, HERTZ)  # 40 bands
 
 
@@ -43,14 +44,15 @@ def heard(hertz: int, sound: np.ndarray, digits: str, place: object = "of yours"
         The sound has another rate than 8 kHz, several channels, no frame or no digits.
     """
     sound = np.asarray(sound, dtype=float)
-    records.must(hertz == HERTZ, f"sound {place} has {hertz} samples a second, not {HERTZ}: resample it")
-    records.must(
-        sound.ndim == 1 and len(sound) > 256 and np.ptp(sound) > 0 and digits,
-        f"sound {place} of shape {sound.shape} has several channels, no 256 samples, no tone or no digits "
-        f"({digits!r}): leave it out",
-    )
-    hann = window_function(256, "hann")
-    bands = spectrogram(sound / np.ptp(sound), hann, 256, 80, power=2.0, mel_filters=FILTERS, log_mel="log")
+    wrong = {
+        f"{hertz} samples a second, not {HERTZ}: resample it": hertz != HERTZ,
+        f"the shape {sound.shape}, not (samples,): take one channel": sound.ndim != 1,
+        "at most 256 samples, all alike or no digits: leave it out": len(sound) < 257
+        or not np.ptp(sound)
+        or not digits,
+    }
+    records.must(not any(wrong.values()), f"sound {place} has {next(filter(wrong.get, wrong), '')}")
+    bands = spectrogram(sound / np.ptp(sound), HANN, 256, 80, power=2.0, mel_filters=FILTERS, log_mel="log")
     return torch.tensor((bands.T - bands.mean()) / bands.std())
 
 
@@ -60,8 +62,8 @@ def dialled(rng: np.random.Generator) -> tuple[int, np.ndarray, str]:
     parts = [np.zeros(int(rng.uniform(200, 1200)))]
     for digit in digits:
         time = np.arange(int(rng.uniform(400, 2400))) / HERTZ
-        tone = sum(np.sin(2 * np.pi * one * time) for one in TONES[digit])
-        parts += [tone, np.zeros(int(rng.uniform(320, 2400)))]
+        parts += [sum(np.sin(2 * np.pi * one * time) for one in TONES[digit])]
+        parts += [np.zeros(int(rng.uniform(320, 2400)))]
     sound = np.concatenate(parts)
     return HERTZ, sound + rng.uniform(0.5, 2.5) * rng.normal(size=len(sound)), digits
 
@@ -73,9 +75,11 @@ def read(source: str, dtype: str) -> carry.World:
     def local(_):
         file = data.local_folder("RSF_DATA", "fsdd") / "recordings.parquet"
         rows = parquet.read_table(file).to_pylist()
-        sounds = [(*wavfile.read(io.BytesIO(row["audio"])), str(row["digit"])) for row in rows]
-        where = f"local copy of the Free Spoken Digit Dataset, SHA-256 {data.digest([file])[:16]}"
-        return sounds, np.array([row["index"] for row in rows]) < 5, where  # the official split
+        return (
+            [(*wavfile.read(io.BytesIO(row["audio"])), str(row["digit"])) for row in rows],
+            np.array([row["index"] for row in rows]) < 5,  # the official split
+            f"local copy of the Free Spoken Digit Dataset, SHA-256 {data.digest([file])[:16]}",
+        )
 
     def embedded(_):
         rng = np.random.default_rng(data.ORDER)
@@ -125,7 +129,7 @@ def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
 
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Return the batch that the model takes."""
-    digits = [torch.tensor([int(one) for one in row["digits"]]) for row in rows]
+    digits = [torch.tensor(list(map(int, row["digits"]))) for row in rows]
     ones = [torch.ones(len(row["bands"]), dtype=torch.long) for row in rows]
     return {
         "input_features": pad_sequence([row["bands"] for row in rows], batch_first=True),
@@ -141,10 +145,10 @@ def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
     for rows, batch in language.batches(part, collate):
         with torch.inference_mode():
             paths = model(**batch).logits.argmax(-1)
-        heard = [
+        once = [
             torch.unique_consecutive(path[: len(row["bands"])]) for path, row in zip(paths, rows, strict=True)
         ]
-        written += ["".join(map(str, one[one != BLANK].tolist())) for one in heard]
+        written += ["".join(map(str, one[one != BLANK].tolist())) for one in once]
     return judged(written, part, scalars)
 
 

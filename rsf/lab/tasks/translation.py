@@ -16,30 +16,26 @@ import sacrebleu
 import torch
 from num2words import num2words
 from pyarrow import parquet
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import SentencePieceBPETokenizer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import MarianConfig, MarianMTModel
 
-from rsf.lab import compact, data, records, tuning
-from rsf.lab.models import draw
+from rsf.lab import compact, data, models, records, tuning
 from rsf.lab.tasks import carry, language
 
 declared = tuning.declared  # an edge widens the grid
-SPECIAL = ["<pad>", "</s>", "<unk>"]  # the first pieces
-PAD, END, _ = range(3)
+PAD, END = 0, 1  # the first two pieces
 
 
-def pieces(pairs: list[tuple[str, str]], number: int) -> Tokenizer:
+def pieces(pairs: list[tuple[str, str]], number: int) -> SentencePieceBPETokenizer:
     """Return a tokenizer of the most frequent pieces of words in some pairs of texts (byte-pair encoding)."""
-    words = Tokenizer(models.BPE(unk_token=SPECIAL[-1]))
-    words.pre_tokenizer = pre_tokenizers.Metaspace()
-    words.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=number, special_tokens=SPECIAL, show_progress=False)
-    words.train_from_iterator((text for pair in pairs for text in pair), trainer)
+    words = SentencePieceBPETokenizer()
+    special = ["<pad>", "</s>", "<unk>"]
+    words.train_from_iterator(sum(pairs, ()), number, special_tokens=special, show_progress=False)
     return words
 
 
-def table(pairs: list[tuple[str, str]], words: Tokenizer, tokens: int) -> list[dict]:
+def table(pairs: list[tuple[str, str]], words: SentencePieceBPETokenizer, tokens: int) -> list[dict]:
     """Return texts with their translations, and both in pieces, cut at `tokens`.
 
     Raises
@@ -58,18 +54,18 @@ def table(pairs: list[tuple[str, str]], words: Tokenizer, tokens: int) -> list[d
 
 @lru_cache
 def read(source: str, tokens: int, number: int, *sizes: int) -> carry.World:
-    """Return sentences of Multi30k, German and English, or numbers in words."""
+    """Return sentences of Multi30k, German and English, or numbers in words, in so many pieces of words."""
 
     def local(_):
         files = [data.local_folder("RSF_DATA", "multi30k") / f"{part}.parquet" for part in ("train", "test")]
         tables = (parquet.read_table(file).to_pydict() for file in files)
-        pairs = [list(zip(one["de"], one["en"], strict=True)) for one in tables]
-        return pairs, f"local copy of Multi30k, SHA-256 {data.digest(files)[:16]}"
+        where = f"local copy of Multi30k, SHA-256 {data.digest(files)[:16]}"
+        return [list(zip(one["de"], one["en"], strict=True)) for one in tables], where
 
     def embedded(_):
-        pairs = [tuple(num2words(one, lang=lang) for lang in ("de", "en")) for one in range(1000)]
-        shuffled = [pairs[i] for i in np.random.default_rng(data.ORDER).permutation(1000)]
-        return (shuffled[:800], shuffled[800:]), "embedded, numbers in words"
+        numbers = np.random.default_rng(data.ORDER).permutation(1000).tolist()
+        pairs = [tuple(num2words(one, lang=lang) for lang in ("de", "en")) for one in numbers]
+        return (pairs[:800], pairs[800:]), "embedded, numbers in words"
 
     parts, where = data.first_available(
         {
@@ -92,17 +88,21 @@ def read(source: str, tokens: int, number: int, *sizes: int) -> carry.World:
 
 def world(settings: dict) -> carry.World:
     """Return what a section asks for; the pieces of words are learned with the base."""
-    sizes = settings["pool"], settings["test"]
-    return read(settings["source"], settings["tokens"], settings["base"]["pieces"], *sizes)
+    sizes = settings["base"]["pieces"], settings["pool"], settings["test"]
+    return read(settings["source"], settings["tokens"], *sizes)
 
 
 def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
     """Return a small Marian with weights from rng."""
-    half = {"layers": settings["layers"], "ffn_dim": 2 * settings["width"], "attention_heads": 4}
     config = MarianConfig(
-        vocab_size=world(settings).pool.rows[0]["words"].get_vocab_size(),
+        vocab_size=settings["base"]["pieces"],
         d_model=settings["width"],
-        **{f"{side}_{name}": value for side, (name, value) in product(("encoder", "decoder"), half.items())},
+        encoder_layers=settings["layers"],
+        decoder_layers=settings["layers"],
+        encoder_ffn_dim=2 * settings["width"],
+        decoder_ffn_dim=2 * settings["width"],
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
         max_position_embeddings=settings["tokens"],
         dropout=settings["dropout"],
         activation_function="relu",
@@ -116,7 +116,7 @@ def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
     )
     network = MarianMTModel(config)
     drawn = [name for name, one in network.named_parameters() if one.ndim > 1 and "positions" not in name]
-    draw(network, drawn, rng, config.init_std)
+    models.draw(network, drawn, rng, config.init_std)
     return network.to(getattr(torch, settings["dtype"]))
 
 
@@ -130,18 +130,14 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
-def written(model: torch.nn.Module, part: carry.Part) -> list[str]:
-    """Return a model's translations, of each piece the likeliest."""
+def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
+    """Return the numbers of a model's translations, of each piece the likeliest."""
     found = []
     for rows, batch in language.batches(part, collate, 64):
-        ids = model.eval().generate(
-            batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            max_new_tokens=model.config.max_position_embeddings - 1,
-            do_sample=False,
-        )
+        most = {"max_new_tokens": model.config.max_position_embeddings - 1, "do_sample": False}
+        ids = model.eval().generate(batch["input_ids"], attention_mask=batch["attention_mask"], **most)
         found += rows[0]["words"].decode_batch(ids.tolist())  # without the special pieces
-    return found
+    return judged(found, part, scalars)
 
 
 def judged(found: list[str], part: carry.Part, scalars: bool) -> dict:
@@ -160,17 +156,15 @@ def floor(train: list[dict], tested: carry.Part) -> dict:
     """Return the numbers of a dictionary: for each word that which stands beside it most often, and seldom
     beside others (Dice's coefficient); a word that it lacks is copied."""
     split = partial(re.findall, r"\w+|[^\w\s]")
-    both, alone = Counter(), Counter()
+    counts = Counter()
     for row in train:
-        sides = [set(split(row[side])) for side in ("text", "translation")]
-        both.update(product(*sides))
-        alone.update((word, side) for side, words in enumerate(sides) for word in words)
+        counts.update(product(*({*split(row[side]), None} for side in ("text", "translation"))))
     best = {}
-    for (word, other), times in both.items():
-        share = 2 * times / (alone[word, 0] + alone[other, 1])
+    for word, other in filter(all, counts):  # None stands for any word
+        share = 2 * counts[word, other] / (counts[word, None] + counts[None, other])
         best[word] = max(best.get(word, (0.0, "")), (share, other))
-    found = [" ".join(best.get(word, (0.0, word))[1] for word in split(row["text"])) for row in tested.shown]
-    return judged(found, tested, False)
+    words = ([best.get(word, (0.0, word))[1] for word in split(row["text"])] for row in tested.shown)
+    return judged([" ".join(one) for one in words], tested, False)
 
 
 TASK = carry.Task(
@@ -182,7 +176,7 @@ TASK = carry.Task(
     world=world,
     model=model,
     collate=collate,
-    judge=lambda model, part, scalars: judged(written(model, part), part, scalars),
+    judge=judge,
     floor=floor,
 )
 run = partial(carry.run, TASK)
