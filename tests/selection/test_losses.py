@@ -118,6 +118,25 @@ HEADS = {
         ),
         tokens(r) | {"labels": some_tokens(r, 40)},
     ),
+    "Marian": lambda r: (
+        tf.MarianMTModel(
+            tf.MarianConfig(
+                vocab_size=40,
+                d_model=16,
+                encoder_layers=1,
+                decoder_layers=1,
+                encoder_attention_heads=2,
+                decoder_attention_heads=2,
+                encoder_ffn_dim=32,
+                decoder_ffn_dim=32,
+                max_position_embeddings=T,
+                pad_token_id=0,
+                eos_token_id=1,
+                decoder_start_token_id=0,
+            )
+        ),
+        tokens(r) | {"labels": some_tokens(r, 40)},
+    ),
     "question": lambda r: (
         tf.BertForQuestionAnswering(bert(2)),
         tokens(r) | {"start_positions": labels(r, N, high=T), "end_positions": labels(r, N, high=T)},
@@ -210,7 +229,7 @@ def test_each_examples_tokens_weigh_by_its_own_number_of_labels():
     torch.testing.assert_close(loss, torch.stack([expected, torch.tensor(0.0)]))
 
 
-@pytest.mark.parametrize("name", ["tokens", "masked", "causal", "causal with images", "sequence to sequence"])
+@pytest.mark.parametrize("name", ["tokens", "masked", "causal", "causal with images", "sequence to sequence", "Marian"])
 def test_with_unlike_numbers_of_labels_the_whole_is_still_the_models_own_but_the_mean_is_not(name):
     def some_without(inputs):
         inputs["labels"][0, 3:], inputs["labels"][1] = -100, -100
