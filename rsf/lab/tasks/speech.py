@@ -36,7 +36,7 @@ FILTERS = mel_filter_bank(129, 40, 0, HERTZ / 2, HERTZ)  # 40 bands
 
 
 def heard(hertz: int, sound: np.ndarray, digits: str, place: object = "of yours") -> torch.Tensor:
-    """Return the logarithm of the power in 40 bands of a sound (samples,): (frames, 40), one each 10 ms.
+    """Return the logarithm of the power in 40 bands of a sound (samples,): (frames, 40), one each 20 ms.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def heard(hertz: int, sound: np.ndarray, digits: str, place: object = "of yours"
         or not digits,
     }
     records.must(not any(wrong.values()), f"sound {place} has {next(filter(wrong.get, wrong), '')}")
-    bands = spectrogram(sound / np.ptp(sound), HANN, 256, 80, power=2.0, mel_filters=FILTERS, log_mel="log")
+    bands = spectrogram(sound / np.ptp(sound), HANN, 256, 160, power=2.0, mel_filters=FILTERS, log_mel="log")
     return torch.tensor((bands.T - bands.mean()) / bands.std())
 
 
