@@ -40,7 +40,7 @@ MAY_IMPORT = {
 }
 # statements; the first two are 3,100 together: the judges take less than they were given, the engines more
 LIBRARY, JUDGING, LAB, TASK = 2685, 415, 3000, 90
-# what carries the rule to other tasks is counted apart from the lab, 540 in all
+# what carries the rule to other tasks is counted apart from the lab: carry and eight heads, 90 a head in all
 HEADS = (
     *("carry", "topics", "questions", "images", "translation", "speech", "language", "compression"),
     "groups",
@@ -142,7 +142,7 @@ def test_the_whole_stays_small():
     judges = sum(n for file, n in count.items() if part_of(file) in JUDGES)
     assert sum(count.values()) - lab - judges <= LIBRARY and judges <= JUDGING
     elsewhere = sum(count.get(PACKAGE / "lab" / name, 0) for name in ELSEWHERE)
-    assert lab - elsewhere <= LAB and elsewhere <= 7 * TASK
+    assert lab - elsewhere <= LAB and elsewhere <= 8 * TASK
     tasks = {file.name: n for file, n in count.items() if "tasks" in file.parts and n > TASK}
     assert tasks == {}
 

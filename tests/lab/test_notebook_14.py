@@ -37,9 +37,10 @@ def names(*headings, slow=False):
     for cell in notebooks.from_text(NAME).cells:
         if cell.cell_type == "markdown":
             section = [section, *re.findall(r"^## (.*)$", cell.source, re.MULTILINE)][-1]
-        elif section.startswith(("What you'll be", *headings)):
-            if slow or "slow" not in cell.metadata.get("tags", []):
-                exec(re.sub(r"^    %pip .*$", "    raise", cell.source, flags=re.MULTILINE), made)
+        elif section.startswith(("What you'll be", *headings)) and (
+            slow or "slow" not in cell.metadata.get("tags", [])
+        ):
+            exec(re.sub(r"^    %pip .*$", "    raise", cell.source, flags=re.MULTILINE), made)
     matplotlib.pyplot.close("all")
     return made
 
