@@ -235,7 +235,7 @@ def unlike_rsf(shown, said, rows):
 
 def search(browser, address):
     """Return whether a word of the notebooks is not found, or one that is nowhere is."""
-    wanted = {"envelope": True, "xylophone": False}
+    wanted = {"envelope": True, "xylophone": False, "包络": True, "拒绝采样": True, "木琴": False}
     found = []
     for word, there in wanted.items():
         browser.get(f"{address}/search.html?q={word}")
