@@ -35,6 +35,11 @@ return {
   missing: shown.filter(one => one.complete && !one.naturalWidth).map(one => one.src),
   silent: [...document.images].filter(one => !one.alt).map(one => one.src),
   width: document.documentElement.scrollWidth,
+  languages: document.querySelectorAll(".languages a").length,
+  words: [...document.querySelectorAll(".sidebar-tree .caption, .sidebar-brand-text, .toc-title")]
+    .map(one => one.textContent)
+    .concat([...document.querySelectorAll("[aria-label], [placeholder]")]
+      .map(one => one.ariaLabel || one.placeholder)),
   left: [...document.querySelectorAll("article p, article li")].map(one => one.textContent)
     .filter(text => /\\$\\$|\\\\\\(|\\{\\{|<details|<\\/details/.test(text)),
 };
@@ -129,6 +134,10 @@ def look(browser, address, page, screen):
         "has formulas not set, or set wrongly:": [unset] if unset or not settled else [],
         "is wider than the screen": [seen["width"]] if seen["width"] > width else [],
         "asked for nothing at all": [] if asked else [page],
+        "has no switch to another language": [] if seen["languages"] else [page],
+        "has English words around it": [
+            word for word in seen["words"] if page.startswith("zh/") and word.isascii()
+        ],
     }
     lines = [f"{page}, {screen}: {what} {one}" for what, every in problems.items() for one in every]
     return lines, seen["formulas"], len(asked)

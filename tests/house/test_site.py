@@ -48,7 +48,7 @@ def make():
 def test_the_contents_name_every_page_once_and_nothing_else(make):
     contents = (ROOT / "docs" / "contents.md").read_text(encoding="utf-8")
     pages = {page.rpartition(".")[0] for page in make.pages().values()} - {"index"}
-    lines = re.findall(r"^[\w/*-]+$", contents, re.MULTILINE)
+    lines = re.findall(r"^[\w/*\[\]-]+$", contents, re.MULTILINE)
     listed = [page for line in lines for page in fnmatch.filter(pages, line)]
     assert sorted(listed) == sorted(pages) and len(lines) < len(pages)
     assert all(fnmatch.filter(pages, line) for line in lines)
