@@ -167,7 +167,7 @@ return rows.map(row => [...row.children].map(cell => Number(cell.textContent)));
 SAID = "setTimeout(() => arguments[0](document.getElementById('said').textContent), 400)"
 
 
-def figure(browser, address):
+def figure(browser, address, page="notebooks/01_accept_or_reject.html"):
     """Move the figure of notebook 01 by its keys, and return where its numbers are not those of rsf."""
     import numpy as np
     from selenium.webdriver.common.by import By
@@ -176,7 +176,7 @@ def figure(browser, address):
     width, height = SCREENS["wide"]
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(f"{address}/notebooks/01_accept_or_reject.html")
+    browser.get(f"{address}/{page}")
     frame = browser.find_element(By.CSS_SELECTOR, "iframe[srcdoc]")
     browser.execute_script("arguments[0].scrollIntoView()", frame)
     browser.switch_to.frame(frame)
@@ -191,7 +191,9 @@ def figure(browser, address):
         }
         said = browser.execute_async_script(SAID)
         rows = np.array(browser.execute_script(ROWS))
-        found += [f"the figure after {move!r}: {line}" for line in unlike_rsf(shown, said, rows)]
+        found += [f"the figure of {page} after {move!r}: {line}" for line in unlike_rsf(shown, said, rows)]
+        if said.isascii() == page.startswith("zh/"):
+            found.append(f"the figure of {page} speaks another language: {said}")
         browser.save_screenshot(str(SHOTS / f"figure-{number}.png"))
     browser.switch_to.default_content()
     return found
@@ -212,7 +214,7 @@ def unlike_rsf(shown, said, rows):
     log_bound = log_acceptance(log_p, log_q, 0).max()
     safe = log_k_bound(p, q, (-np.inf, np.inf))  # above it by a margin of its own
     bound = np.exp(log_bound)
-    below = "is below the smallest" in said
+    below = "min(p, k q)" in said  # in either language
     k = shown["k"]
     masses = np.exp(log_q) / np.exp(log_q).sum()
     a = acceptance_probability(log_p, log_q, np.log(k))
@@ -292,6 +294,7 @@ def main(site):
                 formulas += set_
                 asked += requested
         found += figure(browser, address)
+        found += figure(browser, address, "zh/notebooks/01_accept_or_reject.html")
         found += search(browser, address)
         found += counter_check(browser, address, site)
     finally:
