@@ -247,9 +247,8 @@ def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int
     language, _, number = word.rpartition("/")
     wanted = names([number], language)[0]
     folder = BUILD / "lab"
-    as_copied = folder / ".as_copied"
     for source in [*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("[!.]*/*.ipynb")]:
-        copy, before = (place / source.relative_to(NOTEBOOKS) for place in (folder, as_copied))
+        copy, before = (place / source.relative_to(NOTEBOOKS) for place in (folder, folder / ".as_copied"))
         copy.parent.mkdir(parents=True, exist_ok=True)
         before.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists() or (before.exists() and filecmp.cmp(copy, before, shallow=False)):
