@@ -130,11 +130,10 @@ def load(name, *, source=None):
             with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
                 made = [json.loads(line) for line in file]
         rows = import_module("datasets").Dataset.from_list(made)
-        kept = (
-            rows.select([i for i, one in enumerate(rows["split"]) if one == split])
+        return *(
+            rows.select([i for i, one in enumerate(rows["split"]) if one == split]).remove_columns("split")
             for split in ("train", "test")
-        )
-        return *(one.remove_columns("split") for one in kept), f"embedded, {small}"
+        ), f"embedded, {small}"
 
     train, test, where = first_available(
         {"hub": hub, "local": local, "embedded": embedded}, f"data set {name}", source

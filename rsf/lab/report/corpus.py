@@ -37,12 +37,11 @@ def transfer_table() -> str:
         ("mini-reviews", "of all kinds"),
     ):
         accuracy = np.array(values(experiment, "plain"))
-        each = ", ".join(f"{value:.1f}" for value in accuracy)
         rows.append(
             (
                 f"{records.protocol(experiment)['train']} training reviews {kinds}",
                 len(accuracy),
-                f"{accuracy.mean():.1f} ({each})",
+                f"{accuracy.mean():.1f} ({', '.join(f'{value:.1f}' for value in accuracy)})",
             )
         )
     reached = f"accuracy on {records.protocol('mini-reviews')['test']:,} real IMDb test reviews, %"

@@ -93,15 +93,17 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
 
 def selection_table() -> str:
     """Return the tables of what selection costs, and of whether its fast form is as accurate."""
-    rows = []
-    for name, ratio in ratios().items():
-        spread = f" ({ratio.least:.2f} to {ratio.most:.2f})" if ratio.most > ratio.least else ""
-        bound = f"at {'least' if ratio.at_least else 'most'} {ratio.bound:.2f}"
-        rows.append(
-            (NAMES[name], f"{ratio.value:.2f}{spread}", bound, "held" if ratio.held else "**missed**")
+    rows = [
+        (
+            NAMES[name],
+            f"{ratio.value:.2f}" + f" ({ratio.least:.2f} to {ratio.most:.2f})" * (ratio.most > ratio.least),
+            f"at {'least' if ratio.at_least else 'most'} {ratio.bound:.2f}",
+            "held" if ratio.held else "**missed**",
         )
+        for name, ratio in ratios().items()
+    ]
     costs = table(["what", "measured (range of the slices)", "bound, for the worst slice", ""], rows)
-    return "\n".join([costs, "", _line(), "", _accuracies()])
+    return f"{costs}\n\n{_line()}\n\n{_accuracies()}"
 
 
 def _line() -> str:
@@ -124,12 +126,15 @@ def _accuracies() -> str:
     rows = []
     for experiment in SHORT:
         section = records.protocol(experiment)
-        (contrast,) = verdicts.contrasts(experiment)
-        finding = verdicts.judged(contrast)
-        interval = f"{limits(finding.difference)}, {100 * (1 - contrast.level):g} %"
-        said = f"by {100 * contrast.margin:g} points: {finding.judgement.word}"
-        size = f"{len(section['seeds'])}, {section['test']:,}"
-        rows.append((f"[`{experiment}`]({experiment})", size, interval, said))
+        finding = verdicts.judged(*verdicts.contrasts(experiment))
+        rows.append(
+            (
+                f"[`{experiment}`]({experiment})",
+                f"{len(section['seeds'])}, {section['test']:,}",
+                f"{limits(finding.difference)}, {100 * (1 - finding.contrast.level):g} %",
+                f"by {100 * finding.contrast.margin:g} points: {finding.judgement.word}",
+            )
+        )
     return table(
         [
             "accuracy of the fast form minus the listing's, after the same number of forward passes",

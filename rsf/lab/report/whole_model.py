@@ -65,21 +65,20 @@ def sure_mistakes(row: Row) -> float:
 def whole_model_table() -> str:
     """Return the table of the whole model on all of IMDb, and what it shows beside the declared contrasts."""
     found = rows()
-    lines = []
-    for row in found:
-        minus = limits(row.minus_plain, 2) if row.minus_plain else ""
-        shares = (f"{row.mean('acceptance_rate'):.2f}", f"{row.mean('steps'):,.0f}", f"{row.mean('nll'):.3f}")
-        lines.append(
-            (
-                row.passes,
-                NAMES[row.arm],
-                f"{row.mean('accuracy'):.2f}",
-                minus,
-                row.word,
-                *shares,
-                f"{100 * sure_mistakes(row):.0f}",
-            )
+    lines = [
+        (
+            row.passes,
+            NAMES[row.arm],
+            f"{row.mean('accuracy'):.2f}",
+            limits(row.minus_plain, 2) if row.minus_plain else "",
+            row.word,
+            f"{row.mean('acceptance_rate'):.2f}",
+            f"{row.mean('steps'):,.0f}",
+            f"{row.mean('nll'):.3f}",
+            f"{100 * sure_mistakes(row):.0f}",
         )
+        for row in found
+    ]
     head = ["passes", "arm", "right, %", "minus plain, points", "verdict", "kept", "steps", "NLL"]
     return f"{table([*head, 'mistakes surer than 0.9, %'], lines)}\n\n{_beside(found)}"
 
