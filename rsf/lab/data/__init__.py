@@ -146,15 +146,14 @@ def load(name, *, source=None):
 def _tokenised(file):
     """Return the training and the test part of a file that tests/archive.py packed, and where it is from."""
     stored = np.load(file)
-    parts = (
+    return *(
         Tokenised(
             text=stored[f"{part}_text"].tolist(),
             label=stored[f"{part}_label"].tolist(),
             input_ids=np.split(stored[f"{part}_ids"], np.cumsum(stored[f"{part}_lengths"])[:-1]),
         )
         for part in ("train", "test")
-    )
-    return *parts, str(stored["source"])
+    ), str(stored["source"])
 
 
 def encoded(

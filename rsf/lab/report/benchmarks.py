@@ -23,11 +23,13 @@ def sampling_figure(file: Path) -> None:
     """Draw the sampling benchmark: draws a second at each size, and how much longer scipy's fastest takes."""
     found = bench.benched()
     best = [bench.fastest(rows, size)["ratio"] for rows in found.values() for size in (10**6, 10**7)]
-    title = (
+    with plots.figure(
         f"A hat of strips, in NumPy alone, draws {span(best, 1)} times as fast as scipy's fastest "
-        "from a density alone"
-    )
-    with plots.figure(title, columns=2, width=10, height=4) as (left, right):
+        "from a density alone",
+        columns=2,
+        width=10,
+        height=4,
+    ) as (left, right):
         _speeds(left, found["normal"])
         _ratios(right, found)
         save(left, file)

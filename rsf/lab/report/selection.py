@@ -109,14 +109,13 @@ def selection_table() -> str:
 def _line() -> str:
     """Return what was measured on, and how fast it was."""
     found, record = stored()
-    section = records.protocol("bench-selection")
     plain, score = (found[name][:, 1].sum() / found[name][:, 0].sum() for name in ("plain", "score"))
     floor = record["numbers"]["floor"]["flops"] / record["numbers"]["floor"]["flops_per_second"]
     of_scoring, of_training = (floor / found[name][0, 0] for name in ("score", "plain"))
     return (
         f"{len(found['plain'])} slices of {record['data']}, {found['plain'][:, 1].sum():,.0f} tokens, "
-        f"reviews cut at {section['tokens']}; MiniLM in float32, {record['machine']['device']}, processor "
-        f"seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; the matrix "
+        f"reviews cut at {record['settings']['tokens']}; MiniLM in float32, {record['machine']['device']}, "
+        f"processor seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; the matrix "
         f"products of scoring alone would take {of_scoring:.2f} of its time, {of_training:.2f} of training's."
     )
 
@@ -148,9 +147,8 @@ def _accuracies() -> str:
 
 def selection_figure(file: Path) -> None:
     """Draw the time of a pass, over plain fine-tuning's, against the share trained on; a line: its parts."""
-    worst = ratios()["a pass over its parts"].value
     found, _ = stored()
-    title = f"A pass takes up to {worst:.2f} times its scoring and training"
+    title = f"A pass takes up to {ratios()['a pass over its parts'].value:.2f} times its scoring and training"
     with plots.figure(title, width=6, height=4) as axis:
         plain = found["plain"][:, 0]
         line = np.array([0, 1])

@@ -103,11 +103,14 @@ def whole_model_figure(file: Path | None = None) -> None:
     """Draw the arms' accuracy minus plain's, and their NLL; shown where no file is named."""
     found = rows()
     (article,) = (row for row in found if row.passes == 3 and row.arm == "article")
-    title = (
+    with plots.figure(
         "The article's rule, all of IMDb, three passes: fewer right answers "
-        f"({article.minus_plain.estimate:+.2f} points), better probabilities"
-    )
-    with plots.figure(title, columns=2, width=10, height=4, sharey=True) as (left, right):
+        f"({article.minus_plain.estimate:+.2f} points), better probabilities",
+        columns=2,
+        width=10,
+        height=4,
+        sharey=True,
+    ) as (left, right):
         for place, row in enumerate(found):
             colour = plots.ARMS[row.arm]
             _seeds(right, place, verdicts.measured(row.runs, "nll"), colour)

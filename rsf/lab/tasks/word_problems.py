@@ -144,11 +144,12 @@ def measure(arm, checkpoint, problems, reward, settings, seed, verified=None):
     shots, validation, train, test = split(problems, checkpoint, settings, seed)
     tokenizer = checkpoint.tokenizer
     test = ask(test, tokenizer, shots if arm == "few-shot" else ())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     tuned = {}
     best = None
     for rate in settings["learning_rates"] if not arm.endswith("-shot") else (0.0,):
-        model = copy.deepcopy(checkpoint.model).to(device, getattr(torch, settings["dtype"]))
+        model = copy.deepcopy(checkpoint.model).to(
+            "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, settings["dtype"])
+        )
         reports = []
         spent = 0
         if rate:
