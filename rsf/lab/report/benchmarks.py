@@ -44,8 +44,14 @@ def _speeds(axis: Axes, found: list[dict]) -> None:
         axis.plot(sizes, speed, "o-", color=colour, markersize=4)
         align = "top" if sampler == "TransformedDensityRejection" else "center"
         axis.text(sizes[-1] * 1.3, speed[-1], name, color=colour, va=align)
-    axis.set(xscale="log", yscale="log", xlabel="draws", ylabel="draws a second")
-    axis.set(title="the normal, one thread", xlim=(700, 1.5e9))
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="draws",
+        ylabel="draws a second",
+        title="the normal, one thread",
+        xlim=(700, 1.5e9),
+    )
 
 
 def _ratios(axis: Axes, found: dict[str, list[dict]]) -> None:
@@ -58,9 +64,11 @@ def _ratios(axis: Axes, found: dict[str, list[dict]]) -> None:
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set_yticks(range(len(found)), list(found))
     axis.invert_yaxis()
-    axis.set(xlabel="time of scipy's fastest / time of the strip hat", xlim=(0, None))
-    axis.set_title(
-        f"10⁶ (upper) and 10⁷ draws: median, range of {records.protocol('bench-sampling')['repeats']} pairs"
+    axis.set(
+        xlabel="time of scipy's fastest / time of the strip hat",
+        xlim=(0, None),
+        title="10⁶ (upper) and 10⁷ draws: median, range of "
+        f"{records.protocol('bench-sampling')['repeats']} pairs",
     )
 
 

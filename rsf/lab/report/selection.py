@@ -115,8 +115,9 @@ def _line() -> str:
     return (
         f"{len(found['plain'])} slices of {record['data']}, {found['plain'][:, 1].sum():,.0f} tokens, "
         f"reviews cut at {record['settings']['tokens']}; MiniLM in float32, {record['machine']['device']}, "
-        f"processor seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; the matrix "
-        f"products of scoring alone would take {of_scoring:.2f} of its time, {of_training:.2f} of training's."
+        f"processor seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; the "
+        f"matrix products of scoring alone would take {of_scoring:.2f} of its time, {of_training:.2f} of "
+        "training's."
     )
 
 
@@ -167,7 +168,11 @@ def selection_figure(file: Path) -> None:
             ("plain fine-tuning", (0, 1), (2, 4), plots.CONTROL, "left"),
         ):
             axis.annotate(text, place, shift, textcoords="offset points", color=colour, ha=side)
-        axis.set(xlabel="share of the tokens trained on, a", ylabel="time of a pass / plain")
-        axis.set(xlim=(-0.03, 1.05), ylim=(0, None))
-        axis.set_title(f"{len(plain)} slices of reviews")
+        axis.set(
+            xlabel="share of the tokens trained on, a",
+            ylabel="time of a pass / plain",
+            xlim=(-0.03, 1.05),
+            ylim=(0, None),
+            title=f"{len(plain)} slices of reviews",
+        )
         save(axis, file)

@@ -130,11 +130,16 @@ def whole_model_figure(file: Path | None = None) -> None:
         left.set_yticks(
             range(len(found)), [f"{row.arm}, {row.passes} pass{'es' * (row.passes > 1)}" for row in found]
         )
-        left.set_ylim(len(found) - 0.4, -0.6)
-        left.set(xlabel="test accuracy minus plain's, points", xlim=(-0.95, 0.65))
-        right.set(xlabel="negative log-likelihood of a test review (less is better)")
-        left.set_title(f"{len(article.runs)} seeds (random: 5); limits at 97.5 % for article, else 95 %")
-        right.set_title("mean and 95 % interval over the seeds")
+        left.set(
+            ylim=(len(found) - 0.4, -0.6),
+            xlabel="test accuracy minus plain's, points",
+            xlim=(-0.95, 0.65),
+            title=f"{len(article.runs)} seeds (random: 5); limits at 97.5 % for article, else 95 %",
+        )
+        right.set(
+            xlabel="negative log-likelihood of a test review (less is better)",
+            title="mean and 95 % interval over the seeds",
+        )
         save(left, file) if file else plots.plt.show()
 
 
