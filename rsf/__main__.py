@@ -42,7 +42,7 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
         of_grid = {} if rate is None else {"rate": rate}
         begun = records.now()
         run = task.run(name, arm, seed, **of_grid)
-        new = records.validate(records.write(name, arm, seed, run, folder, begun=begun, **of_grid))
+        (new,) = records.load(records.write(name, arm, seed, run, folder, begun=begun, **of_grid))
         shown = [
             f"{key} {value:.7g}" for key, value in run.numbers.items() if isinstance(value, (int, float))
         ]
@@ -106,9 +106,8 @@ def notebooks(task, names):
         tests = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
         tests += ["-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
         return subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], cwd=notebooks.ROOT)
-    work = getattr(notebooks, task)(names)
     rows = []
-    for row in tqdm(work, total=len(wanted), unit="notebook", file=sys.stderr):
+    for row in tqdm(getattr(notebooks, task)(names), total=len(wanted), unit="notebook", file=sys.stderr):
         tqdm.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
         rows.append(row)
     if task != "run":
@@ -163,8 +162,7 @@ def verify(files, machine):
                 f"made {forest_figure(one, out / f'{name}-{n}.png')}" for n, one in enumerate(findings, 1)
             ]
         decides = "" if findings or records.superseded(name) else ", decides nothing"
-        lines = [records.status(name) + decides, *verdicts.means(name), *notes, *map(str, findings)]
-        print("\n  ".join(lines))
+        print(records.status(name) + decides, *verdicts.means(name), *notes, *findings, sep="\n  ")
     for claim, judgement in verdicts.overall(names).items():
         print(f"{claim}:\n  {judgement}")
     return any("REFUSED" in line for line in said.values()) if files else _claims()

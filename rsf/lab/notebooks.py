@@ -254,14 +254,14 @@ def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int
         if not copy.exists() or (before.exists() and filecmp.cmp(copy, before, shallow=False)):
             shutil.copyfile(source, copy)
             shutil.copyfile(source, before)
-    options = [
+    command = [
+        *(sys.executable, "-m", "jupyterlab", str(folder / language / f"{wanted}.ipynb")),
         f"--ServerApp.root_dir={folder}",
         *([f"--ServerApp.port={port}", "--ServerApp.port_retries=0"] if port else []),
         *([] if browser else ["--no-browser"]),
         # Jupyter refuses the root of a container otherwise
         *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
     ]
-    command = [sys.executable, "-m", "jupyterlab", str(folder / language / f"{wanted}.ipynb"), *options]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     if os.name == "nt":
         return subprocess.run(command, env=environment).returncode

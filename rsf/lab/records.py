@@ -333,11 +333,6 @@ def load(file: Path | str) -> list[dict]:
     return found
 
 
-def validate(file: Path | str) -> dict:
-    """Return the record in a file of one, or raise ValueError that says what is wrong with it."""
-    return load(file)[0]
-
-
 def check(record: dict) -> None:
     """Raise ValueError unless a record has all its fields and belongs to the protocol as it stands."""
     must(

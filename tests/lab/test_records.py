@@ -80,7 +80,7 @@ def test_a_file_that_does_not_belong_to_the_protocol_is_refused(written, change,
     record = json.loads(written.read_text()) | change
     written.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=message):
-        records.validate(written)
+        records.load(written)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_file_that_does_not_belong_to_the_protocol_is_refused(written, change,
 def test_a_file_that_holds_no_record_is_refused_by_name(written, text, message):
     written.write_text(text)
     with pytest.raises(ValueError, match=message):
-        records.validate(written)
+        records.load(written)
 
 
 def test_a_file_in_the_wrong_folder_or_a_run_that_stands_twice_is_refused(written):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction import text as features
 
 from rsf import rules
 from rsf.__main__ import main
@@ -178,12 +179,12 @@ def test_the_floor_counts_the_words_of_the_same_reviews(in_small, monkeypatch):
     in_small("floor")
     told = []
 
-    class Told(imdb_floor.TfidfVectorizer):
+    class Told(features.TfidfVectorizer):
         def fit_transform(self, texts, y=None):
             told.append(list(texts))
             return super().fit_transform(texts, y)
 
-    monkeypatch.setattr(imdb_floor, "TfidfVectorizer", Told)
+    monkeypatch.setattr(features, "TfidfVectorizer", Told)
     runs = [imdb_floor.run("floor-small", arm, 1) for arm in ("same words", "whole reviews")]
     rng = np.random.default_rng(1)
     models.draw(embedded()[1].model, task.HEAD, rng)

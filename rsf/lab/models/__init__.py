@@ -173,16 +173,29 @@ def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Gen
     """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules="all-linear",
-        fan_in_fan_out=model.config.model_type == "gpt2",  # its layers store their weights transposed
-        task_type="CAUSAL_LM",
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules="all-linear",
+            fan_in_fan_out=model.config.model_type == "gpt2",  # its layers store their weights transposed
+            task_type="CAUSAL_LM",
+        ),
     )
-    model = get_peft_model(model, config)
     draw(model, [name for name, _ in model.named_parameters() if "lora_A" in name], rng, 1 / rank)
     return model
+
+
+def counted_words(ngrams: tuple[int, int] = (1, 2), c: float = 10.0) -> object:
+    """Return the floor under a model of texts: TF-IDF with logistic regression, to be fitted."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(
+        TfidfVectorizer(ngram_range=ngrams, sublinear_tf=True), LogisticRegression(C=c, max_iter=1000)
+    )
 
 
 def embedded_folder() -> Path:
@@ -269,8 +282,12 @@ def lower_outputs(
     Texts are cut at `tokens`. The result is in their order.
     """
     encoded = tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"]
-    rows = [{"input_ids": ids, "label": int(label)} for ids, label in zip(encoded, labels, strict=True)]
-    return lower_rows(lower, tokenizer, rows, batch_size)
+    return lower_rows(
+        lower,
+        tokenizer,
+        [{"input_ids": ids, "label": int(label)} for ids, label in zip(encoded, labels, strict=True)],
+        batch_size,
+    )
 
 
 def lower_rows(

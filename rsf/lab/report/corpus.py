@@ -9,14 +9,10 @@ from rsf.lab.report.sweep import values
 
 def corpus_table() -> str:
     """Return the corpus card's table: how many reviews of each kind, and what TF-IDF makes of them."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+    from rsf.lab import models
 
     reviews = data.load("imdb", source="embedded")
-    baseline = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
-    )
+    baseline = models.counted_words()
     baseline.fit(reviews.train["text"], reviews.train["label"])
     right = baseline.predict(reviews.test["text"]) == np.array(reviews.test["label"])
     kinds = np.array(reviews.test["kind"])
@@ -37,12 +33,11 @@ def transfer_table() -> str:
         ("mini-reviews", "of all kinds"),
     ):
         accuracy = np.array(values(experiment, "plain"))
-        each = ", ".join(f"{value:.1f}" for value in accuracy)
         rows.append(
             (
                 f"{records.protocol(experiment)['train']} training reviews {kinds}",
                 len(accuracy),
-                f"{accuracy.mean():.1f} ({each})",
+                f"{accuracy.mean():.1f} ({', '.join(f'{value:.1f}' for value in accuracy)})",
             )
         )
     reached = f"accuracy on {records.protocol('mini-reviews')['test']:,} real IMDb test reviews, %"

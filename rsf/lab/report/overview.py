@@ -73,9 +73,12 @@ def _idea(axis: Axes) -> None:
         axis.text(place, height, text, color=colour, weight="bold", backgroundcolor="white")
     axis.text(0.99, k + 0.07, "k q(x)", color="#6A6A6A", ha="right")
     axis.set(
-        title="the idea: keep what falls under p", xlabel="candidate x", ylabel="height of the coin, u k q(x)"
+        title="the idea: keep what falls under p",
+        xlabel="candidate x",
+        ylabel="height of the coin, u k q(x)",
+        xlim=(0, 1),
+        ylim=(0, 2.75),
     )
-    axis.set(xlim=(0, 1), ylim=(0, 2.75))
 
 
 def findings() -> str:

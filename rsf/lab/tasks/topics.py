@@ -9,9 +9,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from rsf.lab import arms, compact, data, models, tuning
 from rsf.lab.models import last_layer
@@ -56,9 +53,7 @@ def judged(logits: np.ndarray, part: carry.Part, scalars: bool) -> dict:
 
 def floor(train: list[dict], tested: carry.Part) -> dict:
     """Return the numbers of counted words and pairs with logistic regression."""
-    counted = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
-    )
+    counted = models.counted_words()
     counted.fit([row["text"] for row in train], [row["label"] for row in train])
     return judged(counted.predict_log_proba([row["text"] for row in tested.shown]), tested, False)
 

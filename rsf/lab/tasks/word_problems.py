@@ -40,9 +40,8 @@ def ask(rows, tokenizer, shots=()):
 
 def fitting(rows, checkpoint, tokens, shots=()):
     """Return the problems whose prompt, with these shots, leaves the model room for `tokens` more."""
-    prompts = ask(rows, checkpoint.tokenizer, shots)["prompt"]
     room = checkpoint.model.config.max_position_embeddings - tokens
-    encoded = checkpoint.tokenizer(list(prompts))["input_ids"]
+    encoded = checkpoint.tokenizer(list(ask(rows, checkpoint.tokenizer, shots)["prompt"]))["input_ids"]
     return rows.select([i for i, ids in enumerate(encoded) if len(ids) <= room])
 
 
@@ -145,11 +144,12 @@ def measure(arm, checkpoint, problems, reward, settings, seed, verified=None):
     shots, validation, train, test = split(problems, checkpoint, settings, seed)
     tokenizer = checkpoint.tokenizer
     test = ask(test, tokenizer, shots if arm == "few-shot" else ())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     tuned = {}
     best = None
     for rate in settings["learning_rates"] if not arm.endswith("-shot") else (0.0,):
-        model = copy.deepcopy(checkpoint.model).to(device, getattr(torch, settings["dtype"]))
+        model = copy.deepcopy(checkpoint.model).to(
+            "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, settings["dtype"])
+        )
         reports = []
         spent = 0
         if rate:
@@ -187,7 +187,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     problems = data.load("gsm8k", source="hub,local")  # published numbers come from real data
     checkpoint = models.load("chat", None, np.random.default_rng(seed), source=settings["model"])
     file = records.path(experiment, "verified", seed)
-    verified = records.validate(file)["numbers"] if arm in ("blind", "supervised") else None
+    verified = records.load(file)[0]["numbers"] if arm in ("blind", "supervised") else None
     return records.Run(
         problems.source,
         checkpoint.source,
