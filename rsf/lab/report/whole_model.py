@@ -67,16 +67,16 @@ def whole_model_table() -> str:
     found = rows()
     lines = []
     for row in found:
-        minus = limits(row.minus_plain, 2) if row.minus_plain else ""
-        shares = (f"{row.mean('acceptance_rate'):.2f}", f"{row.mean('steps'):,.0f}", f"{row.mean('nll'):.3f}")
         lines.append(
             (
                 row.passes,
                 NAMES[row.arm],
                 f"{row.mean('accuracy'):.2f}",
-                minus,
+                limits(row.minus_plain, 2) if row.minus_plain else "",
                 row.word,
-                *shares,
+                f"{row.mean('acceptance_rate'):.2f}",
+                f"{row.mean('steps'):,.0f}",
+                f"{row.mean('nll'):.3f}",
                 f"{100 * sure_mistakes(row):.0f}",
             )
         )
