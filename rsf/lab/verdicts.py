@@ -21,8 +21,9 @@ import numpy as np
 from rsf import checks
 from rsf.lab import compact, records, validated
 
-POINTS = ("accuracy", "f1")  # measures that are told in points, of 100
-EACH = {"accuracy": "right", "nll": "nll_each", "f1": "f1_each"}  # where a record has them of each example
+POINTS = ("accuracy", "f1", "errors", "bleu")  # measures that are told in points, of 100
+# where a record has them of each example; BLEU is of all together
+EACH = {"accuracy": "right", **{name: f"{name}_each" for name in ("nll", "f1", "bits", "errors")}}
 INTERVALS = {"order statistics": "median", "crossed": "crossed"}  # by words of a section
 FIRST_RULE = "else not reproduced"  # words of the sections that are judged by the rule written first
 
@@ -141,12 +142,8 @@ def judged(contrast: Contrast) -> Finding:
     for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):
         for seed, other in combinations(runs, 2):
             records.must(
-                name == "floor"  # which may learn nothing
-                or any(
-                    value != runs[other]["numbers"].get(what)
-                    for what, value in runs[seed]["numbers"].items()
-                    if what not in records.TIMES
-                ),
+                # the floor may learn nothing
+                name == "floor" or records.answers(runs[seed]) != records.answers(runs[other]),
                 f"{contrast.experiment} {name}: seed {other} is a copy of seed {seed}",
             )
     found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
@@ -179,8 +176,9 @@ def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:
     """Return what a difference says of a contrast, by the rule of its section."""
     scale = 100 if contrast.unit else 1
     if contrast.margin is not None:
-        word = "shown" if found.low > -scale * contrast.margin else "not shown"
-        return checks.Judgement(word, f"no lower by {scale * contrast.margin:g}{contrast.unit}: {word}")
+        worst, side = (found.low, "lower") if contrast.sign > 0 else (-found.high, "higher")
+        word = "shown" if worst > -scale * contrast.margin else "not shown"
+        return checks.Judgement(word, f"no {side} by {scale * contrast.margin:g}{contrast.unit}: {word}")
     delta = scale * contrast.smallest_gain
     if FIRST_RULE in records.protocol(contrast.experiment)["primary"]:
         word = records.verdict(found, delta, may=contrast.quantifier == "may")
@@ -217,7 +215,7 @@ def of_arm(experiment: str, arm: str) -> dict[int, dict]:
 
 
 def measured(runs: dict[int, dict], measure: str) -> dict[int, float]:
-    """Return a number of each run by seed, accuracy and F1 in percent."""
+    """Return a number of each run by seed, those told in points in percent."""
     return {seed: run["numbers"][measure] * (100 if measure in POINTS else 1) for seed, run in runs.items()}
 
 
@@ -250,7 +248,7 @@ def difference(
 
 
 def of_each(record: dict, measure: str) -> np.ndarray | None:
-    """Return a measure of each test example, accuracy and F1 in percent, or None where it is not stored."""
+    """Return a measure of each test example, as `measured`, or None where it is not stored."""
     stored = record["numbers"].get(EACH.get(measure))
     if not isinstance(stored, str):
         return None
@@ -267,7 +265,8 @@ def means(experiment: str) -> list[str]:
     if contrasts(experiment) and records.missing(experiment):
         return []
     lines = []
-    for measure, scale, digits, unit in (("accuracy", 100, 2, " %"), ("f1", 100, 2, " %"), ("nll", 1, 3, "")):
+    percent = [(measure, 100, 2, " %") for measure in POINTS]
+    for measure, scale, digits, unit in (*percent, ("nll", 1, 3, ""), ("bits", 1, 4, "")):
         arms = {}
         for run in (run for run in records.runs(experiment) if measure in run["numbers"]):
             name = f"{run['arm']} at {run['rate']:g}" if "rate" in run else run["arm"]

@@ -102,6 +102,25 @@ HEADS = {
         ),
         tokens(r) | {"labels": some_tokens(r, 40)},
     ),
+    "Marian": lambda r: (
+        tf.MarianMTModel(
+            tf.MarianConfig(
+                vocab_size=40,
+                d_model=16,
+                encoder_layers=1,
+                decoder_layers=1,
+                encoder_attention_heads=2,
+                decoder_attention_heads=2,
+                encoder_ffn_dim=32,
+                decoder_ffn_dim=32,
+                max_position_embeddings=T,
+                pad_token_id=0,
+                eos_token_id=1,
+                decoder_start_token_id=0,
+            )
+        ),
+        tokens(r) | {"labels": some_tokens(r, 40)},
+    ),
     "question": lambda r: (
         tf.BertForQuestionAnswering(bert(2)),
         tokens(r) | {"start_positions": labels(r, N, high=T), "end_positions": labels(r, N, high=T)},

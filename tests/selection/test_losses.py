@@ -78,7 +78,9 @@ def test_each_examples_tokens_weigh_by_its_own_number_of_labels():
     torch.testing.assert_close(loss, torch.stack([expected, torch.tensor(0.0)]))
 
 
-@pytest.mark.parametrize("name", ["tokens", "masked", "causal", "causal with images", "sequence to sequence"])
+@pytest.mark.parametrize(
+    "name", ["tokens", "masked", "causal", "causal with images", "sequence to sequence", "Marian"]
+)
 def test_with_unlike_numbers_of_labels_the_whole_is_still_the_models_own_but_the_mean_is_not(name):
     def some_without(inputs):
         inputs["labels"][0, 3:], inputs["labels"][1] = -100, -100

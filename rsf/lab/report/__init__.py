@@ -13,7 +13,6 @@ FIGURES = {
     "sweep": sweep.sweep_figure,
     "sampling": benchmarks.sampling_figure,
     "selection": selection.selection_figure,
-    "bench_generation": benchmarks.generation_figure,
 }
 TABLES = {
     "README.md": (overview.findings,),

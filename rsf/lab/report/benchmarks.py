@@ -17,12 +17,6 @@ SAMPLERS = (
     ("uniform (floor)", "plain uniform", plots.PROPOSAL),
 )
 Cases = dict[str, dict[str, dict]]  # {case: {way: row}}
-WAYS = (
-    ("loop", "one prompt a call", plots.CONTROL, plots.CONTROL),
-    ("loop, 4 samples a call", "4 samples a call", "#C08AA6", "#C08AA6"),
-    ("sample_and_judge", "ours", plots.KEPT, plots.KEPT),
-    ("floor", "floor", plots.PROPOSAL, "#6A6A6A"),  # text is darker
-)
 
 
 def sampling_figure(file: Path) -> None:
@@ -118,25 +112,6 @@ def written() -> tuple[Cases, dict]:
     numbers = records.read("bench-generation")["cpu"][0]["numbers"]
     cases = {case: rows for case, rows in numbers.items() if isinstance(rows, list)}
     return {case: {row["way"]: row for row in rows} for case, rows in cases.items()}, numbers
-
-
-def generation_figure(file: Path) -> None:
-    """Draw samples a second in each way of writing."""
-    cases, _ = written()
-    times = span((rows["loop"]["ratio"] for rows in cases.values()), 0)
-    title = f"Sampled and judged in batches: {times} times as fast as one call of generate a prompt"
-    with plots.figure(title, width=9, height=4) as axis:
-        for place, rows in enumerate(cases.values()):
-            for number, (way, name, colour, dark) in enumerate(WAYS):
-                height = place + 0.2 * (number - 1.5)
-                speed = rows[way]["samples_per_second"]
-                axis.barh(height, speed, 0.18, color=colour)
-                axis.text(speed * 1.08, height, f"{name}, {speed:,.0f}", color=dark, va="center")
-        axis.set_yticks(range(len(cases)), [case.replace(", ", ",\n") for case in cases])
-        axis.set(xscale="log", xlim=(3, 6000), xlabel="samples a second")
-        axis.set_title("64 tokens at the most, prompts of 4 to 64")
-        axis.set_ylim(len(cases) - 0.5, -0.5)
-        save(axis, file)
 
 
 def generation_table() -> str:

@@ -55,11 +55,11 @@ def tiny_gpt2(rng, width=64, layers=1):
         if value.ndim == 2:
             scale = 0.02 if "wte" in name or "wpe" in name else 0.5 / np.sqrt(len(value))
             value.data = torch.from_numpy(rng.normal(0.0, scale, value.shape))
-    model.loss_function = _loss
+    model.loss_function = token_loss
     return model
 
 
-def _loss(logits, labels, vocab_size, num_items_in_batch=None, **_):
+def token_loss(logits, labels, vocab_size, num_items_in_batch=None, **_):
     """Mean cross-entropy of the labels that are not -100, each predicted from the place before it."""
     total = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
