@@ -168,8 +168,13 @@ def verify(files, machine):
                 f"made {forest_figure(one, out / f'{name}-{n}.png')}" for n, one in enumerate(findings, 1)
             ]
         decides = "" if findings or records.superseded(name) else ", decides nothing"
-        lines = [records.status(name) + decides, *verdicts.means(name), *notes, *map(str, findings)]
-        print("\n  ".join(lines))
+        print(
+            records.status(name) + decides,
+            *verdicts.means(name),
+            *notes,
+            *findings,
+            sep="\n  ",
+        )
     for claim, judgement in verdicts.overall(names).items():
         print(f"{claim}:\n  {judgement}")
     return any("REFUSED" in line for line in said.values()) if files else _claims()
@@ -200,11 +205,11 @@ def audit(file, rule, columns, figure):
         text = " ".join(rule)
         parts = re.fullmatch(r"(\w+)(?:\s*\(([^()]*)\)|\s([^()]*))?", text) or ["", text, "", ""]
         name, numbers = parts[1], re.split(r"[,\s]+", (parts[2] or parts[3] or "").strip())
-        past = name in ("percentile", "at_rate", "random_like")
         refuse_if(
             name not in AUDITED,
             f"--rule must be one of {', '.join(AUDITED)} with its numbers, as in above(0.5), got {name!r}"
-            + ", which decides from a past that no log holds" * past,
+            + ", which decides from a past that no log holds"
+            * (name in ("percentile", "at_rate", "random_like")),
         )
         options = {"clip": True} if name == "tilted" else {}
         try:

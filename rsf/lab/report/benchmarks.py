@@ -110,8 +110,9 @@ def sampling_table() -> str:
 def written() -> tuple[Cases, dict]:
     """Return ({case: {way: row}}, all numbers) of the stored benchmark."""
     numbers = records.read("bench-generation")["cpu"][0]["numbers"]
-    cases = {case: rows for case, rows in numbers.items() if isinstance(rows, list)}
-    return {case: {row["way"]: row for row in rows} for case, rows in cases.items()}, numbers
+    return {
+        case: {row["way"]: row for row in rows} for case, rows in numbers.items() if isinstance(rows, list)
+    }, numbers
 
 
 def generation_table() -> str:

@@ -96,12 +96,21 @@ def selection_table() -> str:
     rows = []
     for name, ratio in ratios().items():
         spread = f" ({ratio.least:.2f} to {ratio.most:.2f})" if ratio.most > ratio.least else ""
-        bound = f"at {'least' if ratio.at_least else 'most'} {ratio.bound:.2f}"
         rows.append(
-            (NAMES[name], f"{ratio.value:.2f}{spread}", bound, "held" if ratio.held else "**missed**")
+            (
+                NAMES[name],
+                f"{ratio.value:.2f}{spread}",
+                f"at {'least' if ratio.at_least else 'most'} {ratio.bound:.2f}",
+                "held" if ratio.held else "**missed**",
+            )
         )
-    costs = table(["what", "measured (range of the slices)", "bound, for the worst slice", ""], rows)
-    return "\n".join([costs, "", _line(), "", _accuracies()])
+    return "\n\n".join(
+        [
+            table(["what", "measured (range of the slices)", "bound, for the worst slice", ""], rows),
+            _line(),
+            _accuracies(),
+        ]
+    )
 
 
 def _line() -> str:
@@ -126,10 +135,14 @@ def _accuracies() -> str:
         section = records.protocol(experiment)
         (contrast,) = verdicts.contrasts(experiment)
         finding = verdicts.judged(contrast)
-        interval = f"{limits(finding.difference)}, {100 * (1 - contrast.level):g} %"
-        said = f"by {100 * contrast.margin:g} points: {finding.judgement.word}"
-        size = f"{len(section['seeds'])}, {section['test']:,}"
-        rows.append((f"[`{experiment}`]({experiment})", size, interval, said))
+        rows.append(
+            (
+                f"[`{experiment}`]({experiment})",
+                f"{len(section['seeds'])}, {section['test']:,}",
+                f"{limits(finding.difference)}, {100 * (1 - contrast.level):g} %",
+                f"by {100 * contrast.margin:g} points: {finding.judgement.word}",
+            )
+        )
     return table(
         [
             "accuracy of the fast form minus the listing's, after the same number of forward passes",
@@ -143,10 +156,11 @@ def _accuracies() -> str:
 
 def selection_figure(file: Path) -> None:
     """Draw the time of a pass, over plain fine-tuning's, against the share trained on; a line: its parts."""
-    worst = ratios()["a pass over its parts"].value
     found, _ = stored()
-    title = f"A pass takes up to {worst:.2f} times its scoring and training"
-    with plots.figure(title, width=6, height=4) as axis:
+    worst = ratios()["a pass over its parts"].value
+    with plots.figure(
+        f"A pass takes up to {worst:.2f} times its scoring and training", width=6, height=4
+    ) as axis:
         plain = found["plain"][:, 0]
         line = np.array([0, 1])
         score = found["score"][:, 0].sum() / plain.sum()

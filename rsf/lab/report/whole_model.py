@@ -80,8 +80,25 @@ def whole_model_table() -> str:
                 f"{100 * sure_mistakes(row):.0f}",
             )
         )
-    head = ["passes", "arm", "right, %", "minus plain, points", "verdict", "kept", "steps", "NLL"]
-    return f"{table([*head, 'mistakes surer than 0.9, %'], lines)}\n\n{_beside(found)}"
+    return "\n\n".join(
+        [
+            table(
+                [
+                    "passes",
+                    "arm",
+                    "right, %",
+                    "minus plain, points",
+                    "verdict",
+                    "kept",
+                    "steps",
+                    "NLL",
+                    "mistakes surer than 0.9, %",
+                ],
+                lines,
+            ),
+            _beside(found),
+        ]
+    )
 
 
 def _beside(found: list[Row]) -> str:

@@ -235,8 +235,13 @@ def base(experiment, seed):
     """Return the model that the arms go on from, and the rewards of what it writes on the sums without
     answers."""
     settings = records.protocol(experiment)
-    setting = settings["base_learning_rate"], settings["base_weight_decay"]
-    model = start(settings, seed, settings["base_steps"], *setting)
+    model = start(
+        settings,
+        seed,
+        settings["base_steps"],
+        settings["base_learning_rate"],
+        settings["base_weight_decay"],
+    )
     _, judged, _ = sample_and_judge(
         own(model, tokenizer()),
         world(settings, seed)["pool"].tolist(),
