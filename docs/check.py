@@ -302,7 +302,7 @@ def main(site):
         server.shutdown()
     print("\n".join(found))
     print(
-        f"{len(pages)} pages on {len(SCREENS)} screens, {asked} requests, {formulas} formulas, the figures in "
-        f"{len(MOVES)} states each: {len(found)} problems; screenshots are in build/site-check"
+        f"{len(pages)} pages on {len(SCREENS)} screens, {asked} requests, {formulas} formulas, the figures "
+        f"in {len(MOVES)} states each: {len(found)} problems; screenshots are in build/site-check"
     )
     return bool(found)

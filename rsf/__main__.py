@@ -193,11 +193,11 @@ def audit(file, rule, columns, figure):
         text = " ".join(rule)
         parts = re.fullmatch(r"(\w+)(?:\s*\(([^()]*)\)|\s([^()]*))?", text) or ["", text, "", ""]
         name, numbers = parts[1], re.split(r"[,\s]+", (parts[2] or parts[3] or "").strip())
-        past = name in ("percentile", "at_rate", "random_like")
         refuse_if(
             name not in AUDITED,
             f"--rule must be one of {', '.join(AUDITED)} with its numbers, as in above(0.5), got {name!r}"
-            + ", which decides from a past that no log holds" * past,
+            + ", which decides from a past that no log holds"
+            * (name in ("percentile", "at_rate", "random_like")),
         )
         options = {"clip": True} if name == "tilted" else {}
         try:

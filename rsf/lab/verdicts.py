@@ -135,10 +135,13 @@ def judged(contrast: Contrast) -> Finding:
     if missing := sum(not all(seed in runs for runs in arms) for seed in section["seeds"]):
         return Finding(contrast, unasked(f"{missing} of the declared seeds are missing"))
     if gains:
-        means = {name: np.mean([*measured(runs, contrast.measure).values()]) for name, runs in gains.items()}
-        least, *_, most = sorted(means, key=means.get)
+        least, *_, most = sorted(
+            gains, key=lambda name: np.mean([*measured(gains[name], contrast.measure).values()])
+        )
         arms = [gains[most], gains[least]]
-        contrast = contrast._replace(arm=most, against=least, level=contrast.level / comb(len(gains), 2))
+        contrast = contrast._replace(
+            arm=most, against=least, interval="t", level=contrast.level / comb(len(gains), 2)
+        )
     for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):
         for seed, other in combinations(runs, 2):
             records.must(
@@ -171,7 +174,10 @@ def _gains(contrast: Contrast) -> dict[str, dict[int, dict]]:
     for name in contrast.among:
         runs, others = (of_arm(name, arm) for arm in (contrast.arm, contrast.against))
         found[name] = {
-            seed: {**run, "numbers": {what: run["numbers"][what] - others[seed]["numbers"][what]}}
+            seed: {
+                **run,
+                "numbers": run["numbers"] | {what: run["numbers"][what] - others[seed]["numbers"][what]},
+            }
             for seed, run in runs.items()
             if seed in others
         }

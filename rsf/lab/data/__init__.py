@@ -169,8 +169,10 @@ def encoded(
     table's.
     """
     if isinstance(part, Tokenised):
-        every = (part["input_ids"][i].tolist() for i in index)
-        ids = [one if len(one) <= tokens else [*one[: tokens - 1], one[-1]] for one in every]
+        ids = [
+            one if len(one) <= tokens else [*one[: tokens - 1], one[-1]]
+            for one in (part["input_ids"][i].tolist() for i in index)
+        ]
     else:
         ids = tokenizer(list(part.select(index)["text"]), truncation=True, max_length=tokens)["input_ids"]
     labels = np.array(part["label"])[index] if labels is None else labels

@@ -187,17 +187,6 @@ def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Gen
     return model
 
 
-def counted_words(ngrams: tuple[int, int] = (1, 2), c: float = 10.0) -> object:
-    """Return the floor under a model of texts: TF-IDF with logistic regression, to be fitted."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    return make_pipeline(
-        TfidfVectorizer(ngram_range=ngrams, sublinear_tf=True), LogisticRegression(C=c, max_iter=1000)
-    )
-
-
 def embedded_folder() -> Path:
     """Return the folder of the installed package's model files, without importing the package."""
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))

@@ -9,11 +9,10 @@ from rsf.lab.report.sweep import values
 
 def corpus_table() -> str:
     """Return the corpus card's table: how many reviews of each kind, and what TF-IDF makes of them."""
-    from rsf.lab import models
+    from rsf.lab.tasks import topics
 
     reviews = data.load("imdb", source="embedded")
-    baseline = models.counted_words()
-    baseline.fit(reviews.train["text"], reviews.train["label"])
+    baseline = topics.counted_words().fit(reviews.train["text"], reviews.train["label"])
     right = baseline.predict(reviews.test["text"]) == np.array(reviews.test["label"])
     kinds = np.array(reviews.test["kind"])
     train_kinds = np.array(reviews.train["kind"])

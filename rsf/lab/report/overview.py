@@ -151,13 +151,14 @@ def power_table() -> str:
         )
         for row in stored["faults"]
     ]
-    head = ["fault", "one call yields", "calls", "caught", "enough", "its right twin accused"]
     told = [
         f"{what}: " + (f"p = {found['p']:.2f}" if found["passed"] else "refused")
         for what, found in stored["transformers"].items()
     ]
-    return (
-        f"{table(head, rows)}\n\nLevel {stored['level']:g}; *enough*: the least number of calls tried that "
+    return table(
+        ["fault", "one call yields", "calls", "caught", "enough", "its right twin accused"], rows
+    ) + (
+        f"\n\nLevel {stored['level']:g}; *enough*: the least number of calls tried that "
         f"caught 198 of 200. Assisted generation of transformers {stored['versions']['transformers']}, tiny "
         f"models, {stored['transformers_calls']:,} calls each: {'; '.join(told)}."
     )

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from rsf.lab import compact, models, records
+from rsf.lab.tasks import topics
 from rsf.lab.tasks.imdb_last_layer import HEAD, parts, sources
 
 
@@ -29,7 +30,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         return [checkpoint.tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded["input_ids"]]
 
     begun = time.perf_counter()
-    model = models.counted_words(tuple(settings["ngrams"]), settings["C"])
+    model = topics.counted_words(tuple(settings["ngrams"]), settings["C"])
     model.fit(seen(reviews.train, chosen), np.array(reviews.train["label"])[chosen])
     numbers = compact.outcomes(
         model.predict_log_proba(seen(reviews.test, tested)), np.array(reviews.test["label"])[tested]

@@ -93,8 +93,7 @@ def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learni
             "samples_per_prompt": 1,
             "sampler": lambda *_: lambda prompts, rngs: [own[x] for x in prompts],
         }
-        texts = [*train["prompt"], *(own[x] for x in train["prompt"])]
-        read = sum(map(len, tokenizer(texts)["input_ids"]))
+        read = sum(map(len, tokenizer([*train["prompt"], *map(own.get, train["prompt"])])["input_ids"]))
         one_pass = TRAIN * (read + len(train))  # an answer has one token more: its end
         passes = float(arm.partition("-")[2] or verified["forward_passes"] / one_pass)
     args = TrainingArguments(
@@ -154,10 +153,21 @@ def measure(arm, checkpoint, problems, reward, settings, seed, verified=None):
         spent = 0
         if rate:
             model = models.with_lora(model, settings["rank"], np.random.default_rng([seed, 1]))
-            options = {"learning_rate": rate, "seed": seed, "verified": verified}
             rng = np.random.default_rng([seed, 2])
             with tempfile.TemporaryDirectory() as folder:
-                reports, spent = learn(model, tokenizer, train, reward, arm, settings, rng, folder, **options)
+                reports, spent = learn(
+                    model,
+                    tokenizer,
+                    train,
+                    reward,
+                    arm,
+                    settings,
+                    rng,
+                    folder,
+                    learning_rate=rate,
+                    seed=seed,
+                    verified=verified,
+                )
             rng = np.random.default_rng([seed, 3])
             tuned[str(rate)] = float(score(model, tokenizer, validation, reward, settings, rng).mean())
         if best is None or tuned[str(rate)] > tuned[str(best[0])]:
