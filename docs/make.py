@@ -26,6 +26,7 @@ PAGES = {  # file of the project: page of the site
     "docs/how-to.md": "how-to.md",
     "docs/api.md": "api.md",
     "docs/try.md": "try.md",
+    "docs/class.md": "class.md",
     "results/README.md": "evidence.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",

@@ -332,11 +332,11 @@ def test_a_sweep_that_is_killed_and_started_again_gives_the_same_files(in_small,
     assert runs["plain-short", 1]["numbers"]["budget"] == round(3 * np.mean(trained))
     assert Counter(run["numbers"]["scored"] > 0 for run in runs.values()) == {True: 4, False: 4}
     for run in runs.values():
-        verify._setting(run)
+        verify.setting(run)
         with pytest.raises(ValueError, match=r"learning_rate is 0.1, and made again"):
-            verify._setting(run | {"numbers": run["numbers"] | {"learning_rate": 0.1}})
+            verify.setting(run | {"numbers": run["numbers"] | {"learning_rate": 0.1}})
     with pytest.raises(ValueError, match=r"budget is 9, and made again"):
-        verify._setting(
+        verify.setting(
             runs["plain-short", 2] | {"numbers": runs["plain-short", 2]["numbers"] | {"budget": 9}}
         )
     records.fold("imdb-last-small")
