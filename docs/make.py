@@ -74,11 +74,7 @@ def adapted_notebook(text, file, places, address):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/markdown" in data:
-                table = adapted("".join(data["text/markdown"]), file, places, address)
-                # Sphinx resolves the links of what is written, not of what was put out
-                data["text/markdown"] = re.sub(
-                    r"(\]\((?![a-z]+:)[^)#\s]+)\.(?:ipynb|md)\b", r"\1.html", table
-                )
+                data["text/markdown"] = adapted("".join(data["text/markdown"]), file, places, address)
     return json.dumps(notebook)
 
 

@@ -112,7 +112,7 @@ def test_links_of_a_table_that_a_cell_put_out_fit_its_page(make):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[table])])
     text = make.adapted_notebook(json.dumps(notebook), "notebooks/01.ipynb", PLACES, "https://host/r")
     (output,) = json.loads(text)["cells"][0]["outputs"]
-    wanted = "[01](01.html)\n[f](https://host/r/blob/main/results/f.jsonl)"
+    wanted = "[01](01.ipynb)\n[f](https://host/r/blob/main/results/f.jsonl)"
     assert output["data"] == {"text/markdown": wanted, "text/plain": "x"}
 
 
