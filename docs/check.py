@@ -21,7 +21,8 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parent.parent
 SHOTS = ROOT / "build" / "site-check"
 PLANTED = """<!doctype html><title>planted</title><script src="https://other.invalid/x.js"></script>
-<article style="width: 3000px"><img src="nowhere.png"><span class="math">x</span><p>$$</p></article>
+<article style="width: 3000px"><img src="nowhere.png"><span class="math">x</span><p>$$</p>
+<p>| --- |</p></article>
 <script>throw new Error("planted")</script>"""
 FAULTS = ("another host", "console", "not found", "no picture", "without words", "markup", "not set", "wider")
 SCREENS = {"wide": (1280, 900), "narrow": (390, 844)}  # CSS pixels
@@ -41,7 +42,7 @@ return {
     .concat([...document.querySelectorAll("[aria-label], [placeholder]")]
       .map(one => one.ariaLabel || one.placeholder)),
   left: [...document.querySelectorAll("article p, article li")].map(one => one.textContent)
-    .filter(text => /\\$\\$|\\\\\\(|\\{\\{|<details|<\\/details/.test(text)),
+    .filter(text => /\\$\\$|\\\\\\(|\\{\\{|<details|<\\/details|\\| [-\u2014]+ \\|/.test(text)),
 };
 """
 SETTLED = """

@@ -41,6 +41,7 @@ THEME = {  # its words, and Sphinx's, by the language of the page
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 nb_execution_mode = "off"  # the committed outputs are shown
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables and links that a cell puts out are those of a page
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3  # links such as evidence.md#what-selection-costs
 suppress_warnings = ["mystnb.unknown_mime_type"]

@@ -777,9 +777,14 @@ def test_verify_says_of_a_file_what_holds_and_of_a_second_run_that_the_first_sta
         assert message in error and error.count("\n") == 1
 
 
-def test_verify_prints_the_state_and_the_verdict_of_every_section(capsys):
+def test_verify_prints_the_state_and_the_verdict_of_every_section_and_runs_a_seed_again(monkeypatch, capsys):
+    again = door.experiment
+    monkeypatch.setattr(
+        door, "experiment", lambda name, **options: again(name, arms=["article"], **options)
+    )  # of five arms one
     assert not door.main(["verify"])
     said = capsys.readouterr().out
+    assert said.count("mini-last article 240: ") == 1 and " numbers are equal, on " in said.splitlines()[-1]
     for name in records.sections():
         assert f"{records.status(name)}" in said
     assert said.count(": refuted (no gain of 0.5 points, in this scope)\n") == 2
