@@ -12,6 +12,12 @@ for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)  # nbval's kernels inherit them
 
 
+@pytest.fixture(autouse=True)
+def no_results_but_those_of_the_checkout(monkeypatch):
+    """What a test lets count beside results/ ends with it."""
+    monkeypatch.setenv("RSF_RESULTS", "")
+
+
 def pytest_collectstart(collector):
     if hasattr(collector, "skip_compare"):  # a notebook: warnings name paths and processes
         collector.skip_compare += ("stderr",)

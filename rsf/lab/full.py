@@ -151,8 +151,7 @@ def lacking(section: str, seeds: Sequence[int] = (), rates: Sequence[float] = ()
     settings = records.protocol(section)
     if any(map(tuning.missing, tuned_in(section))) or (section == BENCH and not torch.cuda.is_available()):
         return []
-    own = [arms.precision(settings)] if "precision" in settings else []
-    here = ", ".join([arms.device_name(), *own])
+    here = ", ".join([arms.device_name(), *([arms.precision(settings)] if "precision" in settings else [])])
     elsewhere = {
         run["seed"] for run in records.runs(section) if section != BENCH and verify.place_of(run) != here
     }

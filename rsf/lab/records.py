@@ -319,15 +319,15 @@ def load(file: Path | str) -> list[dict]:
     A ValueError says what is wrong.
     """
     file = Path(file)
+    lines = file.suffix == ".jsonl"
     text = file.read_text(encoding="utf-8")
     found = []
-    for number, part in enumerate(text.splitlines() if file.suffix == ".jsonl" else [text], 1):
+    for number, part in enumerate(text.splitlines() if lines else [text], 1):
         try:
             record = json.loads(part)
             check(record)
         except ValueError as error:
-            place = f", line {number}" * (file.suffix == ".jsonl")
-            raise ValueError(f"{file.name}{place}: {error}") from error
+            raise ValueError(f"{file.name}{f', line {number}' * lines}: {error}") from error
         found.append(record)
     must(found, f"{file.name} holds no record")
     return found

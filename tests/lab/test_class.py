@@ -30,7 +30,6 @@ def room(tmp_path, monkeypatch):
     machine = provenance.machine("CPU, 1 threads")  # once: it reads all that is installed
     monkeypatch.setattr(records, "machine", lambda device: machine | {"device": device})
     monkeypatch.setattr(records, "commit", lambda: "unknown")
-    monkeypatch.setenv("RSF_RESULTS", "")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
