@@ -44,13 +44,13 @@ def set_up(extra):
 
 
 def processes():
-    """Return pytest's words for two processes where there are two cores; a file's tests stay together and in order,
-    as a notebook's cells must, and conftest.py puts the longest files first.
+    """Return pytest's words for two processes, where there are two cores.
+
+    The tests of a file stay together and in order, as the cells of a notebook must; conftest.py puts the
+    longest files first.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
     return ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if cores > 1 else []
 
 
@@ -89,8 +89,10 @@ def main(words):
     commands = [["-m", "rsf", *(words or ["notebooks", "run"])]]
     if words == ["test"]:
         extra = "test"
-        tools = ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "--nbval", *processes()]
-        commands = [["-m", *tool] for tool in tools]
+        tests = ["pytest", "--nbval", *processes()]
+        commands = [
+            ["-m", *tool] for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], tests)
+        ]
     elif words[:1] == ["environments"]:
         extra = "test"
         commands = [["tests/environments.py", *words[1:]]]

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rsf.acceptance import refuse_if
+from rsf.lab import provenance, records, verdicts
 
 AUDITED = ("above", "tilted", "clipped", "easy", "constant", "best_of")
 
@@ -21,8 +22,6 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
 
     With `again`, runs go into build/again/ and are shown beside the stored ones.
     """
-    from rsf.lab import records
-
     section = records.protocol(name)
     records.must(
         "task" in section, f"the section {name} names no task that runs it: its files were made elsewhere"
@@ -58,8 +57,6 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
 
 def _beside(stored, new):
     """Print a stored run beside a new one; return whether they differ where they should not."""
-    from rsf.lab import records
-
     if stored is None:
         print("  no such run is stored")
         return False
@@ -78,8 +75,6 @@ def _beside(stored, new):
 
 def bench(name):
     """Run a benchmark of the protocol, alone on the machine, on one thread."""
-    from rsf.lab import records
-
     records.checkout()
     begun = records.now()
     arm, run = import_module(f"rsf.lab.bench.{name}").run()
@@ -104,13 +99,17 @@ def notebooks(task, names):
 
     wanted = notebooks.names(names)
     if task == "zh":
-        there = [name for name in wanted if (notebooks.TEXT / "zh" / f"{name}.md").is_file()]
-        found = [line for name in there for line in notebooks.translate(name, "zh")]
+        found = [
+            line
+            for name in wanted
+            if (notebooks.TEXT / "zh" / f"{name}.md").is_file()
+            for line in notebooks.translate(name, "zh")
+        ]
         print("\n".join(found) or "notebooks: the Chinese ones say what the English ones say")
         return bool(found)
     if task == "check":
-        files = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
-        tests = [*files, "-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
+        tests = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
+        tests += ["-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
         return subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], cwd=notebooks.ROOT)
     work = getattr(notebooks, task)(names)
     rows = []
@@ -150,11 +149,9 @@ def verify(files, machine):
     claims, and a short run is made again.
     """
     if machine:
-        from rsf.lab import provenance
-
         print(json.dumps(provenance.situation(), indent=2))
         return
-    from rsf.lab import merged, records, tuning, verdicts
+    from rsf.lab import merged, tuning
     from rsf.lab import verify as verifier
     from rsf.lab.report.forest import forest_figure
 
@@ -180,7 +177,6 @@ def verify(files, machine):
 
 def _claims():
     """Print the verdict on each claim of the article, and run again what takes under a minute."""
-    from rsf.lab import records
     from rsf.lab.report import claims
 
     print("\nthe claims of the article, by section:")

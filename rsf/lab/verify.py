@@ -23,6 +23,11 @@ MINILM = "bert: embedded, all-MiniLM-L6-v2"
 NEEDED = {  # by the first word of a section; the compact form needs the second set as well
     **dict.fromkeys(("imdb", "mini", "topics", "images"), IMDB),
     "questions": IMDB | {"f1"},
+    "groups": {"accuracy", "auc", "scores", "wrong", "groups", "forward_passes"},
+    "groups-tuning": IMDB,
+    "language": IMDB | {"bits"},
+    "speech": IMDB | {"errors"},
+    "translation": IMDB | {"bleu", "chrf"},
     "floor": {"accuracy", "right"},
     "arithmetic": {"accuracy", "setting", "curve", "acceptance", "examples", "nines", "forward_passes"},
     "sums": {"accuracy", "right", "setting", "kept", "samples", "steps", "forward_passes"},
@@ -33,18 +38,25 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
     "bench-growth": {"growth"},
 }
 MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
-    **{(kind, "embedded"): MINILM for kind in ("imdb", "mini", "topics", "questions", "bench")},
+    **{(kind, "embedded"): MINILM for kind in ("imdb", "groups", "mini", "topics", "questions", "bench")},
     ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
+    ("imdb", "new"): "bert: 1 layer of width 64, random weights",
     ("images", "new"): "a vision transformer, random weights",
+    ("language", "local"): "chat: local copy of stories260K",
+    ("speech", "new"): "a conformer with CTC, random weights",
+    ("translation", "new"): "a Marian transformer, random weights",
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
 MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
 REAL = {  # what the line about the data begins with, by the first word of a section
-    "imdb": ("imdb: hub", "imdb: local copy"),
+    **dict.fromkeys(("imdb", "groups"), ("imdb: hub", "imdb: local copy")),
     "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
     "topics": ("ag_news: hub", "ag_news: local copy"),
     "questions": ("squad: hub", "squad: local copy"),
     "images": ("images: scikit-learn's digits",),
+    "language": ("imdb: local copy",),
+    "speech": ("speech: local copy of the Free Spoken Digit Dataset",),
+    "translation": ("translation: local copy of Multi30k",),
     "mini": (f"train: {MINI}; test: imdb: hub", f"train: {MINI}; test: imdb: local copy", MINI),
 }
 
@@ -110,7 +122,7 @@ def _recompute(record: dict) -> list[str]:
     tuning = "stage" in protocol or (kind == "arithmetic" and record["experiment"].endswith("tuning"))
     counted = {"budget"} if protocol.get("progress") == "updates" else set()  # then passes are only counted
     needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"})) - counted
-    needed = NEEDED["floor"] | needed & {"f1"} if record["arm"] == "floor" else needed
+    needed = needed - IMDB | NEEDED["floor"] if record["arm"] == "floor" else needed
     for name in sorted({"grid", "validation"} if tuning else needed):
         must(name in numbers, f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")
     for name, value in numbers.items():
@@ -230,7 +242,7 @@ def _compact(record: dict, section: dict) -> None:
         _rounds(record, section)
     if "candidates_by_twentieth" in numbers:
         _decisions(numbers, section, record["arm"])
-    for name in ("nll", "f1"):
+    for name in ("nll", "f1", "bits", "errors"):
         if f"{name}_each" in numbers or section.get("measure") == name:  # then there must be one
             values = compact.unpack_values(numbers[f"{name}_each"])
             _equal(f"the number of {name}_each", len(values), section["test"])

@@ -100,7 +100,7 @@ def test_a_pass_left_out_no_notebook_that_its_commit_had(label):
 
 
 def test_the_table_says_how_many_of_today_s_notebooks_a_pass_covers(monkeypatch, tmp_path):
-    *old, new = notebooks.names()
+    old = notebooks.names()[:-1]
     stored = {label: {**record, "notebooks": old} for label, record in STORED.items()}
     (tmp_path / "environments.json").write_text(json.dumps(stored))
     monkeypatch.setattr(overview.records, "RESULTS", tmp_path)
