@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 
 from rsf.accounts import write_text
-from rsf.lab import arms, records, tuning, verify
+from rsf.lab import arms, provenance, records, tuning
 
 BENCH = "bench-selection"
 QUEUE = (  # the most valuable first
@@ -153,7 +153,7 @@ def lacking(section: str, seeds: Sequence[int] = (), rates: Sequence[float] = ()
         return []
     here = ", ".join([arms.device_name(), *([arms.precision(settings)] if "precision" in settings else [])])
     elsewhere = {
-        run["seed"] for run in records.runs(section) if section != BENCH and verify.place_of(run) != here
+        run["seed"] for run in records.runs(section) if section != BENCH and provenance.place_of(run) != here
     }
     return [
         job

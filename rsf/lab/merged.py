@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsf.lab import records, verify
+from rsf.lab import provenance, records, verify
 
 
 def merge(paths: Sequence[Path | str], out: Path) -> tuple[list[str], dict[Path, str]]:
@@ -46,7 +46,7 @@ def merge(paths: Sequence[Path | str], out: Path) -> tuple[list[str], dict[Path,
     for file in sorted(sent, key=turns.get):
         try:
             said[file] = "; ".join(_held(run, there, seeds) for run in sent[file])
-            verify.alike([*there.values(), *sent[file]])
+            provenance.alike([*there.values(), *sent[file]])
         except ValueError as error:
             said[file] = f"REFUSED: {error}"
             continue

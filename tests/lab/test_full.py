@@ -16,7 +16,7 @@ import torch
 from archive import pack
 
 from rsf.__main__ import main
-from rsf.lab import arms, data, full, models, records, tuning, verify
+from rsf.lab import arms, data, full, models, provenance, records, tuning
 from rsf.lab.tasks import imdb_tuned
 
 HALF = "imdb-whole-model-half"
@@ -223,8 +223,10 @@ def test_the_precision_follows_the_device(capability, wanted, monkeypatch):
 @pytest.mark.parametrize("other", [{"device": "another card"}, {"precision": "float16"}])
 def test_arms_of_a_seed_on_two_devices_or_precisions_are_refused(other):
     runs = [run_of("imdb-full", "plain", 0), run_of("imdb-full", "article", 1, **other)]
-    verify.alike([*runs, run_of("bench-selection", "cpu", 0, **other), run_of("bench-selection", "gpu", 0)])
+    provenance.alike(
+        [*runs, run_of("bench-selection", "cpu", 0, **other), run_of("bench-selection", "gpu", 0)]
+    )
     with pytest.raises(
         ValueError, match=r"imdb-full article 0 ran on .*, another arm of its seed on a card, bfloat16"
     ):
-        verify.alike([*runs, run_of("imdb-full", "article", 0, **other)])
+        provenance.alike([*runs, run_of("imdb-full", "article", 0, **other)])
