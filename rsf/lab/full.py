@@ -106,7 +106,8 @@ def _one(end: float, out: Path, environment: dict, job: Job) -> str:
             timeout=end - time.time(),
         )
     made = [run for run in records.runs(job[0]) if (run["seed"], run.get("rate")) == job[1:]]
-    write_text(out / f"{name}.jsonl", "".join(f"{json.dumps(run)}\n" for run in made))
+    if made:
+        write_text(out / f"{name}.jsonl", "".join(f"{json.dumps(run)}\n" for run in made))
     if job in tuning.jobs(job[0]):
         return f"{name}: {log.read_text(encoding='utf-8').strip().rpartition(chr(10))[2]}"
     for folder in Path(environment["RSF_CHECKPOINTS"]).glob(f"*/{job[0]}/*{name.removeprefix(job[0])}"):

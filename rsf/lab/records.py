@@ -42,8 +42,6 @@ FIELDS = {
 NOT_HASHED = ("status", "task", "superseded")
 TIMES = ("seconds", "cpu_seconds", "curve")  # they hang on the machine's load: a second run has others
 
-ANSWERS = ("right", "calibration")  # whoever copies a run may edit the rest, but these hold one another
-
 
 class Run(NamedTuple):
     """What one run of a task gives: where data and model are from, what it ran on, and its numbers."""
@@ -376,9 +374,14 @@ def _number(version: str) -> list[int]:
 
 
 def answers(record: dict) -> tuple[str, ...]:
-    """Return what two seeds of an arm never share: what was right and how sure, or all numbers but times."""
+    """Return what two seeds of an arm never share: all numbers but times.
+
+    In the compact form it is what was right, whatever else a copy's numbers say, unless so much or so little
+    was that models may agree.
+    """
     numbers = record["numbers"]
-    names = ANSWERS if numbers.keys() >= {*ANSWERS} else sorted(numbers.keys() - {*TIMES})
+    told = "calibration" in numbers and 0.6 < numbers["accuracy"] < 1
+    names = ["right"] if told else sorted(numbers.keys() - {*TIMES})
     of = record["experiment"], record["arm"], record.get("rate")
     return tuple(map(json.dumps, [*of, *(numbers[name] for name in names)]))
 
