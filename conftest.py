@@ -14,6 +14,12 @@ for name, value in ENVIRONMENT.items():
 LONG = ()  # files of more than half a minute, the longest first
 
 
+@pytest.fixture(autouse=True)
+def no_results_but_those_of_the_checkout(monkeypatch):
+    """What a test lets count beside results/ ends with it."""
+    monkeypatch.setenv("RSF_RESULTS", "")
+
+
 def pytest_collectstart(collector):
     if hasattr(collector, "skip_compare"):  # a notebook: warnings name paths and processes
         collector.skip_compare += ("stderr",)

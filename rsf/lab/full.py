@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 
 from rsf.accounts import write_text
-from rsf.lab import arms, records, tuning, verify
+from rsf.lab import arms, provenance, records, tuning
 
 BENCH = "bench-selection"
 QUEUE = (  # the most valuable first
@@ -106,7 +106,8 @@ def _one(end: float, out: Path, environment: dict, job: Job) -> str:
             timeout=end - time.time(),
         )
     made = [run for run in records.runs(job[0]) if (run["seed"], run.get("rate")) == job[1:]]
-    write_text(out / f"{name}.jsonl", "".join(f"{json.dumps(run)}\n" for run in made))
+    if made:
+        write_text(out / f"{name}.jsonl", "".join(f"{json.dumps(run)}\n" for run in made))
     if job in tuning.jobs(job[0]):
         return f"{name}: {log.read_text(encoding='utf-8').strip().rpartition(chr(10))[2]}"
     for folder in Path(environment["RSF_CHECKPOINTS"]).glob(f"*/{job[0]}/*{name.removeprefix(job[0])}"):
@@ -151,10 +152,9 @@ def lacking(section: str, seeds: Sequence[int] = (), rates: Sequence[float] = ()
     settings = records.protocol(section)
     if any(map(tuning.missing, tuned_in(section))) or (section == BENCH and not torch.cuda.is_available()):
         return []
-    own = [arms.precision(settings)] if "precision" in settings else []
-    here = ", ".join([arms.device_name(), *own])
+    here = ", ".join([arms.device_name(), *([arms.precision(settings)] if "precision" in settings else [])])
     elsewhere = {
-        run["seed"] for run in records.runs(section) if section != BENCH and verify.place_of(run) != here
+        run["seed"] for run in records.runs(section) if section != BENCH and provenance.place_of(run) != here
     }
     return [
         job

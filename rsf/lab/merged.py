@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsf.lab import records, verify
+from rsf.lab import provenance, records, verify
 
 
 def merge(paths: Sequence[Path | str], out: Path) -> tuple[list[str], dict[Path, str]]:
@@ -30,7 +30,10 @@ def merge(paths: Sequence[Path | str], out: Path) -> tuple[list[str], dict[Path,
     for path in map(Path, paths):
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             try:
-                sent[file] = records.load(file)
+                runs = records.load(file)
+                for run in runs:
+                    verify.recompute(run)
+                sent[file] = runs
             except ValueError as error:
                 said[file] = f"REFUSED: {error}"
     records.must(sent | said, f"no result file, SECTION-SEED.jsonl, is in {', '.join(map(str, paths))}")
@@ -42,11 +45,11 @@ def merge(paths: Sequence[Path | str], out: Path) -> tuple[list[str], dict[Path,
     for run in [*every, *there.values()]:
         seeds.setdefault(records.answers(run), set()).add(run["seed"])
     # those of tuning, on which others hang, then those that were begun first
-    turns = {file: ("rate" not in runs[0], runs[0].get("begun", ""), file) for file, runs in sent.items()}
+    turns = {file: ("rate" not in runs[0], str(runs[0].get("begun")), file) for file, runs in sent.items()}
     for file in sorted(sent, key=turns.get):
         try:
             said[file] = "; ".join(_held(run, there, seeds) for run in sent[file])
-            verify.alike([*there.values(), *sent[file]])
+            provenance.alike([*there.values(), *sent[file]])
         except ValueError as error:
             said[file] = f"REFUSED: {error}"
             continue

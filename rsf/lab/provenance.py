@@ -1,10 +1,11 @@
-"""What a number was made with: versions, processor, device, and the commit of this checkout."""
+"""What a number was made with: versions, processor, the device of a seed, and the commit of this checkout."""
 
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import rsf
+from rsf.acceptance import refuse_if
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = (ROOT / "results" / "protocol.toml").is_file() and (ROOT / "pyproject.toml").is_file()
@@ -54,6 +56,21 @@ def situation() -> dict:
         "data": data.load("imdb").source,
         "free disk, GiB": round(shutil.disk_usage(ROOT).free / 2**30),
     }
+
+
+def alike(runs: Iterable[dict]) -> None:
+    """Raise ValueError unless all arms of a seed (not of a benchmark) ran on one device, at one precision."""
+    where = {}
+    for run in (run for run in runs if not run["experiment"].startswith("bench-")):
+        here = place_of(run)
+        before = where.setdefault((run["experiment"], run["seed"]), here)
+        which = f"{run['experiment']} {run['arm']} {run['seed']}"
+        refuse_if(before != here, f"{which} ran on {here}, another arm of its seed on {before}")
+
+
+def place_of(run: dict) -> str:
+    """Return the device of a run, and its precision where that was the device's to say."""
+    return ", ".join([str(run["machine"].get("device")), *filter(None, [run["numbers"].get("precision")])])
 
 
 def processor() -> str:

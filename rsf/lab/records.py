@@ -42,8 +42,6 @@ FIELDS = {
 NOT_HASHED = ("status", "task", "superseded")
 TIMES = ("seconds", "cpu_seconds", "curve")  # they hang on the machine's load: a second run has others
 
-ANSWERS = ("right", "calibration")  # whoever copies a run may edit the rest, but these hold one another
-
 
 class Run(NamedTuple):
     """What one run of a task gives: where data and model are from, what it ran on, and its numbers."""
@@ -324,16 +322,16 @@ def load(file: Path | str) -> list[dict]:
     A ValueError says what is wrong.
     """
     file = Path(file)
+    lines = file.suffix == ".jsonl"
     text = file.read_text(encoding="utf-8")
     found = []
     protocol_now = _written()
-    for number, part in enumerate(text.splitlines() if file.suffix == ".jsonl" else [text], 1):
+    for number, part in enumerate(text.splitlines() if lines else [text], 1):
         try:
             _checked(part, *protocol_now)
             record = json.loads(part)
         except ValueError as error:
-            place = f", line {number}" * (file.suffix == ".jsonl")
-            raise ValueError(f"{file.name}{place}: {error}") from error
+            raise ValueError(f"{file.name}{f', line {number}' * lines}: {error}") from error
         found.append(record)
     must(found, f"{file.name} holds no record")
     return found
@@ -383,9 +381,14 @@ def _number(version: str) -> list[int]:
 
 
 def answers(record: dict) -> tuple[str, ...]:
-    """Return what two seeds of an arm never share: what was right and how sure, or all numbers but times."""
+    """Return what two seeds of an arm never share: all numbers but times.
+
+    In the compact form it is what was right, whatever else a copy's numbers say, unless so much or so little
+    was that models may agree.
+    """
     numbers = record["numbers"]
-    names = ANSWERS if numbers.keys() >= {*ANSWERS} else sorted(numbers.keys() - {*TIMES})
+    told = "calibration" in numbers and 0.6 < numbers["accuracy"] < 1
+    names = ["right"] if told else sorted(numbers.keys() - {*TIMES})
     of = record["experiment"], record["arm"], record.get("rate")
     return tuple(map(json.dumps, [*of, *(numbers[name] for name in names)]))
 

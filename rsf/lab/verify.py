@@ -8,13 +8,13 @@ until it pleased.
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
 from rsf.accounts import FORWARD, TRAIN
-from rsf.lab import compact, records, tuning, validated
+from rsf.lab import compact, provenance, records, tuning, validated
 from rsf.lab.expected import IMDB, MODELS, NEEDED, REAL
 from rsf.lab.records import must
 
@@ -30,7 +30,7 @@ def section(experiment: str) -> list[str]:
         A record does not hold, arms of a seed ran on different devices, or an arm took another rate than
         tuning found.
     """
-    alike(records.runs(experiment))
+    provenance.alike(records.runs(experiment))
     best = cache(validated.best)  # the tuning runs of an arm are read once, not once a run
     return [note for record in records.runs(experiment) for note in held(record, best)]
 
@@ -39,29 +39,10 @@ def held(record: dict, best: Callable = validated.best) -> list[str]:
     """Return what a record leaves open, as `recompute` does; ValueError names it, and why it fails."""
     place = " ".join(str(record[name]) for name in ("experiment", "arm", "seed", "rate") if name in record)
     try:
-        notes = recompute(record)
         setting(record, best)
+        return [f"{place}: {note}" for note in recompute(record)]
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-    return [f"{place}: {note}" for note in notes]
-
-
-def alike(runs: Iterable[dict]) -> None:
-    """Raise ValueError unless all arms of a seed (not of a benchmark) ran on one device, at one precision."""
-    where = {}
-    for run in (run for run in runs if not run["experiment"].startswith("bench-")):
-        here = place_of(run)
-        before = where.setdefault((run["experiment"], run["seed"]), here)
-        must(
-            before == here,
-            f"{run['experiment']} {run['arm']} {run['seed']} ran on {here}, "
-            f"another arm of its seed on {before}",
-        )
-
-
-def place_of(run: dict) -> str:
-    """Return the device of a run, and its precision where that was the device's to say."""
-    return ", ".join([str(run["machine"].get("device")), *filter(None, [run["numbers"].get("precision")])])
 
 
 def recompute(record: dict) -> list[str]:
@@ -104,9 +85,8 @@ def setting(record: dict, best: Callable = validated.best) -> None:
     if "tuned_by" in records.protocol(record["experiment"]):
         own = tuning.setting(record["experiment"], record["arm"])
         _equal("learning_rate", taken, own["learning_rate"])
-        if "budget" in own:
-            _equal("budget", record["numbers"]["budget"], own["budget"])
-        return
+        spent = record["numbers"].get("budget", 0)
+        return _equal("budget", spent, own.get("budget", spent))
     found, _ = best(record["experiment"], record["arm"])
     must(not found or taken in found, f"it took {taken}, and tuning found {' or '.join(map(str, found))}")
 
@@ -161,8 +141,7 @@ def _margins(record: dict, section: dict) -> list[str]:
         f"forward_passes leave {spent} for scoring, and {least} to {most} were scored",
     )
     _budget(numbers, section)
-    note = f"{undecided} of {len(index)} margins round to 0.0 and leave their reviews open"
-    return [note] if undecided else []
+    return [f"{undecided} of {len(index)} margins round to 0.0 and leave their reviews open"][:undecided]
 
 
 def _scored(arm: str, candidates: int) -> tuple[int, int]:

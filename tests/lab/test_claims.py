@@ -156,5 +156,6 @@ def test_verify_tells_the_claims_and_runs_one_short_seed_again(evidence, monkeyp
     said = capsys.readouterr().out
     assert said.count(UPDATES) == 1 and "not run again" in said and "run again: one seed" in said
     assert asked == [(("mini-last",), {"seeds": [240], "again": True})]
+    monkeypatch.chdir(evidence)
     door.verify([evidence / "results" / f"{SMALL[0]}.jsonl"], False)
     assert UPDATES not in capsys.readouterr().out and len(asked) == 1

@@ -30,7 +30,6 @@ def room(tmp_path, monkeypatch):
     machine = provenance.machine("CPU, 1 threads")  # once: it reads all that is installed
     monkeypatch.setattr(records, "machine", lambda device: machine | {"device": device})
     monkeypatch.setattr(records, "commit", lambda: "unknown")
-    monkeypatch.setenv("RSF_RESULTS", "")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -117,8 +116,10 @@ def test_who_is_missing_or_cheats_is_named_and_the_rest_stands(room, capsys):
         hand_in(room, seed, runs)
     hand_in(room, "half", runs_of(other)[:1])  # killed half-way
     copied = edited(files[SEEDS[3]], seconds=2.0, nll=0.75)
+    copied[0]["numbers"]["calibration"]["confidence"][3] = 0.56
     hand_in(room, "copy", [run | {"seed": third, "begun": "2026-11-28"} for run in copied])
     hand_in(room, "edited", edited(runs_of(fourth), accuracy=0.9))
+    hand_in(room, "other's, edited", edited(files[SEEDS[4]], accuracy=0.9))
     hand_in(room, "again", edited(runs_of(SEEDS[0], 0.2), seconds=3.0))
     hand_in(room, "protocol", [run | {"protocol": 64 * "0"} for run in runs_of(SEEDS[15])])
     hand_in(room, "section", [run | {"experiment": "mini-last"} for run in runs_of(SEEDS[16])])
@@ -127,9 +128,10 @@ def test_who_is_missing_or_cheats_is_named_and_the_rest_stands(room, capsys):
     (room / "sent" / "empty.jsonl").write_text("")
     hand_in(room, f"{SEEDS[0]} twice", files[SEEDS[0]])
     code, said = verified(room, capsys)
-    refused = dict(re.findall(r"sent/([\w ]+)\.jsonl: REFUSED: (.*)", said))
+    refused = dict(re.findall(r"sent/([\w ',]+)\.jsonl: REFUSED: (.*)", said))
     assert code == 1 and refused.keys() == {
-        *("copy", str(SEEDS[3]), "edited", "again", "protocol", "section", "devices", "seed", "empty")
+        *("copy", str(SEEDS[3]), "edited", "again", "protocol", "section", "devices", "seed", "empty"),
+        "other's, edited",
     }
     assert f"plain seed {third} has the answers of seed {SEEDS[3]}: one is a copy" in refused["copy"]
     assert f"plain seed {SEEDS[3]} has the answers of seed {third}" in refused[str(SEEDS[3])]

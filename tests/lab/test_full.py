@@ -16,7 +16,7 @@ import torch
 from archive import pack
 
 from rsf.__main__ import main
-from rsf.lab import arms, data, full, models, records, tuning, verify
+from rsf.lab import arms, data, full, models, provenance, records, tuning
 from rsf.lab.tasks import imdb_tuned
 
 HALF = "imdb-whole-model-half"
@@ -62,13 +62,15 @@ def whole(archive, tmp_path_factory):
     return out, lines
 
 
-def test_one_call_tunes_a_section_and_runs_it_and_its_tar_holds(archive, whole, capsys):
+def test_one_call_tunes_a_section_and_runs_it_and_its_files_hold(
+    archive, whole, capsys, monkeypatch, tmp_path
+):
     out, lines = whole
-    assert len(lines) == 6 and sum(line.endswith(": done") for line in lines) == 4
-    assert {line.split("-300")[0] for line in lines[2:4]} == {f"{HALF}-plain", f"{HALF}-article"}
-    assert lines[4:] == [f"{HALF}-tuning: 2 of 2 runs", f"{HALF}: 2 of 2 runs"]
-    said = call(archive, "verify", str(out / "results.tar"))
+    assert lines[:2] == [f"{HALF}-tuning-110-0.001: done", f"{HALF}-300: done"]
+    assert lines[2:] == [f"{HALF}-tuning: 2 of 2 runs", f"{HALF}: 2 of 2 runs"]
+    said = call(archive, "verify", str(out))
     assert said.count(" holds") == 4 and f"{HALF}: 2 of 2 runs, decides nothing" in said
+    assert "REFUSED" not in said and "missing" not in said
     record = json.loads((out / "results" / HALF / "article-300.json").read_text())
     assert "in name only, tiny" in record["model"] and record["data"].startswith(
         "imdb: local copy, tokenised"
@@ -77,13 +79,14 @@ def test_one_call_tunes_a_section_and_runs_it_and_its_tar_holds(archive, whole, 
     assert record["numbers"]["precision"] == "float32" and record["commit"] == records.commit()
     assert not list((out / "checkpoints").glob("*/*/*")) and record["begun"]
     # no other protocol takes a trial for a result
-    assert main(["verify", str(out / "results.tar")]) == 2
-    assert "another protocol" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", str(out)]) == 1
+    assert capsys.readouterr().out.count("REFUSED: ") == 2 and not list(tmp_path.rglob("*.json"))
 
 
 def test_what_is_there_is_not_run_again_and_no_run_begins_that_could_not_end(archive, whole, tmp_path):
     out, lines = whole
-    assert call(archive, "full", HALF, "--minutes", "5", "--out", str(out)).splitlines() == lines[4:]
+    assert call(archive, "full", HALF, "--minutes", "5", "--out", str(out)).splitlines() == lines[2:]
     quarter = ["imdb-whole-model-quarter-tuning", "imdb-whole-model-quarter"]
     assert list(full.run(quarter[1:], 0.5, tmp_path)) == [f"{name}: not yet run" for name in quarter]
 
@@ -91,9 +94,11 @@ def test_what_is_there_is_not_run_again_and_no_run_begins_that_could_not_end(arc
 def test_a_killed_arm_goes_on_and_ends_as_if_it_had_not_been(archive, whole, tmp_path):
     root, own = archive
     shutil.copytree(root, tmp_path / "tree")
-    (tmp_path / "tree" / "results" / HALF / "article-300.json").unlink()
     out = tmp_path / "out"
+    shutil.copytree(whole[0] / "results", out / "results")
+    (out / "results" / HALF / "article-300.json").unlink()
     saving = own | {"RSF_CHECKPOINTS": str(out / "checkpoints"), "RSF_SAVE_EVERY": "0"}
+    saving |= {"RSF_RESULTS": str(out / "results")}
     saving |= {"RSF_DATA": str(tmp_path / "tree" / "data"), "OMP_NUM_THREADS": "1"}
     words = ["-m", "rsf", "experiment", HALF, "--arms", "article", "--seeds", "300"]
     process = subprocess.Popen([sys.executable, *words], cwd=tmp_path / "tree", env=saving)
@@ -105,8 +110,9 @@ def test_a_killed_arm_goes_on_and_ends_as_if_it_had_not_been(archive, whole, tmp
         "checkpoints/*/*/*/checkpoint-*.json"
     ):  # whoever goes on from here has trained for so long
         file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 1000.0}))
-    lines = call((tmp_path / "tree", own), "full", HALF, "--minutes", "5", "--out", str(out)).splitlines()
-    assert lines == [f"{HALF}-article-300: done", f"{HALF}-tuning: 2 of 2 runs", f"{HALF}: 2 of 2 runs"]
+    words = ["full", HALF, "--seeds", "300", "--minutes", "5", "--out", str(out)]
+    lines = call((tmp_path / "tree", own), *words).splitlines()
+    assert lines == [f"{HALF}-300: done", f"{HALF}-tuning: 2 of 2 runs", f"{HALF}: 2 of 2 runs"]
     file = out / "results" / HALF / "article-300.json"
     found, wanted = (
         json.loads(one.read_text())["numbers"] for one in (file, whole[0] / "results" / HALF / file.name)
@@ -152,24 +158,16 @@ def test_the_benchmark_runs_alone_then_as_many_as_fit_and_the_hubs_models_one_at
     names = full.with_tuning(full.QUEUE)
     assert names[:3] == ["bench-selection", f"{HALF}-tuning", HALF] and names[-1] == "gsm8k-chat"
     for name in names:  # each grid may begin, none waits for another's
-        assert not name.endswith("-tuning") or len(full.lacking(name)) == len(records.declared(name)) >= 24
-    score = full.Counter()
-    bench = full._next(names, [], score, None)
-    assert bench[:3] == ("bench-selection", "gpu", 0) and full.words_of(bench)[-2:] == ["bench", "selection"]
-    score[bench] += 1
-    assert full._next(names, [bench], score, None) is None
-    running = []
-    while job := full._next(names, running, score, None):
-        running.append(job)
-        score[job] += 1
-    assert len(running) == 13 and running[0] == (f"{HALF}-tuning", "plain", 110, 2.5e-5)
-    assert full.words_of(running[0])[3:] == [
-        *["experiment", f"{HALF}-tuning", "--arms", "plain", "--seeds", "110", "--rates", "2.5e-05"]
+        assert not name.endswith("-tuning") or len(full.lacking(name)) >= 12
+    (bench,) = full.lacking("bench-selection")
+    assert full.words_of(bench) == ["bench", "selection"]
+    assert [full.beside(name) for name in names[:4]] == [1, 13, 13, 13]
+    assert full.beside("imdb-full", 9) == 1 and full.beside(HALF, 9) == 9
+    assert full.lacking(f"{HALF}-tuning")[0] == (f"{HALF}-tuning", 110, 2.5e-5)
+    assert full.words_of((f"{HALF}-tuning", 110, 2.5e-5)) == [
+        *["experiment", f"{HALF}-tuning", "--seeds", "110", "--rates", "2.5e-05"]
     ]
-    score.update({name: -1 for name in names if "whole-model" in name})  # they fail here
-    hub = full._next(names, [], score, None)
-    score[hub] += 1
-    assert hub == ("imdb-full-tuning", "plain", 110, 1e-5) and full._next(names, [hub], score, 9) is None
+    assert full.words_of(("imdb-full", 3, None)) == ["experiment", "imdb-full", "--seeds", "3"]
 
 
 def run_of(section, arm, seed, device="a card", precision="bfloat16", **more):
@@ -188,10 +186,11 @@ def test_a_seed_begun_elsewhere_is_left_and_one_begun_here_is_ended(card, monkey
         tuning, "missing", lambda name: [] if "tuning" in name else [("random", 0, None), ("plain", 1, None)]
     )
     card["imdb-full"] = [run_of("imdb-full", "plain", 0)]
-    assert [job[1:3] for job in full.lacking("imdb-full")] == [("random", 0), ("plain", 1)]
+    assert [job[1] for job in full.lacking("imdb-full")] == [0, 1]
+    assert full.lacking("imdb-full", [1, 2]) == [("imdb-full", 1, None)]
     for elsewhere in ({"device": "another card"}, {"precision": "float16"}):
         card["imdb-full"] = [run_of("imdb-full", "plain", 0, **elsewhere)]
-        assert [job[1:3] for job in full.lacking("imdb-full")] == [("plain", 1)]
+        assert [job[1] for job in full.lacking("imdb-full")] == [1]
 
 
 def test_what_is_not_tuned_names_the_commands_that_tune_it():
@@ -199,7 +198,7 @@ def test_what_is_not_tuned_names_the_commands_that_tune_it():
         ValueError, match=r"imdb-full-tuning lacks 24 runs.*python -m rsf full imdb-full-tuning"
     ):
         imdb_tuned.run("imdb-full", "plain", 0)
-    assert full.lacking("imdb-full") == [] and len(full.lacking("imdb-full-tuning")) == 24
+    assert full.lacking("imdb-full") == [] and len(full.lacking("imdb-full-tuning")) == 12
 
 
 # one device, one precision
@@ -224,8 +223,10 @@ def test_the_precision_follows_the_device(capability, wanted, monkeypatch):
 @pytest.mark.parametrize("other", [{"device": "another card"}, {"precision": "float16"}])
 def test_arms_of_a_seed_on_two_devices_or_precisions_are_refused(other):
     runs = [run_of("imdb-full", "plain", 0), run_of("imdb-full", "article", 1, **other)]
-    verify.alike([*runs, run_of("bench-selection", "cpu", 0, **other), run_of("bench-selection", "gpu", 0)])
+    provenance.alike(
+        [*runs, run_of("bench-selection", "cpu", 0, **other), run_of("bench-selection", "gpu", 0)]
+    )
     with pytest.raises(
         ValueError, match=r"imdb-full article 0 ran on .*, another arm of its seed on a card, bfloat16"
     ):
-        verify.alike([*runs, run_of("imdb-full", "article", 0, **other)])
+        provenance.alike([*runs, run_of("imdb-full", "article", 0, **other)])

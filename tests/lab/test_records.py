@@ -755,7 +755,10 @@ def test_of_no_runs_none_is_missing():
     assert records.missing("imdb-full") and not records.missing("imdb-full", [])
 
 
-def test_verify_says_of_a_file_what_holds_and_of_a_second_run_that_the_first_stands(tmp_path, capsys):
+def test_verify_says_of_a_file_what_holds_and_of_a_second_run_that_the_first_stands(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "sent.json"
     file.write_text(json.dumps(stored("imdb-small", "plain", 0)))
     assert not door.main(["verify", str(file)])
@@ -765,16 +768,17 @@ def test_verify_says_of_a_file_what_holds_and_of_a_second_run_that_the_first_sta
         and "imdb-small: 15 of 15 runs, decides nothing" in said
     )
     file.write_text(json.dumps(stored("imdb-small", "plain", 0, seconds=1.0)))
-    assert not door.main(["verify", str(file)])
-    assert "holds; results/ holds another run of this seed, and the first stands" in capsys.readouterr().out
+    assert door.main(["verify", str(file)]) == 1
+    second = f"{file}: REFUSED: another run of imdb-small plain seed 0 is there, and the first stands\n"
+    assert second in capsys.readouterr().out
     for record, message in (
         ([], "a record is an object"),
         (stored("imdb-small", "plain", 0, accuracy=0.99), "accuracy"),
     ):
         file.write_text(json.dumps(record))
-        assert door.main(["verify", str(file)]) == 2
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
+        assert door.main(["verify", str(file)]) == 1
+        (said, *_) = capsys.readouterr().out.splitlines()
+        assert said.startswith(f"{file}: REFUSED: ") and message in said
 
 
 def test_verify_prints_the_state_and_the_verdict_of_every_section_and_runs_a_seed_again(monkeypatch, capsys):

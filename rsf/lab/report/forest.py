@@ -29,18 +29,16 @@ def forest_figure(finding: verdicts.Finding, file: Path) -> Path:
     for seed in () if rows else section["seeds"]:
         each = [verdicts.of_each(arm[seed], contrast.measure) for arm in arms if seed in arm]
         rows[str(seed)] = checks.paired_difference(*each) if len(each) == 2 else None
-    told = limits(found, 2 if contrast.unit else 4, contrast.unit) if found else ""
+    told = f"{limits(found, 2 if contrast.unit else 4, contrast.unit)}, " if found else ""
     with plots.figure(
-        f"{contrast.name}: {told} {finding.judgement}", width=9, height=1.8 + 0.22 * len(rows)
+        f"{contrast.name}: {told}{finding.judgement}", width=9, height=1.8 + 0.22 * len(rows)
     ) as axis:
         for place, (name, one) in enumerate((rows | {"all": found}).items()):
             style = {"color": plots.TARGET, "linewidth": 4} if name == "all" else {"color": plots.KEPT}
             if one is None:
-                what = " missing" if name != "all" else f" {finding.judgement.word}"
-                axis.text(0, place, what, color=plots.REJECTED, va="center")
+                axis.text(0, place, " missing" * (name != "all"), color=plots.REJECTED, va="center")
             else:
-                axis.plot([one.low, one.high], [place] * 2, **style)
-                axis.plot(one.estimate, place, "o", **style)
+                axis.plot([one.low, one.estimate, one.high], [place] * 3, marker="o", markevery=[1], **style)
         axis.axvline(0, color=plots.TARGET, linewidth=1)
         axis.axvline(
             contrast.sign * (contrast.smallest_gain or -contrast.margin) * (100 if contrast.unit else 1),
