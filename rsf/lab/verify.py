@@ -19,9 +19,11 @@ from rsf.lab.records import must
 
 SUMS = TRAIN * 32 * 9  # what a step on the sums spends: 32 of 9 tokens
 IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
+SMALLER = ("compression", "dense", "distilled", "pruned")
 MINILM = "bert: embedded, all-MiniLM-L6-v2"
 NEEDED = {  # by the first word of a section; the compact form needs the second set as well
-    **dict.fromkeys(("imdb", "mini", "topics", "images"), IMDB),
+    **dict.fromkeys(("imdb", "mini", "topics", "images", "dense", "distilled", "pruned"), IMDB),
+    "compression": {"accuracy", "right", "cost", "parameters"},
     "questions": IMDB | {"f1"},
     "floor": {"accuracy", "right"},
     "arithmetic": {"accuracy", "setting", "curve", "acceptance", "examples", "nines", "forward_passes"},
@@ -33,14 +35,14 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
     "bench-growth": {"growth"},
 }
 MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
-    **{(kind, "embedded"): MINILM for kind in ("imdb", "mini", "topics", "questions", "bench")},
+    **{(kind, "embedded"): MINILM for kind in ("imdb", "mini", "topics", "questions", "bench", *SMALLER)},
     ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
     ("images", "new"): "a vision transformer, random weights",
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
 MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
 REAL = {  # what the line about the data begins with, by the first word of a section
-    "imdb": ("imdb: hub", "imdb: local copy"),
+    **dict.fromkeys(("imdb", *SMALLER), ("imdb: hub", "imdb: local copy")),
     "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
     "topics": ("ag_news: hub", "ag_news: local copy"),
     "questions": ("squad: hub", "squad: local copy"),
