@@ -31,7 +31,7 @@ def criterion(_: object, inputs: dict, outputs: object) -> torch.Tensor:
 
     Labels are (batch,), or (batch, 1 + classes) with the teacher's logits, NaN where it said nothing.
     """
-    told = inputs["labels"].reshape(len(outputs.logits), -1)
+    told = inputs["labels"].reshape(len(outputs.logits), -1).to(outputs.logits.dtype)
     loss = F.cross_entropy(outputs.logits, told[:, 0].long(), reduction="none")
     if told.shape[1] == 1 or told.isnan().any():
         return loss
