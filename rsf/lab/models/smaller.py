@@ -3,7 +3,7 @@
     distillation   T^2 KL(softmax(teacher / T) || softmax(student / T)), beside the loss of the label
     pruning        structured, whole neurons: the layer has fewer; or unstructured, weights: they are 0
 
-Hinton, Vinyals and Dean (2015) for the first; magnitudes by torch.nn.utils.prune for the second.
+The second is that of torch.nn.utils.prune, by magnitude.
 """
 
 from collections.abc import Callable
