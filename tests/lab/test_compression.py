@@ -142,6 +142,29 @@ def test_sections_compare_within_a_model_at_the_level_of_two_and_share_the_teach
         assert other["recipes"] == records.protocol("compression")["recipes"] and other["rule"] == place
 
 
+def test_a_student_is_taught_on_its_base_alone_and_no_text_stands_twice(monkeypatch):
+    hidden, lengths = np.zeros((12, 4), np.float16), np.ones(12, int)
+    texts = [*"abcdefghij", "a", "t"]  # one stands twice, one in the test part
+    shown = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
+    labels = [row["label"] for row in shown]
+    pool = carry.Part(last_layer.CachedOutputs(hidden, lengths, labels, range(12)), shown)
+    test = carry.Part([], [{"text": "t", "label": 0}])
+    monkeypatch.setattr(compression, "read", lambda *_: carry.World(pool, test, ("", "")))
+    monkeypatch.setattr(compression, "told", lambda _: np.arange(24.0).reshape(12, 2))
+    settings = {"base": {"train": 4, "teacher": {}}, "validation": 2, "train": 4}
+    parts = carry.split(compression.TASKS["distilled"], settings, 7)
+    seen = [row["text"] for part in parts for row in part.shown]
+    assert len(seen) == len(set(seen)) == 10 and "t" not in seen
+    for place, part in enumerate(parts):
+        for row, text in zip(part.rows, part.shown, strict=True):
+            label, *logits = row["label"]
+            assert label == text["label"] and texts[row["index"]] == text["text"]
+            assert (
+                logits == [2 * row["index"], 2 * row["index"] + 1] if place == 0 else np.isnan(logits).all()
+            )
+    assert [len(part.shown) for part in parts] == [4, 4, 2]
+
+
 @pytest.mark.parametrize("place", ["before", "while"])
 def test_the_rule_trains_the_teacher_or_what_is_made_of_it(place, monkeypatch):
     asked = {}

@@ -8,4 +8,4 @@ import pytest
 from rsf.lab import notebooks, records, verdicts
 
 NAME = "13_distil_and_prune_first"
-WRONG = (').sum(1) / 4', ').sum(1) / 2')
+WRONG = (").sum(1) / 4", ").sum(1) / 2")
