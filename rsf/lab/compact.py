@@ -8,6 +8,9 @@ right                      right or wrong of each test example in the order of t
 nll_each                   nll of each test example, float16 in base64, only where nll decides a claim
 by_class                   accuracy of each class, of tasks with several
 f1, f1_each                of questions, whose accuracy is the exact match; f1_each as nll_each
+bits, bits_each            of texts: bits per character; accuracy is how many last tokens are the likeliest
+errors, errors_each        of speech: the digit error rate; accuracy is how many sounds are without an error
+bleu, chrf                 of translations, from 0 to 1; accuracy is the exact match
 acceptance_rate            kept / candidates, counted in the section's unit (batches or examples)
 candidates_by_twentieth, kept_by_twentieth    the same counts in each twentieth of the run
 scored, trained            examples; forward_passes = scored + 3 trained
@@ -21,6 +24,7 @@ import base64
 import numpy as np
 
 PARTS = 20  # of a run, and bins of confidence
+LESS = ("nll", "bits", "errors")  # measures of which less is better
 
 
 def pack(right: np.ndarray) -> str:

@@ -6,9 +6,14 @@ against), `measure` and `sign`, or several in the list `contrasts`, or in the wo
 together over the `family`: `level` divided by the number of contrasts that the family declares (Bonferroni).
 The rule is `rsf.checks.verdict`; the sections written first keep the one in their `primary`. A verdict is
 open until every declared seed is in.
+
+Where a contrast has sections `among` which its difference may be another, the largest mean difference is held
+against the smallest, paired by seed, at a level divided by the number of pairs (Bonferroni): the pair is
+chosen by what is seen, and the limits of every pair hold together.
 """
 
 from itertools import combinations
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +21,9 @@ import numpy as np
 from rsf import checks
 from rsf.lab import compact, records, validated
 
-POINTS = ("accuracy", "f1")  # measures that are told in points, of 100
-EACH = {"accuracy": "right", "nll": "nll_each", "f1": "f1_each"}  # where a record has them of each example
+POINTS = ("accuracy", "f1", "errors", "bleu")  # measures that are told in points, of 100
+# where a record has them of each example; BLEU is of all together
+EACH = {"accuracy": "right", **{name: f"{name}_each" for name in ("nll", "f1", "bits", "errors")}}
 INTERVALS = {"order statistics": "median", "crossed": "crossed"}  # by words of a section
 FIRST_RULE = "else not reproduced"  # words of the sections that are judged by the rule written first
 
@@ -35,6 +41,7 @@ class Contrast(NamedTuple):
     quantifier: str = "general"  # over the sections with this claim; "case": of this section; "may"
     interval: str = "crossed"  # over seeds and examples; "t", over seeds; "median", where runs can collapse
     level: float = 0.05  # of this contrast, the family's divided by the number of its contrasts
+    among: tuple[str, ...] = ()  # sections: the claim is that the difference is another in one of them
     claim: str = ""
     scope: str = ""
 
@@ -120,19 +127,23 @@ def judged(contrast: Contrast) -> Finding:
         contrast = contrast._replace(
             against=several[int(np.argmax(scores))] if all(scores) else " or ".join(several)
         )
-    arms = [of_arm(contrast.experiment, name) for name in (contrast.arm, contrast.against)]
+    gains = _gains(contrast)
+    arms = list(gains.values()) or [
+        of_arm(contrast.experiment, name) for name in (contrast.arm, contrast.against)
+    ]
     missing = sum(not all(seed in runs for runs in arms) for seed in section["seeds"])
     if missing:
         return Finding(contrast, unasked(f"{missing} of the declared seeds are missing"))
+    if gains:
+        means = {name: np.mean([*measured(runs, contrast.measure).values()]) for name, runs in gains.items()}
+        least, *_, most = sorted(means, key=means.get)
+        arms = [gains[most], gains[least]]
+        contrast = contrast._replace(arm=most, against=least, level=contrast.level / comb(len(gains), 2))
     for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):
         for seed, other in combinations(runs, 2):
             records.must(
-                name == "floor"  # which may learn nothing
-                or any(
-                    value != runs[other]["numbers"].get(what)
-                    for what, value in runs[seed]["numbers"].items()
-                    if what not in records.TIMES
-                ),
+                # the floor may learn nothing
+                name == "floor" or records.answers(runs[seed]) != records.answers(runs[other]),
                 f"{contrast.experiment} {name}: seed {other} is a copy of seed {seed}",
             )
     found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
@@ -147,12 +158,27 @@ def judged(contrast: Contrast) -> Finding:
     return Finding(contrast, judgement, found, p_value, len(section["seeds"]), fallen, devices)
 
 
+def _gains(contrast: Contrast) -> dict[str, dict[int, dict]]:
+    """Return the difference of the two arms in each of the sections `among`, by seed, in records."""
+    what = contrast.measure
+    found = {}
+    for name in contrast.among:
+        runs, others = (of_arm(name, arm) for arm in (contrast.arm, contrast.against))
+        found[name] = {
+            seed: {**run, "numbers": {what: run["numbers"][what] - others[seed]["numbers"][what]}}
+            for seed, run in runs.items()
+            if seed in others
+        }
+    return found
+
+
 def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:
     """Return what a difference says of a contrast, by the rule of its section."""
     scale = 100 if contrast.unit else 1
     if contrast.margin is not None:
-        word = "shown" if found.low > -scale * contrast.margin else "not shown"
-        return checks.Judgement(word, f"no lower by {scale * contrast.margin:g}{contrast.unit}: {word}")
+        worst, side = (found.low, "lower") if contrast.sign > 0 else (-found.high, "higher")
+        word = "shown" if worst > -scale * contrast.margin else "not shown"
+        return checks.Judgement(word, f"no {side} by {scale * contrast.margin:g}{contrast.unit}: {word}")
     delta = scale * contrast.smallest_gain
     if FIRST_RULE in records.protocol(contrast.experiment)["primary"]:
         word = records.verdict(found, delta, may=contrast.quantifier == "may")
@@ -189,7 +215,7 @@ def of_arm(experiment: str, arm: str) -> dict[int, dict]:
 
 
 def measured(runs: dict[int, dict], measure: str) -> dict[int, float]:
-    """Return a number of each run by seed, accuracy and F1 in percent."""
+    """Return a number of each run by seed, those told in points in percent."""
     return {seed: run["numbers"][measure] * (100 if measure in POINTS else 1) for seed, run in runs.items()}
 
 
@@ -222,7 +248,7 @@ def difference(
 
 
 def of_each(record: dict, measure: str) -> np.ndarray | None:
-    """Return a measure of each test example, accuracy and F1 in percent, or None where it is not stored."""
+    """Return a measure of each test example, as `measured`, or None where it is not stored."""
     stored = record["numbers"].get(EACH.get(measure))
     if not isinstance(stored, str):
         return None
@@ -239,7 +265,8 @@ def means(experiment: str) -> list[str]:
     if contrasts(experiment) and records.missing(experiment):
         return []
     lines = []
-    for measure, scale, digits, unit in (("accuracy", 100, 2, " %"), ("f1", 100, 2, " %"), ("nll", 1, 3, "")):
+    percent = [(measure, 100, 2, " %") for measure in POINTS]
+    for measure, scale, digits, unit in (*percent, ("nll", 1, 3, ""), ("bits", 1, 4, "")):
         arms = {}
         for run in (run for run in records.runs(experiment) if measure in run["numbers"]):
             name = f"{run['arm']} at {run['rate']:g}" if "rate" in run else run["arm"]

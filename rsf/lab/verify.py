@@ -25,6 +25,11 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
     **dict.fromkeys(("imdb", "mini", "topics", "images", "dense", "distilled", "pruned"), IMDB),
     "compression": {"accuracy", "right", "cost", "parameters"},
     "questions": IMDB | {"f1"},
+    "groups": {"accuracy", "auc", "scores", "wrong", "groups", "forward_passes"},
+    "groups-tuning": IMDB,
+    "language": IMDB | {"bits"},
+    "speech": IMDB | {"errors"},
+    "translation": IMDB | {"bleu", "chrf"},
     "floor": {"accuracy", "right"},
     "arithmetic": {"accuracy", "setting", "curve", "acceptance", "examples", "nines", "forward_passes"},
     "sums": {"accuracy", "right", "setting", "kept", "samples", "steps", "forward_passes"},
@@ -35,18 +40,28 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
     "bench-growth": {"growth"},
 }
 MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
-    **{(kind, "embedded"): MINILM for kind in ("imdb", "mini", "topics", "questions", "bench", *SMALLER)},
+    **{
+        (kind, "embedded"): MINILM
+        for kind in ("imdb", "groups", "mini", "topics", "questions", "bench", *SMALLER)
+    },
     ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
+    ("imdb", "new"): "bert: 1 layer of width 64, random weights",
     ("images", "new"): "a vision transformer, random weights",
+    ("language", "local"): "chat: local copy of stories260K",
+    ("speech", "new"): "a conformer with CTC, random weights",
+    ("translation", "new"): "a Marian transformer, random weights",
     ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
 MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
 REAL = {  # what the line about the data begins with, by the first word of a section
-    **dict.fromkeys(("imdb", *SMALLER), ("imdb: hub", "imdb: local copy")),
+    **dict.fromkeys(("imdb", "groups", *SMALLER), ("imdb: hub", "imdb: local copy")),
     "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
     "topics": ("ag_news: hub", "ag_news: local copy"),
     "questions": ("squad: hub", "squad: local copy"),
     "images": ("images: scikit-learn's digits",),
+    "language": ("imdb: local copy",),
+    "speech": ("speech: local copy of the Free Spoken Digit Dataset",),
+    "translation": ("translation: local copy of Multi30k",),
     "mini": (f"train: {MINI}; test: imdb: hub", f"train: {MINI}; test: imdb: local copy", MINI),
 }
 
@@ -60,17 +75,20 @@ def section(experiment: str) -> list[str]:
         A record does not hold, arms of a seed ran on different devices, or an arm took another rate than
         tuning found.
     """
-    notes = []
-    best = cache(validated.best)  # the tuning runs of an arm are read once, not once a run
     alike(records.runs(experiment))
-    for record in records.runs(experiment):
-        place = f"{experiment} {' '.join(map(str, records.key(record)[: 2 + ('rate' in record)]))}"
-        try:
-            notes += [f"{place}: {note}" for note in recompute(record)]
-            _setting(record, best)
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
-    return notes
+    best = cache(validated.best)  # the tuning runs of an arm are read once, not once a run
+    return [note for record in records.runs(experiment) for note in held(record, best)]
+
+
+def held(record: dict, best: Callable = validated.best) -> list[str]:
+    """Return what a record leaves open, as `recompute` does; ValueError names it, and why it fails."""
+    place = " ".join(str(record[name]) for name in ("experiment", "arm", "seed", "rate") if name in record)
+    try:
+        notes = recompute(record)
+        setting(record, best)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    return [f"{place}: {note}" for note in notes]
 
 
 def alike(runs: Iterable[dict]) -> None:
@@ -109,7 +127,7 @@ def _recompute(record: dict) -> list[str]:
     tuning = "stage" in protocol or (kind == "arithmetic" and record["experiment"].endswith("tuning"))
     counted = {"budget"} if protocol.get("progress") == "updates" else set()  # then passes are only counted
     needed = NEEDED.get(record["experiment"], NEEDED.get(kind, {"accuracy"})) - counted
-    needed = NEEDED["floor"] | needed & {"f1"} if record["arm"] == "floor" else needed
+    needed = needed - IMDB | NEEDED["floor"] if record["arm"] == "floor" else needed
     for name in sorted({"grid", "validation"} if tuning else needed):
         must(name in numbers, f"its numbers lack {name!r}: there are {', '.join(numbers) or 'none'}")
     for name, value in numbers.items():
@@ -120,16 +138,16 @@ def _recompute(record: dict) -> list[str]:
     return (_arithmetic_grid if tuning else make_again)(record, protocol) or []
 
 
-def _setting(record: dict, best: Callable = validated.best) -> None:
+def setting(record: dict, best: Callable = validated.best) -> None:
     """Raise ValueError unless a run took the rate, or setting, that did best in tuning."""
     taken = record["numbers"].get("learning_rate", record["numbers"].get("setting"))
     if "rate" in record or taken is None:
         return
     if "tuned_by" in records.protocol(record["experiment"]):
-        setting = tuning.setting(record["experiment"], record["arm"])
-        _equal("learning_rate", taken, setting["learning_rate"])
-        if "budget" in setting:
-            _equal("budget", record["numbers"]["budget"], setting["budget"])
+        own = tuning.setting(record["experiment"], record["arm"])
+        _equal("learning_rate", taken, own["learning_rate"])
+        if "budget" in own:
+            _equal("budget", record["numbers"]["budget"], own["budget"])
         return
     found, _ = best(record["experiment"], record["arm"])
     must(not found or taken in found, f"it took {taken}, and tuning found {' or '.join(map(str, found))}")
@@ -229,7 +247,7 @@ def _compact(record: dict, section: dict) -> None:
         _rounds(record, section)
     if "candidates_by_twentieth" in numbers:
         _decisions(numbers, section, record["arm"])
-    for name in ("nll", "f1"):
+    for name in ("nll", "f1", "bits", "errors"):
         if f"{name}_each" in numbers or section.get("measure") == name:  # then there must be one
             values = compact.unpack_values(numbers[f"{name}_each"])
             _equal(f"the number of {name}_each", len(values), section["test"])

@@ -22,6 +22,7 @@ TOKENS = (
     "ForTokenClassification",
     "ForMaskedLM",
     "ForConditionalGeneration",
+    "MTModel",  # Marian
     "EncoderDecoderModel",
 )
 HEADS = (*TOKENS, "ForQuestionAnswering", "ForCTC")

@@ -9,6 +9,9 @@ TASKS = {
     "topics": "topics: AG News, accuracy",
     "questions-one-pass": "questions: SQuAD 1.1, F1",
     "images": "images: digits, accuracy",
+    "language": "language model: IMDb, bits per character",
+    "speech": "speech: spoken digits, errors in %",
+    "translation": "translation: Multi30k, BLEU",
 }
 HEAD = (
     "task, measure",
@@ -16,9 +19,9 @@ HEAD = (
     "plain",
     "article",
     "twin",
-    "article minus plain, points",
-    "above the floor",
-    "no lower by the margin",
+    "article minus plain, points or bits",
+    "better than the floor",
+    "no worse by the margin",
     "gain",
     "rejected, %",
     "updates, of plain's",
@@ -37,7 +40,8 @@ def tasks_table() -> str:
             rows.append([shown, *[""] * 5, *words, *[""] * 3])
             continue
         runs = {arm: verdicts.of_arm(name, arm) for arm in ("floor", "plain", "article", "twin")}
-        scores = [f"{np.mean(list(verdicts.measured(one, measure).values())):.2f}" for one in runs.values()]
+        digits = 2 if measure in verdicts.POINTS else 3
+        means = [np.mean(list(verdicts.measured(one, measure).values())) for one in runs.values()]
         kept, steps, most = (
             np.mean(list(verdicts.measured(runs[arm], number).values()))
             for arm, number in (("article", "acceptance_rate"), ("article", "steps"), ("plain", "steps"))
@@ -45,8 +49,8 @@ def tasks_table() -> str:
         rows.append(
             [
                 shown,
-                *scores,
-                limits(found[-1].difference, 2),
+                *(f"{mean:.{digits}f}" for mean in means),
+                limits(found[-1].difference, digits),
                 *words,
                 f"{100 * (1 - kept):.0f}",
                 f"{steps / most:.2f}",

@@ -1,0 +1,188 @@
+"""Digits that are heard: spectra of a sound, and a small transformer that writes what it hears, by CTC (see
+`carry`).
+
+    digit error rate = (substituted + left out + put in) / digits, as the library jiwer counts them
+
+Recordings are spoken digits; embedded are dialled numbers, the tones of a telephone's keys as ITU-T Q.23 sets
+them, of varied tempo and in noise.
+
+python -m rsf experiment speech-tuning
+python -m rsf experiment speech
+"""
+
+import io
+from functools import lru_cache, partial
+from itertools import product
+
+import jiwer
+import numpy as np
+import torch
+from pyarrow import parquet
+from scipy.io import wavfile
+from sklearn.linear_model import LogisticRegression
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Wav2Vec2BertConfig, Wav2Vec2BertForCTC
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+from rsf.lab import compact, data, models, records, tuning
+from rsf.lab.tasks import carry, language
+
+declared = tuning.declared  # an edge widens the grid
+HERTZ = 8000
+BLANK = 10  # the class of no digit
+TONES = dict(zip("123456789*0#", product((697, 770, 852, 941), (1209, 1336, 1477)), strict=True))  # hertz
+HANN = window_function(256, "hann")
+FILTERS = mel_filter_bank(129, 40, 0, HERTZ / 2, HERTZ)  # 40 bands
+
+
+def heard(hertz: int, sound: np.ndarray, digits: str, place: object = "of yours") -> torch.Tensor:
+    """Return the logarithm of the power in 40 bands of a sound (samples,): (frames, 40), one each 20 ms.
+
+    Raises
+    ------
+    ValueError
+        The sound has another rate than 8 kHz, several channels, no frame or no digits.
+    """
+    sound = np.asarray(sound, dtype=float)
+    wrong = {
+        f"{hertz} samples a second, not {HERTZ}: resample it": hertz != HERTZ,
+        f"the shape {sound.shape}, not (samples,): take one channel": sound.ndim != 1,
+        "at most 256 samples, all alike or no digits: leave it out": len(sound) < 257
+        or not np.ptp(sound)
+        or not digits,
+    }
+    records.must(not any(wrong.values()), f"sound {place} has {next(filter(wrong.get, wrong), '')}")
+    bands = spectrogram(sound / np.ptp(sound), HANN, 256, 160, power=2.0, mel_filters=FILTERS, log_mel="log")
+    return torch.tensor((bands.T - bands.mean()) / bands.std())
+
+
+def dialled(rng: np.random.Generator) -> tuple[int, np.ndarray, str]:
+    """Return three keys dialled one after the other: the rate, the sound in noise, and the digits."""
+    digits = "".join(map(str, rng.integers(0, 10, 3)))
+    parts = [np.zeros(int(rng.uniform(200, 1200)))]
+    for digit in digits:
+        time = np.arange(int(rng.uniform(400, 2400))) / HERTZ
+        parts += [sum(np.sin(2 * np.pi * one * time) for one in TONES[digit])]
+        parts += [np.zeros(int(rng.uniform(320, 2400)))]
+    sound = np.concatenate(parts)
+    return HERTZ, sound + rng.uniform(0.5, 2.5) * rng.normal(size=len(sound)), digits
+
+
+@lru_cache
+def read(source: str, dtype: str) -> carry.World:
+    """Return spoken digits, or dialled numbers."""
+
+    def local(_):
+        file = data.local_folder("RSF_DATA", "fsdd") / "recordings.parquet"
+        rows = parquet.read_table(file).to_pylist()
+        return (
+            [(*wavfile.read(io.BytesIO(row["audio"])), str(row["digit"])) for row in rows],
+            np.array([row["index"] for row in rows]) < 5,  # the official split
+            f"local copy of the Free Spoken Digit Dataset, SHA-256 {data.digest([file])[:16]}",
+        )
+
+    def embedded(_):
+        rng = np.random.default_rng(data.ORDER)
+        return [dialled(rng) for _ in range(700)], np.arange(700) >= 500, "embedded, dialled numbers"
+
+    sounds, test, where = data.first_available(
+        {
+            "hub": lambda _: records.must(False, "none is pinned there", data.SourceUnavailable),
+            "local": local,
+            "embedded": embedded,
+        },
+        "data set speech",
+        source,
+    )
+    rows = [
+        {"bands": heard(*one, i).to(getattr(torch, dtype)), "digits": one[2], "index": i}
+        for i, one in enumerate(sounds)
+    ]
+    parts = [carry.Part(rows, rows).take(np.flatnonzero(test == one)) for one in (False, True)]
+    said = f"speech: {where} ({len(rows) - test.sum():,} train, {test.sum():,} test)"
+    return carry.World(*parts, (said, "a conformer with CTC, random weights"))
+
+
+def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
+    """Return a small conformer that writes digits, with weights from rng."""
+    config = Wav2Vec2BertConfig(
+        vocab_size=BLANK + 1,
+        pad_token_id=BLANK,
+        feature_projection_input_dim=FILTERS.shape[1],
+        hidden_size=settings["width"],
+        intermediate_size=2 * settings["width"],
+        num_hidden_layers=settings["layers"],
+        num_attention_heads=4,
+        conv_depthwise_kernel_size=7,
+        initializer_range=0.1,
+        hidden_dropout=settings["dropout"],
+        conformer_conv_dropout=settings["dropout"],
+        layerdrop=0.0,
+        apply_spec_augment=False,
+        ctc_loss_reduction="mean",
+        ctc_zero_infinity=True,  # of more digits than a sound has frames
+    )
+    network = Wav2Vec2BertForCTC(config)
+    models.draw(network, [name for name, _ in network.named_parameters() if "norm" not in name], rng)
+    return network.to(getattr(torch, settings["dtype"]))
+
+
+def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Return the batch that the model takes."""
+    digits = [torch.tensor(list(map(int, row["digits"]))) for row in rows]
+    ones = [torch.ones(len(row["bands"]), dtype=torch.long) for row in rows]
+    return {
+        "input_features": pad_sequence([row["bands"] for row in rows], batch_first=True),
+        "attention_mask": pad_sequence(ones, batch_first=True),
+        "labels": pad_sequence(digits, batch_first=True, padding_value=-100),
+    }
+
+
+def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
+    """Return the numbers of what a model writes: of each frame the likeliest class, once if it repeats."""
+    model.eval()
+    written = []
+    for rows, batch in language.batches(part, collate):
+        with torch.inference_mode():
+            paths = model(**batch).logits.argmax(-1)
+        once = [
+            torch.unique_consecutive(path[: len(row["bands"])]) for path, row in zip(paths, rows, strict=True)
+        ]
+        written += ["".join(map(str, one[one != BLANK].tolist())) for one in once]
+    return judged(written, part, scalars)
+
+
+def judged(written: list[str], part: carry.Part, scalars: bool) -> dict:
+    """Return the digit error rate, and as accuracy how many of the sounds are written without an error."""
+    asked = [" ".join(row["digits"]) for row in part.shown]  # all of one length, so that the mean is all's
+    each = np.array([jiwer.wer(one, " ".join(text)) for one, text in zip(asked, written, strict=True)])
+    stored = {"right": compact.pack(each == 0), "errors_each": compact.pack_values(each)}
+    numbers = {"accuracy": float(np.mean(each == 0)), "errors": float(each.mean())}
+    return numbers | ({} if scalars else stored)
+
+
+def floor(train: list[dict], tested: carry.Part) -> dict:
+    """Return the numbers of logistic regression on mean spectra, of as many parts as digits."""
+    number = len(train[0]["digits"])
+    seen, asked = (
+        [part.mean(0).numpy() for row in rows for part in row["bands"].tensor_split(number)]
+        for rows in (train, tested.shown)
+    )
+    linear = LogisticRegression(max_iter=1000).fit(seen, [one for row in train for one in row["digits"]])
+    found = linear.predict(asked).reshape(-1, number)
+    return judged(["".join(row) for row in found], tested, False)
+
+
+TASK = carry.Task(
+    name="speech",
+    data=("none pinned", "Free Spoken Digit Dataset, 3,000", "dialled numbers, in noise"),
+    head="a small conformer with CTC, trained here",
+    wrong="the digit is hard to hear; a wrong label: a five called nine",
+    measure="errors",
+    world=lambda settings: read(settings["source"], settings["dtype"]),
+    model=model,
+    collate=collate,
+    judge=judge,
+    floor=floor,
+)
+run = partial(carry.run, TASK)
