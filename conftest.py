@@ -11,6 +11,8 @@ collect_ignore_glob = ["notebooks/zh/*"]  # cells and outputs are those of the E
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)  # nbval's kernels inherit them
 
+LONG = ()  # files of more than half a minute, the longest first
+
 
 def pytest_collectstart(collector):
     if hasattr(collector, "skip_compare"):  # a notebook: warnings name paths and processes
@@ -19,9 +21,21 @@ def pytest_collectstart(collector):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if hasattr(item, "output_timeout"):  # a cell of a notebook: nbval gives up after 5 s of silence
-            item.output_timeout = 300
-            if item.cell.execution_count is None:  # nbval passes a cell that never ran
-                raise pytest.UsageError(
-                    f"{item.nodeid}: it was not executed; run: python -m rsf notebooks build"
-                )
+        if is_cell(item):
+            item.output_timeout = 300  # nbval gives up after 5 s of silence
+    if "PYTEST_XDIST_WORKER" in os.environ:  # no process is left with a long file when the others are done
+        items.sort(key=lambda item: LONG.index(file_of(item)) if file_of(item) in LONG else len(LONG))
+
+
+def pytest_runtest_setup(item):
+    if is_cell(item) and item.cell.execution_count is None:  # nbval passes a cell that never ran
+        pytest.fail("it was not executed; run: python -m rsf notebooks build", pytrace=False)
+
+
+def is_cell(item):
+    """Is it a cell of a notebook?"""
+    return hasattr(item, "output_timeout")
+
+
+def file_of(item):
+    return item.nodeid.partition("::")[0]

@@ -43,6 +43,17 @@ def set_up(extra):
         STAMP.write_text(" ".join([*made, extra]))
 
 
+def processes():
+    """Return pytest's words for two processes, where there are two cores.
+
+    The tests of a file stay together and in order, as the cells of a notebook must; conftest.py puts the
+    longest files first.
+    """
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if cores > 1 else []
+
+
 def addressed():
     """Return the files that hold the repository's address; pyproject.toml is the one that decides."""
     places = ("pyproject.toml", "CITATION.cff", "*.md", ".github/ISSUE_TEMPLATE/*", "notebooks/*.ipynb")
@@ -78,8 +89,10 @@ def main(words):
     commands = [["-m", "rsf", *(words or ["notebooks", "run"])]]
     if words == ["test"]:
         extra = "test"
-        tools = ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "--nbval"]
-        commands = [["-m", *tool] for tool in tools]
+        tests = ["pytest", "--nbval", *processes()]
+        commands = [
+            ["-m", *tool] for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], tests)
+        ]
     elif words[:1] == ["environments"]:
         extra = "test"
         commands = [["tests/environments.py", *words[1:]]]

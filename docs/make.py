@@ -26,6 +26,7 @@ PAGES = {  # file of the project: page of the site
     "docs/how-to.md": "how-to.md",
     "docs/api.md": "api.md",
     "docs/try.md": "try.md",
+    "docs/class.md": "class.md",
     "results/README.md": "evidence.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
@@ -62,6 +63,21 @@ def adapted(text, file, places, address):
     return re.sub(r"(?P<before>!?\[[^]]*\])\((?P<target>(?![a-z]+:|#)[^)\s]+)\)", link, text)
 
 
+def adapted_notebook(text, file, places, address):
+    """Return a notebook whose links fit its page, those of the tables that its cells put out among them."""
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = adapted("".join(cell["source"]), file, places, address)
+        elif "alt" in cell["metadata"]:  # where myst-nb looks for it
+            cell["metadata"]["mystnb"] = {"image": {"alt": cell["metadata"]["alt"]}}
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/markdown" in data:
+                data["text/markdown"] = adapted("".join(data["text/markdown"]), file, places, address)
+    return json.dumps(notebook)
+
+
 def lay_out():
     """Write the pages, the figure and MathJax into build/site-source."""
     address = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
@@ -70,16 +86,8 @@ def lay_out():
     places = pages()
     for file, page in places.items():
         text = (ROOT / file).read_text(encoding="utf-8")
-        if file.endswith(".ipynb"):
-            notebook = json.loads(text)
-            for cell in notebook["cells"]:
-                if cell["cell_type"] == "markdown":
-                    cell["source"] = adapted("".join(cell["source"]), file, places, address)
-                elif "alt" in cell["metadata"]:  # where myst-nb looks for it
-                    cell["metadata"]["mystnb"] = {"image": {"alt": cell["metadata"]["alt"]}}
-            text = json.dumps(notebook)
-        else:
-            text = adapted(text, file, places, address)
+        change = adapted_notebook if file.endswith(".ipynb") else adapted
+        text = change(text, file, places, address)
         if page == "index.md":
             text += "\n" + (ROOT / "docs" / "contents.md").read_text(encoding="utf-8")
         (SOURCE / page).parent.mkdir(parents=True, exist_ok=True)

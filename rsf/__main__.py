@@ -9,8 +9,10 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from rsf.acceptance import refuse_if
+from rsf.lab import provenance, records, verdicts
 
 AUDITED = ("above", "tilted", "clipped", "easy", "constant", "best_of")
 
@@ -20,8 +22,6 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
 
     With `again`, runs go into build/again/ and are shown beside the stored ones.
     """
-    from rsf.lab import records
-
     section = records.protocol(name)
     records.must(
         "task" in section, f"the section {name} names no task that runs it: its files were made elsewhere"
@@ -57,8 +57,6 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
 
 def _beside(stored, new):
     """Print a stored run beside a new one; return whether they differ where they should not."""
-    from rsf.lab import records
-
     if stored is None:
         print("  no such run is stored")
         return False
@@ -77,8 +75,6 @@ def _beside(stored, new):
 
 def bench(name):
     """Run a benchmark of the protocol, alone on the machine, on one thread."""
-    from rsf.lab import records
-
     records.checkout()
     begun = records.now()
     arm, run = import_module(f"rsf.lab.bench.{name}").run()
@@ -86,37 +82,41 @@ def bench(name):
     print(f"made {file.relative_to(records.ROOT)}; now: python -m rsf figures")
 
 
-def full(names, minutes, out, jobs):
-    """Run what the full sections lack, for as long as there is time."""
+def full(names, assign, **options):
+    """Run what the full sections lack, for as long as there is time; or give a seed to each of a class."""
     from rsf.lab import full
 
-    for line in full.run(names, minutes, out, jobs):
+    for line in full.assign(assign, names) if assign else full.run(names, **options):
         print(line, flush=True)
 
 
 def notebooks(task, names):
-    """Build notebooks from their text, run the committed ones into build/, or check them without running; or
-    store the Chinese ones beside those that are built, and say what changed since it was translated."""
+    """Build notebooks from their text, run the committed ones into build/, check them without running, or
+    copy them without solutions for students; or store the Chinese ones, and say what is to translate."""
     from tqdm import tqdm
 
     from rsf.lab import notebooks
 
     wanted = notebooks.names(names)
     if task == "zh":
-        there = [name for name in wanted if (notebooks.TEXT / "zh" / f"{name}.md").is_file()]
-        found = [line for name in there for line in notebooks.translate(name, "zh")]
+        found = [
+            line
+            for name in wanted
+            if (notebooks.TEXT / "zh" / f"{name}.md").is_file()
+            for line in notebooks.translate(name, "zh")
+        ]
         print("\n".join(found) or "notebooks: the Chinese ones say what the English ones say")
         return bool(found)
     if task == "check":
-        files = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
-        tests = [*files, "-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
+        tests = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
+        tests += ["-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
         return subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], cwd=notebooks.ROOT)
-    work = notebooks.build(names) if task == "build" else notebooks.run(names)
+    work = getattr(notebooks, task)(names)
     rows = []
     for row in tqdm(work, total=len(wanted), unit="notebook", file=sys.stderr):
         tqdm.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
         rows.append(row)
-    if task == "build":
+    if task != "run":
         return False
     width = max(map(len, wanted))
     print(f"\n{'notebook':{width}}  seconds    checks  verdict")
@@ -144,39 +144,39 @@ def figures():
 def verify(files, machine):
     """Make the numbers of result files again, and print the verdicts.
 
-    By default of all of results/; then also those on the article's claims, and a short run is made again.
+    What holds of files that were sent goes into build/verified/, counts beside results/, and is drawn; what
+    is refused or missing is named. By default of all of results/; then also the verdicts on the article's
+    claims, and a short run is made again.
     """
     if machine:
-        from rsf.lab import provenance
-
         print(json.dumps(provenance.situation(), indent=2))
         return
-    from rsf.lab import records, verdicts
+    from rsf.lab import merged, tuning
     from rsf.lab import verify as verifier
+    from rsf.lab.report.forest import forest_figure
 
-    given = [(file, record) for file in files for record in records.load(file)]
-    names = dict.fromkeys([record["experiment"] for _, record in given] or records.sections())
-    stored = {(name, *records.key(record)): record for name in names for record in records.runs(name)}
-    for file, record in given:
-        notes = verifier.recompute(record)
-        which = f"{record['experiment']} {record['arm']} seed {record['seed']}"
-        if stored.setdefault((record["experiment"], *records.key(record)), record) != record:
-            notes.append("results/ holds another run of this seed, and the first stands")
-        print(f"{file}: {'; '.join([f'{which} holds', *notes])}")
-    verifier.alike(stored.values())
+    out = Path("build/verified")
+    names, said = merged.merge(files, out) if files else (records.sections(), {})
+    for file, line in said.items():
+        print(f"{file}: {line}")
     for name in names:
         notes = verifier.section(name)
-        found = [str(verdicts.judged(contrast)) for contrast in verdicts.contrasts(name)]
-        said = "" if found or records.superseded(name) else ", decides nothing"
-        print("\n  ".join([records.status(name) + said, *verdicts.means(name), *notes, *found]))
+        findings = list(map(verdicts.judged, verdicts.contrasts(name)))
+        if files:
+            notes += [f"missing: {tuning.words(job)}" for job in tuning.jobs(name)]
+            notes += [
+                f"made {forest_figure(one, out / f'{name}-{n}.png')}" for n, one in enumerate(findings, 1)
+            ]
+        decides = "" if findings or records.superseded(name) else ", decides nothing"
+        lines = [records.status(name) + decides, *verdicts.means(name), *notes, *map(str, findings)]
+        print("\n  ".join(lines))
     for claim, judgement in verdicts.overall(names).items():
         print(f"{claim}:\n  {judgement}")
-    return False if files else _claims()
+    return any("REFUSED" in line for line in said.values()) if files else _claims()
 
 
 def _claims():
     """Print the verdict on each claim of the article, and run again what takes under a minute."""
-    from rsf.lab import records
     from rsf.lab.report import claims
 
     print("\nthe claims of the article, by section:")
@@ -259,12 +259,15 @@ ARGUMENTS = {
     bench: {"name": {"choices": ("sampling", "selection", "generation", "growth")}},
     full: {
         "names": {"nargs": "*", "help": "sections; default: all, the most valuable first"},
-        "--minutes": {"type": float, "default": 9},
+        "--assign": {"type": int, "metavar": "STUDENTS", "help": "only print one seed a student"},
+        "--seeds": {"type": int, "default": (), **SEVERAL},
+        "--rates": {"type": float, "default": (), **SEVERAL},
+        "--minutes": {"type": float, "default": 600},
         "--out": {"default": "build/full", "help": "gets result files and checkpoints; on Colab on Drive"},
-        "--jobs": {"type": int, "help": "runs of the embedded model side by side; default: what fits"},
+        "--jobs": {"type": int, "help": "seeds of the embedded model side by side; default: what fits"},
     },
     notebooks: {
-        "task": {"choices": ("build", "run", "check", "zh")},
+        "task": {"choices": ("build", "run", "check", "handout", "zh")},
         "names": {"nargs": "*", "help": "their first characters, such as 07; default all"},
     },
     lab: {
@@ -291,7 +294,7 @@ ARGUMENTS = {
     },
     figures: {},
     verify: {
-        "files": {"nargs": "*", "help": "default: all of results/"},
+        "files": {"nargs": "*", "help": "or folders of them; default: all of results/"},
         "--machine": {
             "action": "store_true",
             "help": "only say what to tell where an output did not reproduce",

@@ -97,7 +97,8 @@ class Stub(ThreadingHTTPServer):
     ignores : names of parameters that it does not heed
     legacy, no_log_probability : how it gives log probabilities
     choices : how many it gives
-    fails : {number of a request: HTTP status}, "dies" instead of the status cuts the line
+    fails : {number of a request: HTTP status}; instead of the status "dies" cuts the line, and "late" is 500
+        after two seconds
     slow : seconds for each answer
     """
 
@@ -175,6 +176,9 @@ class Handler(BaseHTTPRequestHandler):
             status = self.server.faults["fails"].get(len(self.server.requests), 200)
             self.server.requests.append(asked | {"path": self.path})
         time.sleep(self.server.faults["slow"])
+        if status == "late":
+            time.sleep(2)
+            status = 500
         if status == "dies":
             self.server.faults["fails"] = dict.fromkeys(range(10**5), "dies")
             self.close_connection = True

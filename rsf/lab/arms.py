@@ -133,8 +133,9 @@ def checkpoints_of(run: Run, settings: dict) -> Path | None:
     """Return where a run's checkpoints are, below RSF_CHECKPOINTS: it goes on only on the same device."""
     if "RSF_CHECKPOINTS" not in os.environ:
         return None
-    where = re.sub(r"\W+", "-", f"{device_name()} {precision(settings)}")
-    below = Path(os.environ["RSF_CHECKPOINTS"]) / where
+    below = Path(os.environ["RSF_CHECKPOINTS"]) / re.sub(
+        r"\W+", "-", f"{device_name()} {precision(settings)}"
+    )
     return records.path(*run[:3], below, rate=run[3]).with_suffix("")
 
 
@@ -331,6 +332,13 @@ def logits(
 def accuracy(scores: np.ndarray, examples: object) -> float:
     """Return the share of examples whose label has the largest logit, from `logits` (n, labels)."""
     return float(np.mean(scores.argmax(1) == [row["label"] for row in examples]))
+
+
+def clock() -> np.ndarray:
+    """Return seconds of the wall and of the processor, all that was sent to a GPU being done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def device_name() -> str:

@@ -1,35 +1,41 @@
-"""What the protocol's full sections lack, for as long as a GPU is lent: side by side, in time, and going on.
+"""What sections lack, seed by seed, for as long as there is time: on a lent GPU, or by a class, a seed each.
 
-python -m rsf full imdb-full --out DIR      on Colab: the next seed, all its arms, with DIR on Drive
-python -m rsf full --minutes 9 --out DIR    in an archive of tests/archive.py, for a machine without network
-                                            and hub: by any Python with torch, transformers, accelerate
+python3 run.py full --assign 20            one line of words a student, for any of the commands below
+python3 run.py full imdb-class --seeds 400  all arms of one seed; on Colab by the cell of notebook 07
+python -m rsf full --minutes 9 --out DIR   in an archive of tests/archive.py, for a machine without network
+                                           and hub: by any Python with torch, transformers, accelerate
 
-A run is `python -m rsf experiment` of one arm, seed and rate, or the benchmark, in a process of its own.
-Shortly before the end those that still train save and stop; called again, it goes on inside them, on the same
-device. A section's tuning is run before it; a seed that was begun on another device, or at another precision,
-is left to that. A section with more failures than successes is left for this call. DIR gets each result
-file, and all of them in results.tar, which `python -m rsf verify` takes.
+A seed (of tuning: at one rate) is `python -m rsf experiment` in a process of its own, or the benchmark.
+Shortly before the end those that still train save and stop; called again, they go on inside the run, on the
+same device. A section's tuning is run before it; a seed that was begun on another device, or at another
+precision, is left to that. What was begun is not begun twice in one call. DIR gets results/ (also of
+earlier calls, or of a tuning that others ran), log/, and a file of some kB for each seed, SECTION-SEED.jsonl,
+which `python3 run.py verify` takes.
 
 Read from the environment: RSF_CHECKPOINTS (by default DIR/checkpoints), RSF_SAVE_EVERY (seconds, 600).
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from rsf.accounts import write_whole
+from rsf.accounts import write_text
 from rsf.lab import arms, records, tuning, verify
 
+BENCH = "bench-selection"
 QUEUE = (  # the most valuable first
-    "bench-selection",
+    BENCH,
     "imdb-whole-model-half",
     "imdb-whole-model-quarter",
     "imdb-whole-model-wrong",
@@ -37,61 +43,86 @@ QUEUE = (  # the most valuable first
     "imdb-article",
     "gsm8k-chat",
 )
+CLASS = ("imdb-class",)
 RESERVE = 45  # seconds for what trains to save itself
 MEMORY = 6 * 2**30  # bytes of the card for one of the runs side by side
+Job = tuple[str, int, float | None]  # section, seed, and of tuning the learning rate
 
 
-def run(names: Sequence[str], minutes: float, out: Path | str, jobs: int | None = None) -> Iterator[str]:
-    """Run what some sections, by default all of `QUEUE`, lack; yield a line for each run that ended, and what
-    there is of each section.
+def run(
+    names: Sequence[str],
+    minutes: float,
+    out: Path | str,
+    seeds: Sequence[int] = (),
+    rates: Sequence[float] = (),
+    jobs: int | None = None,
+) -> Iterator[str]:
+    """Run what sections, by default all of `QUEUE`, lack; yield a line for each seed, then for each section.
 
     Parameters
     ----------
-    out : folder of result files, those of an earlier call included, and of logs and checkpoints
-    jobs : runs of the embedded model side by side, default what the card's memory and the cores allow
+    out : folder of results, those of an earlier call included, of logs and checkpoints
+    seeds, rates : only these, default all
+    jobs : seeds of the embedded model side by side, default what the card's memory and the cores allow
     """
     end = time.time() + 60 * minutes
     names = with_tuning(names or QUEUE)
     out = Path(out).resolve()
-    for folder in ("results", "log"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    shutil.copytree(out / "results", records.RESULTS, dirs_exist_ok=True)
+    (out / "log").mkdir(parents=True, exist_ok=True)
+    os.environ["RSF_RESULTS"] = str(out / "results")
+    torch.set_num_threads(1)  # as those that are run have
+    archived = (records.ROOT / "data" / "imdb" / "tokens.npz").is_file()
     environment = {
         "RSF_CHECKPOINTS": str(out / "checkpoints"),
         **os.environ,
         "RSF_UNTIL": str(end - RESERVE),
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        **({"RSF_DATA": str(records.ROOT / "data")} if archived else {}),
     }
-    if (records.ROOT / "data" / "imdb" / "tokens.npz").is_file():
-        environment["RSF_DATA"] = str(records.ROOT / "data")
-    running = {}
-    score = Counter()  # of a section: runs that ended well less those that failed; of a run: how often begun
-    while True:
-        while time.time() < end - RESERVE and (job := _next(names, list(running), score, jobs)):
-            score[job] += 1
-            with open(out / "log" / f"{name_of(job)}.txt", "w", encoding="utf-8") as log:
-                environment["RSF_BESIDE"] = str(beside(job[0], jobs))
-                running[job] = subprocess.Popen(
-                    words_of(job), cwd=records.ROOT, env=environment, stdout=log, stderr=log
-                )
-        if not running:
-            break
-        while time.time() < end and all(process.poll() is None for process in running.values()):
-            time.sleep(0.2)
-        for job, process in list(running.items()):
-            if time.time() >= end:
-                process.kill()
-            elif process.poll() is None:
-                continue
-            del running[job]
-            well = process.wait() == 0 and records.path(*job[:3], rate=job[3]).is_file()
-            score[job[0]] += 1 if well else -1
-            if well:
-                _collect(job, out, Path(environment["RSF_CHECKPOINTS"]))
-            log = (out / "log" / f"{name_of(job)}.txt").read_text(encoding="utf-8")
-            yield f"{name_of(job)}: {'done' if well else log.strip().rpartition(chr(10))[2]}"
+    begun = []
+    for name in names:
+        environment["RSF_BESIDE"] = str(beside(name, jobs))
+        with ThreadPoolExecutor(beside(name, jobs)) as pool:
+            while todo := [job for job in lacking(name, seeds, rates) if job not in begun]:
+                begun += todo
+                yield from filter(None, pool.map(partial(_one, end, out, environment), todo))
     yield from map(records.status, names)
+
+
+def _one(end: float, out: Path, environment: dict, job: Job) -> str:
+    """Run a job while there is time, and write its file; return a line on how it ended."""
+    if time.time() >= end - RESERVE:
+        return ""
+    name = name_of(job)
+    log = out / "log" / f"{name}.txt"
+    with open(log, "w", encoding="utf-8") as file, suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            [sys.executable, "-m", "rsf", *words_of(job)],
+            cwd=records.ROOT,
+            env=environment,
+            stdout=file,
+            stderr=file,
+            timeout=end - time.time(),
+        )
+    made = [run for run in records.runs(job[0]) if (run["seed"], run.get("rate")) == job[1:]]
+    write_text(out / f"{name}.jsonl", "".join(f"{json.dumps(run)}\n" for run in made))
+    if job in tuning.jobs(job[0]):
+        return f"{name}: {log.read_text(encoding='utf-8').strip().rpartition(chr(10))[2]}"
+    for folder in Path(environment["RSF_CHECKPOINTS"]).glob(f"*/{job[0]}/*{name.removeprefix(job[0])}"):
+        shutil.rmtree(folder)
+    return f"{name}: done"
+
+
+def assign(students: int, names: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the words of a command for each student: a seed of a section, by default of `CLASS`, that lacks.
+
+    While a section's tuning lacks runs, they are what is given out: a seed at a rate.
+    """
+    lack = [job for name in with_tuning(names or CLASS) for job in lacking(name)]
+    for number, job in enumerate(islice(lack, students), 1):
+        yield f"{number:3}  {tuning.words(job)}"
+    yield f"{min(students, len(lack))} of {students} students have a seed, {len(lack)} lack"
 
 
 def tuned_in(section: str) -> list[str]:
@@ -105,61 +136,36 @@ def with_tuning(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(one for name in names for one in [*tuned_in(name), name]))
 
 
-def name_of(job: arms.Run) -> str:
-    """Return what a run is called in a line and in the name of its log."""
+def name_of(job: Job) -> str:
+    """Return what a job is called in a line and in the names of its files."""
     return "-".join(str(word) for word in job if word is not None)
 
 
-def words_of(job: arms.Run) -> list[str]:
-    """Return the command of a run."""
-    section, arm, seed, rate = job
-    at_rate = [] if rate is None else ["--rates", repr(rate)]
-    words = ["experiment", section, "--arms", arm, "--seeds", str(seed), *at_rate]
-    return [sys.executable, "-m", "rsf", *(section.split("-") if section == QUEUE[0] else words)]
+def words_of(job: Job) -> list[str]:
+    """Return the command of a job."""
+    return BENCH.split("-") if job[0] == BENCH else ["experiment", *tuning.words(job).split()[1:]]
 
 
-def lacking(section: str) -> list[arms.Run]:
-    """Return the runs of a section that may begin here: its tuning is there, no seed was begun elsewhere."""
+def lacking(section: str, seeds: Sequence[int] = (), rates: Sequence[float] = ()) -> list[Job]:
+    """Return the jobs of a section that may begin here: its tuning is there, no seed was begun elsewhere."""
     settings = records.protocol(section)
-    if any(map(tuning.missing, tuned_in(section))) or (section == QUEUE[0] and not torch.cuda.is_available()):
+    if any(map(tuning.missing, tuned_in(section))) or (section == BENCH and not torch.cuda.is_available()):
         return []
     own = [arms.precision(settings)] if "precision" in settings else []
     here = ", ".join([arms.device_name(), *own])
-    begun = {
-        run["seed"] for run in records.runs(section) if section != QUEUE[0] and verify.place_of(run) != here
+    elsewhere = {
+        run["seed"] for run in records.runs(section) if section != BENCH and verify.place_of(run) != here
     }
-    return [(section, *run) for run in tuning.missing(section) if run[1] not in begun]
+    return [
+        job
+        for job in tuning.jobs(section)
+        if job[1] not in elsewhere and job[1] in (seeds or [job[1]]) and job[2] in (rates or [job[2]])
+    ]
 
 
 def beside(section: str, jobs: int | None = None) -> int:
-    """Return how many runs of a section fit side by side here: one, but for those of the embedded model."""
-    if records.protocol(section)["model"] != "embedded" or section == QUEUE[0]:
+    """Return how many jobs of a section fit side by side here: one, but for those of the embedded model."""
+    if records.protocol(section)["model"] != "embedded" or section == BENCH:
         return 1
-    memory = sum(
-        torch.cuda.get_device_properties(card).total_memory for card in range(torch.cuda.device_count())[:1]
-    )
-    return jobs or max(1, min(os.cpu_count() - 3, memory // MEMORY))
-
-
-def _next(names, running, score, jobs):
-    """Return the next run that finds room beside those that run, or None."""
-    may = (job for name in names if score[name] >= 0 for job in lacking(name) if not score[job])
-    job = next(may, None)
-    room = min(beside(one[0], jobs) for one in [job, *running]) if job else 0
-    return job if len(running) < room else None
-
-
-def _collect(job, out, checkpoints):
-    """Copy a run's file to the others, put all into results.tar, and remove its checkpoints."""
-    file = records.path(*job[:3], rate=job[3])
-    (out / "results" / job[0]).mkdir(exist_ok=True)
-    shutil.copy(file, out / "results" / job[0])
-    for folder in checkpoints.glob(f"*/{job[0]}/{file.stem}"):
-        shutil.rmtree(folder)
-
-    def write(part):
-        with tarfile.open(part, "w") as tar:
-            for one in sorted((out / "results").glob("*/*.json")):
-                tar.add(one, f"{one.parent.name}/{one.name}")
-
-    write_whole(out / "results.tar", write)
+    cards = [torch.cuda.get_device_properties(card) for card in range(torch.cuda.device_count())[:1]]
+    return jobs or max(1, min(os.cpu_count() - 3, sum(card.total_memory for card in cards) // MEMORY))

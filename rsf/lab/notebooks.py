@@ -35,6 +35,7 @@ QUIET = {
 ENVIRONMENT = {**QUIET, "RSF_SOURCE": "embedded", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 SECONDS = 600  # most for one cell
 HELD, FAILED = r": PASS$|^counter-check: .* REFUSED,", r": FAIL$|^counter-check FAILED"
+SOLUTION = re.compile(r"^<details><summary>(Solution|解答)</summary>[\s\S]*?^</details>\n?", re.MULTILINE)
 PARAGRAPH = re.compile(r"^```[\s\S]*?^```|.+(\n(?!```).+)*", re.MULTILINE)  # code in prose is one, too
 
 
@@ -207,6 +208,23 @@ def run(wanted=()):
         )
         (BUILD / "run.json").write_text(json.dumps(rows, indent=1))
         yield rows[-1]
+
+
+def handout(wanted=()):
+    """Write notebooks, also the Chinese, without solutions and outputs into build/handout/, for students;
+    yields a dict for each."""
+    import nbformat
+
+    for name in names(wanted):
+        for file in NOTEBOOKS.rglob(f"{name}.ipynb"):
+            notebook = nbformat.read(file, 4)
+            for cell in notebook.cells:
+                cell.source = SOLUTION.sub("", cell.source)
+                cell.update({"outputs": [], "execution_count": None} if cell.cell_type == "code" else {})
+            target = BUILD / "handout" / file.relative_to(NOTEBOOKS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, target)
+        yield {"notebook": name, "verdict": "without solutions and outputs in build/handout/"}
 
 
 def outputs_of(cell, kind):

@@ -60,8 +60,11 @@ def processor() -> str:
     """Return the processor's name, or the kind of machine where it has none to tell."""
     names = []
     with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
     return [*names, platform.processor() or platform.machine()][0]
 
 

@@ -9,8 +9,8 @@ run in the order of arm, seed and rate.
 
 import hashlib
 import json
+import os
 import shutil
-import tarfile
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +41,8 @@ FIELDS = {
 # what became of a section, and who runs it, not what is measured; files written first have a status
 NOT_HASHED = ("status", "task", "superseded")
 TIMES = ("seconds", "cpu_seconds", "curve")  # they hang on the machine's load: a second run has others
+
+ANSWERS = ("right", "calibration")  # whoever copies a run may edit the rest, but these hold one another
 
 
 class Run(NamedTuple):
@@ -130,12 +132,17 @@ def verdict(difference: Verdict, smallest: float, *, may: bool = False) -> str:
     return "refuted" if difference.high < smallest and not may else "not reproduced"
 
 
+def folders() -> list[Path]:
+    """Return the folders whose runs count: results/, and the one that RSF_RESULTS names; the first stands."""
+    return [RESULTS, *map(Path, filter(None, [os.environ.get("RSF_RESULTS")]))]
+
+
 def path(
     experiment: str, arm: str, seed: int, folder: Path | None = None, *, rate: float | None = None
 ) -> Path:
-    """Return where the file of one run is written, below `folder`, by default results/."""
+    """Return where the file of one run is written, below `folder`, by default the last of `folders`."""
     of_grid = "" if rate is None else f"-{rate:g}"
-    return (folder or RESULTS) / experiment / f"{arm}-{seed}{of_grid}.json"
+    return (folder or folders()[-1]) / experiment / f"{arm}-{seed}{of_grid}.json"
 
 
 def write(
@@ -156,7 +163,7 @@ def write(
     experiment, arm, seed : of the protocol
     run : Run
     folder : Path, optional
-        Below which it is written, by default results/.
+        Below which it is written, by default the last of `folders`.
     rate : float, optional
         The learning rate of a run of a tuning grid.
     begun : str, optional
@@ -182,11 +189,17 @@ def write(
         "numbers": run.numbers,
     }
     check(record)
-    target = path(experiment, arm, seed, folder, rate=rate)
+    return put(record, folder)
+
+
+def put(record: dict, folder: Path | None = None) -> Path:
+    """Write the file of a record, as `write` does."""
+    arm, seed, rate = key(record)
+    target = path(record["experiment"], arm, seed, folder, rate=rate)
     target.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({**record, "numbers": None}, indent=1).removesuffix("null\n}")
     lines = [
-        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in run.numbers.items()
+        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in record["numbers"].items()
     ]  # an array a line
     return write_text(target, f"{head}{{\n" + ",\n".join(lines) + "\n }\n}\n")
 
@@ -202,20 +215,22 @@ def runs(experiment: str) -> list[dict]:
     Raises
     ------
     ValueError
-        A record does not belong to the protocol or to this section, or a run stands twice.
+        A record does not belong to the protocol or to this section, or a run stands twice in a folder.
     """
     found = {}
-    for file in [*RESULTS.glob(f"{experiment}.jsonl"), *sorted((RESULTS / experiment).glob("*.json"))]:
-        for record in load(file):
-            must(
-                record["experiment"] == experiment,
-                f"{file.name} holds a run of {record['experiment']}, not of {experiment}",
-            )
-            must(
-                key(record) not in found,
-                f"{file.name}: {key(record)} of {experiment} stands twice; the first stands",
-            )
-            found[key(record)] = record
+    for folder in folders():
+        before = dict(found)
+        for file in [*folder.glob(f"{experiment}.jsonl"), *sorted((folder / experiment).glob("*.json"))]:
+            for record in load(file):
+                must(
+                    record["experiment"] == experiment,
+                    f"{file.name} holds a run of {record['experiment']}, not of {experiment}",
+                )
+                must(
+                    key(record) in before or key(record) not in found,
+                    f"{file.name}: {key(record)} of {experiment} stands twice; the first stands",
+                )
+                found[key(record)] = before.get(key(record), record)
     arms = protocol(experiment)["arms"]
     return sorted(found.values(), key=lambda run: (arms.index(run["arm"]), run["seed"], run.get("rate") or 0))
 
@@ -298,29 +313,21 @@ def status(experiment: str) -> str:
     return f"{experiment}: {f'{there} of {wanted} runs' if there else 'not yet run'}"
 
 
-def _parts(file: Path) -> dict[str, str]:
-    """Return the texts of a file's records by their place in it."""
-    if file.suffix == ".tar":
-        with tarfile.open(file) as tar:
-            return {f"{file.name}, {one.name}": tar.extractfile(one).read().decode() for one in tar}
-    text = file.read_text(encoding="utf-8")
-    lines = {f"{file.name}, line {n}": line for n, line in enumerate(text.splitlines(), 1)}
-    return lines if file.suffix == ".jsonl" else {file.name: text}
-
-
 def load(file: Path | str) -> list[dict]:
-    """Return the records of a file: one (.json), one a line (.jsonl), one a file in it (.tar).
+    """Return the records of a file: one (.json), or one a line (.jsonl).
 
     A ValueError says what is wrong.
     """
     file = Path(file)
+    text = file.read_text(encoding="utf-8")
     found = []
-    for place, part in _parts(file).items():
+    for number, part in enumerate(text.splitlines() if file.suffix == ".jsonl" else [text], 1):
         try:
             record = json.loads(part)
             check(record)
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
+            place = f", line {number}" * (file.suffix == ".jsonl")
+            raise ValueError(f"{file.name}{place}: {error}") from error
         found.append(record)
     must(found, f"{file.name} holds no record")
     return found
@@ -366,6 +373,14 @@ def check(record: dict) -> None:
 
 def _number(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def answers(record: dict) -> tuple[str, ...]:
+    """Return what two seeds of an arm never share: what was right and how sure, or all numbers but times."""
+    numbers = record["numbers"]
+    names = ANSWERS if numbers.keys() >= {*ANSWERS} else sorted(numbers.keys() - {*TIMES})
+    of = record["experiment"], record["arm"], record.get("rate")
+    return tuple(map(json.dumps, [*of, *(numbers[name] for name in names)]))
 
 
 def compare(stored: dict, new: dict) -> list[str]:

@@ -43,6 +43,20 @@ def missing(experiment: str) -> list[tuple[str, int, float | None]]:
     return records.missing(experiment, declared(experiment))
 
 
+def jobs(experiment: str) -> list[tuple[str, int, float | None]]:
+    """Return what one call runs of what a section lacks: section, seed and, of a grid, a rate."""
+    return list(dict.fromkeys((experiment, seed, rate) for _, seed, rate in missing(experiment)))
+
+
+def words(job: tuple[str, int, float | None]) -> str:
+    """Return the words of the command that runs a job.
+
+    >>> words(("imdb-class", 400, None))
+    'full imdb-class --seeds 400'
+    """
+    return f"full {job[0]} --seeds {job[1]}" + (f" --rates {job[2]!r}" if job[2] else "")
+
+
 def eligible(tuning: str) -> Runs:
     """Return the runs of a tuning section without the rates that are not eligible."""
     found = {}
@@ -94,8 +108,9 @@ def budget(section: str, arm: str, scoring: float, tuned_by: str) -> int:
     runs = [run for run in records.runs(section) if run["arm"] == arm]
     if records.has_rates(records.protocol(section)):
         runs = [run for run in runs if run["rate"] == best(section, tuned_by)[arm]]
-    spent = [scoring * run["numbers"]["scored"] + TRAIN * run["numbers"]["trained"] for run in runs]
-    return round(np.mean(spent))
+    return round(
+        np.mean([scoring * run["numbers"]["scored"] + TRAIN * run["numbers"]["trained"] for run in runs])
+    )
 
 
 def _complete(section):

@@ -6,9 +6,14 @@ against), `measure` and `sign`, or several in the list `contrasts`, or in the wo
 together over the `family`: `level` divided by the number of contrasts that the family declares (Bonferroni).
 The rule is `rsf.checks.verdict`; the sections written first keep the one in their `primary`. A verdict is
 open until every declared seed is in.
+
+Where a contrast has sections `among` which its difference may be another, the largest mean difference is held
+against the smallest, paired by seed, at a level divided by the number of pairs (Bonferroni): the pair is
+chosen by what is seen, and the limits of every pair hold together.
 """
 
 from itertools import combinations
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +41,7 @@ class Contrast(NamedTuple):
     quantifier: str = "general"  # over the sections with this claim; "case": of this section; "may"
     interval: str = "crossed"  # over seeds and examples; "t", over seeds; "median", where runs can collapse
     level: float = 0.05  # of this contrast, the family's divided by the number of its contrasts
+    among: tuple[str, ...] = ()  # sections: the claim is that the difference is another in one of them
     claim: str = ""
     scope: str = ""
 
@@ -121,19 +127,23 @@ def judged(contrast: Contrast) -> Finding:
         contrast = contrast._replace(
             against=several[int(np.argmax(scores))] if all(scores) else " or ".join(several)
         )
-    arms = [of_arm(contrast.experiment, name) for name in (contrast.arm, contrast.against)]
+    gains = _gains(contrast)
+    arms = list(gains.values()) or [
+        of_arm(contrast.experiment, name) for name in (contrast.arm, contrast.against)
+    ]
     missing = sum(not all(seed in runs for runs in arms) for seed in section["seeds"])
     if missing:
         return Finding(contrast, unasked(f"{missing} of the declared seeds are missing"))
+    if gains:
+        means = {name: np.mean([*measured(runs, contrast.measure).values()]) for name, runs in gains.items()}
+        least, *_, most = sorted(means, key=means.get)
+        arms = [gains[most], gains[least]]
+        contrast = contrast._replace(arm=most, against=least, level=contrast.level / comb(len(gains), 2))
     for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):
         for seed, other in combinations(runs, 2):
             records.must(
-                name == "floor"  # which may learn nothing
-                or any(
-                    value != runs[other]["numbers"].get(what)
-                    for what, value in runs[seed]["numbers"].items()
-                    if what not in records.TIMES
-                ),
+                # the floor may learn nothing
+                name == "floor" or records.answers(runs[seed]) != records.answers(runs[other]),
                 f"{contrast.experiment} {name}: seed {other} is a copy of seed {seed}",
             )
     found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
@@ -146,6 +156,20 @@ def judged(contrast: Contrast) -> Finding:
     devices = tuple((name, len(each), float(np.mean(each))) for name, each in pairs.items())
     judgement, p_value = _judgement(contrast, found), checks.sign_flip(*values)
     return Finding(contrast, judgement, found, p_value, len(section["seeds"]), fallen, devices)
+
+
+def _gains(contrast: Contrast) -> dict[str, dict[int, dict]]:
+    """Return the difference of the two arms in each of the sections `among`, by seed, in records."""
+    what = contrast.measure
+    found = {}
+    for name in contrast.among:
+        runs, others = (of_arm(name, arm) for arm in (contrast.arm, contrast.against))
+        found[name] = {
+            seed: {**run, "numbers": {what: run["numbers"][what] - others[seed]["numbers"][what]}}
+            for seed, run in runs.items()
+            if seed in others
+        }
+    return found
 
 
 def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:

@@ -23,6 +23,8 @@ MINILM = "bert: embedded, all-MiniLM-L6-v2"
 NEEDED = {  # by the first word of a section; the compact form needs the second set as well
     **dict.fromkeys(("imdb", "mini", "topics", "images"), IMDB),
     "questions": IMDB | {"f1"},
+    "groups": {"accuracy", "auc", "scores", "wrong", "groups", "forward_passes"},
+    "groups-tuning": IMDB,
     "language": IMDB | {"bits"},
     "speech": IMDB | {"errors"},
     "translation": IMDB | {"bleu", "chrf"},
@@ -36,8 +38,9 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
     "bench-growth": {"growth"},
 }
 MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
-    **{(kind, "embedded"): MINILM for kind in ("imdb", "mini", "topics", "questions", "bench")},
+    **{(kind, "embedded"): MINILM for kind in ("imdb", "groups", "mini", "topics", "questions", "bench")},
     ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
+    ("imdb", "new"): "bert: 1 layer of width 64, random weights",
     ("images", "new"): "a vision transformer, random weights",
     ("language", "local"): "chat: local copy of stories260K",
     ("speech", "new"): "a conformer with CTC, random weights",
@@ -46,7 +49,7 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
 }
 MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
 REAL = {  # what the line about the data begins with, by the first word of a section
-    "imdb": ("imdb: hub", "imdb: local copy"),
+    **dict.fromkeys(("imdb", "groups"), ("imdb: hub", "imdb: local copy")),
     "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
     "topics": ("ag_news: hub", "ag_news: local copy"),
     "questions": ("squad: hub", "squad: local copy"),
@@ -67,17 +70,20 @@ def section(experiment: str) -> list[str]:
         A record does not hold, arms of a seed ran on different devices, or an arm took another rate than
         tuning found.
     """
-    notes = []
-    best = cache(validated.best)  # the tuning runs of an arm are read once, not once a run
     alike(records.runs(experiment))
-    for record in records.runs(experiment):
-        place = f"{experiment} {' '.join(map(str, records.key(record)[: 2 + ('rate' in record)]))}"
-        try:
-            notes += [f"{place}: {note}" for note in recompute(record)]
-            _setting(record, best)
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
-    return notes
+    best = cache(validated.best)  # the tuning runs of an arm are read once, not once a run
+    return [note for record in records.runs(experiment) for note in held(record, best)]
+
+
+def held(record: dict, best: Callable = validated.best) -> list[str]:
+    """Return what a record leaves open, as `recompute` does; ValueError names it, and why it fails."""
+    place = " ".join(str(record[name]) for name in ("experiment", "arm", "seed", "rate") if name in record)
+    try:
+        notes = recompute(record)
+        setting(record, best)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    return [f"{place}: {note}" for note in notes]
 
 
 def alike(runs: Iterable[dict]) -> None:
@@ -127,16 +133,16 @@ def _recompute(record: dict) -> list[str]:
     return (_arithmetic_grid if tuning else make_again)(record, protocol) or []
 
 
-def _setting(record: dict, best: Callable = validated.best) -> None:
+def setting(record: dict, best: Callable = validated.best) -> None:
     """Raise ValueError unless a run took the rate, or setting, that did best in tuning."""
     taken = record["numbers"].get("learning_rate", record["numbers"].get("setting"))
     if "rate" in record or taken is None:
         return
     if "tuned_by" in records.protocol(record["experiment"]):
-        setting = tuning.setting(record["experiment"], record["arm"])
-        _equal("learning_rate", taken, setting["learning_rate"])
-        if "budget" in setting:
-            _equal("budget", record["numbers"]["budget"], setting["budget"])
+        own = tuning.setting(record["experiment"], record["arm"])
+        _equal("learning_rate", taken, own["learning_rate"])
+        if "budget" in own:
+            _equal("budget", record["numbers"]["budget"], own["budget"])
         return
     found, _ = best(record["experiment"], record["arm"])
     must(not found or taken in found, f"it took {taken}, and tuning found {' or '.join(map(str, found))}")

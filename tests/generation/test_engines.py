@@ -290,11 +290,12 @@ def test_a_server_that_fails_loses_nothing_and_a_second_call_goes_on(fault, why,
 
 
 def test_a_failure_stops_what_has_not_begun():
-    with stub(fails=dict.fromkeys(range(FREE + 3, 10**4), 500)) as server:
+    # what fails after the first does so late: however slow the machine, it is not begun meanwhile
+    with stub(fails={FREE + 3: 500, **dict.fromkeys(range(FREE + 4, 10**4), "late")}) as server:
         sample = server_sampler(server.client(), "m", concurrency=2)
         with pytest.raises(Unfinished, match=r"997 of 1000 samples wait"):
             sample(["x"] * 1000, coins(1000))
-        assert len(server.requests) < FREE + 20
+        assert FREE + 4 <= len(server.requests) <= FREE + 6  # the other one's, and one more
 
 
 def test_the_clients_retries_and_time_limits_hold(tmp_path):

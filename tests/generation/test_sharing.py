@@ -30,7 +30,7 @@ def torchrun(folder, mode, processes=2):
         [*command, str(TESTS / "sharing.py"), str(folder), mode],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env={**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
     )
     return ran.returncode, ran.stdout + ran.stderr

@@ -2,8 +2,10 @@
 
 import json
 import re
+import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import environments
 import nbformat
@@ -13,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from rsf.lab import notebooks
 from rsf.lab.records import ROOT
+from rsf.lab.report import overview
 
 STORED = json.loads(environments.FILE.read_text(encoding="utf-8"))
 
@@ -59,12 +62,18 @@ def test_a_notebook_without_a_report_is_a_difference(tmp_path, monkeypatch):
     assert found["cell"] == "" and "not found" in found["what"]
 
 
-@pytest.mark.parametrize("label", STORED)
+NAMES = ("colab", "newest", *environments.LINES)
+
+
+def test_all_five_environments_are_stored_and_no_cell_differs_in_any():
+    assert set(STORED) == set(NAMES)
+    assert {label: record["differences"] for label, record in STORED.items() if record["differences"]} == {}
+
+
+@pytest.mark.parametrize("label", NAMES)
 def test_what_is_stored_of_each_environment_is_whole(label):
-    assert label in ("colab", "newest", *environments.LINES)
     record = STORED[label]
     assert record["verdict"] == ("different" if record["differences"] else "equal")
-    assert set(record["notebooks"]) <= set(notebooks.names()) and len(record["notebooks"]) >= 14
     assert {one["notebook"] for one in record["differences"]} <= record["notebooks"].keys()
     assert all(row["cells"] > 0 and row["seconds"] > 0 for row in record["notebooks"].values())
     assert re.fullmatch(r"[0-9a-f]{40}\+?", record["commit"])
@@ -73,3 +82,27 @@ def test_what_is_stored_of_each_environment_is_whole(label):
         wanted = {**environments.COLAB, **record["instead"]}
         assert all(record["versions"][name].split("+")[0] == version for name, version in wanted.items())
         assert record["wanted"] == {"python": environments.COLAB_PYTHON, **environments.COLAB}
+    elif label in environments.LINES:
+        assert record["variables"] == environments.LINES[label]
+
+
+def git(*words):
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("label", NAMES)
+def test_a_pass_left_out_no_notebook_that_its_commit_had(label):
+    if git("rev-parse", "--is-shallow-repository").strip() != "false":
+        pytest.skip("no git checkout, or a shallow clone: the commits that the records name are not here")
+    record = STORED[label]
+    listed = git("ls-tree", "--name-only", record["commit"].rstrip("+"), "notebooks/").splitlines()
+    assert set(record["notebooks"]) == {Path(one).stem for one in listed if one.endswith(".ipynb")}
+
+
+def test_the_table_says_how_many_of_today_s_notebooks_a_pass_covers(monkeypatch, tmp_path):
+    old = notebooks.names()[:-1]
+    stored = {label: {**record, "notebooks": old} for label, record in STORED.items()}
+    (tmp_path / "environments.json").write_text(json.dumps(stored))
+    monkeypatch.setattr(overview.records, "RESULTS", tmp_path)
+    told = overview.environments_table()
+    assert told.count(f"equal, {len(old)} of {len(old) + 1} notebooks") == 5

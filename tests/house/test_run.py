@@ -52,6 +52,18 @@ def test_the_site_has_an_extra_and_a_script_of_its_own(run):
     assert started == [["docs/make.py"], ["docs/make.py", "--check"], ["-m", "rsf", "lab"]]
 
 
+@pytest.mark.parametrize("cores, processes", [(1, []), (2, ["-n", "2"]), (64, ["-n", "2"])])
+@pytest.mark.parametrize("system", ["Linux", "another"])
+def test_two_processes_test_where_there_are_two_cores(run, monkeypatch, cores, processes, system):
+    monkeypatch.setattr(run.os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    if system != "Linux":
+        monkeypatch.delattr(run.os, "sched_getaffinity")
+        monkeypatch.setattr(run.os, "cpu_count", lambda: cores)
+    assert run.main(["test"]) == 0
+    assert run.asked[-1][1:] == ["-m", "pytest", "--nbval", *processes, *run.asked[-1][4 + len(processes) :]]
+    assert ("loadfile" in run.asked[-1]) == (cores > 1)  # a notebook's cells share a kernel
+
+
 def test_environments_are_compared_with_the_tests_tools(run):
     assert run.main(["environments", "lines", "07"]) == 0
     assert installed(run) == [".[test]"] and run.asked[-1][1:] == ["tests/environments.py", "lines", "07"]

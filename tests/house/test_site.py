@@ -106,6 +106,16 @@ def test_links_of_a_file_fit_its_page_and_no_picture_comes_from_another_host(mak
     assert make.adapted(text, file, PLACES, "https://host/r") == wanted
 
 
+def test_links_of_a_table_that_a_cell_put_out_fit_its_page(make):
+    data = {"text/markdown": ["[01](../notebooks/01.ipynb)\n", "[f](../results/f.jsonl)"], "text/plain": "x"}
+    table = nbformat.v4.new_output("execute_result", data, execution_count=1)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[table])])
+    text = make.adapted_notebook(json.dumps(notebook), "notebooks/01.ipynb", PLACES, "https://host/r")
+    (output,) = json.loads(text)["cells"][0]["outputs"]
+    wanted = "[01](01.ipynb)\n[f](https://host/r/blob/main/results/f.jsonl)"
+    assert output["data"] == {"text/markdown": wanted, "text/plain": "x"}
+
+
 def test_links_that_lead_nowhere_are_found(tmp_path):
     check = module_of("check")
     (tmp_path / "a.html").write_text('<a href="b.html#there">x</a><a href="#here">x</a><p id="here">')

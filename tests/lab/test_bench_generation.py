@@ -10,7 +10,7 @@ from rsf.lab import bench as timings
 from rsf.lab import records
 from rsf.lab.bench import generation as bench
 from rsf.lab.bench import growth, in_own_process
-from rsf.lab.report import generation as evidence_generation
+from rsf.lab.report import benchmarks as evidence_generation
 
 SETTINGS = {"prompts": 32, "lengths": [2, 6], "new_tokens": 5, "batch_size": 8, "repeats": 2, "loop_every": 4}
 
@@ -57,7 +57,7 @@ def test_completions_of_unlike_lengths_are_compared_between_batch_sizes():
 
 
 def test_the_stored_run_reaches_what_its_protocol_calls_primary():
-    cases, numbers = evidence_generation.benched()
+    cases, numbers = evidence_generation.written()
     assert records.protocol("bench-generation")["primary"].count("at least") == 2
     for case in ("tiny GPT-2", "stories260K"):
         assert cases[case]["loop"]["ratio"] >= 8 and cases[case]["floor"]["ratio"] >= 0.8

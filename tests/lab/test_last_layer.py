@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from rsf.accounts import write_text
 from rsf.lab import arms, models
 from rsf.lab.models import last_layer
 from rsf.lab.models.last_layer import CachedOutputs, LastLayer
@@ -183,18 +184,24 @@ def test_the_cache_holds_what_the_frozen_layers_make_of_each_text(lower, chunks_
     assert 0 < (logits - near).abs().max() < 1e-2
 
 
-def test_a_cache_that_was_stopped_goes_on_and_is_read_when_it_is_whole(lower, chunks_of_five, tmp_path):
+def test_a_cache_that_was_stopped_goes_on_and_is_read_when_it_is_whole(
+    lower, chunks_of_five, tmp_path, monkeypatch
+):
     whole = last_layer.cached(lower, Tokens(), TEXTS, 4, tmp_path / "at once")
 
-    def stop(done):
-        if done == 10:
+    written = []
+
+    def write(file, done):
+        write_text(file, done)
+        written.append(int(done))
+        if written == [5, 10]:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(last_layer, "write_text", write)
     with pytest.raises(KeyboardInterrupt):
-        last_layer.cached(lower, Tokens(), TEXTS, 4, tmp_path / "twice", stop)
-    later = []
-    again = last_layer.cached(lower, Tokens(), TEXTS, 4, tmp_path / "twice", later.append)
-    assert later == [15, 20, 23]
+        last_layer.cached(lower, Tokens(), TEXTS, 4, tmp_path / "twice")
+    again = last_layer.cached(lower, Tokens(), TEXTS, 4, tmp_path / "twice")
+    assert written == [5, 10, 15, 20, 23]
     for one, other in zip(whole, again, strict=True):
         assert np.array_equal(one, other)
     read = last_layer.cached(lower, None, TEXTS, 4, tmp_path / "twice")  # needs no tokenizer any more

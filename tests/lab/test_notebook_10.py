@@ -11,7 +11,7 @@ from scipy import stats
 
 from rsf.generation import model_sampler
 from rsf.lab import compact, notebooks, records, verdicts
-from rsf.lab.report import generation, sweep
+from rsf.lab.report import sweep
 from rsf.lab.tasks import addition
 
 matplotlib.use("Agg")
@@ -97,7 +97,7 @@ def test_the_map_is_true_of_complete_runs_whatever_they_say(word, cells, monkeyp
     assert printed.count("rejection - control-in-rounds") == 3
     assert word == "undecided" or printed.count(" 0 runs collapsed") == 3
     assert printed.count(f": {word}\n") == 4 and "open" not in printed and "not yet" not in printed
-    table = generation.sums_table().splitlines()
+    table = sweep.sums_table().splitlines()
     assert sum(line.endswith(f"| {word} |") for line in table[2:5]) == 3
 
 

@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -85,6 +87,28 @@ def test_what_a_learner_would_stumble_over_is_seen(words, tmp_path, monkeypatch)
 @pytest.mark.parametrize("words", BREAKS)
 def test_the_static_check_sees_what_nbval_does_not(words, tmp_path, monkeypatch):
     assert any(words in problem for problem in broken(BREAKS[words])(tmp_path, monkeypatch))
+
+
+def test_nbval_sees_a_cell_that_never_ran_and_no_warning_also_in_two_processes(tmp_path):
+    cell = nbformat.v4.new_code_cell
+    warns = cell("import sys\nprint(1, file=sys.stderr)", execution_count=1)
+    for name, cells in {
+        "01_ran": [warns, cell("x = 1", execution_count=2)],
+        "02_not": [cell("x = 1")],
+    }.items():
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    shutil.copy(notebooks.ROOT / "conftest.py", tmp_path)
+    words = ["--nbval", "--nbval-current-env", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(notebooks.ROOT)},
+    )
+    assert ran.returncode == 1 and "2 passed, 1 error" in ran.stdout, ran.stdout
+    assert "02_not.ipynb::Cell 0" in ran.stdout and "it was not executed; run:" in ran.stdout
 
 
 def plain(source):

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from heads import HEADS, trained
 from helpers import DATA, arguments, no_dropout, same_weights, tiny_bert, train
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback
@@ -29,7 +30,7 @@ from rsf.selection.checkpoints import file_of, last_whole
 
 def together(ranks, make, passes=3):
     """Iterate one loader per rank, each in a thread, as a Trainer would; return what each got: a list of passes of batches."""
-    barrier, table, got = threading.Barrier(ranks, timeout=10), [None] * ranks, [None] * ranks
+    barrier, table, got = threading.Barrier(ranks, timeout=60), [None] * ranks, [None] * ranks
 
     def work(rank):
         def gather(numbers):
@@ -52,7 +53,7 @@ def together(ranks, make, passes=3):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert not barrier.broken and None not in got
     return got
 
@@ -360,8 +361,22 @@ def starving(folder):
     }
 
 
+def heads(folder):
+    """Every head, trained straight, killed and resumed."""
+    found = {}
+    for name in HEADS:
+        straight, killed, resumed = trained(name, Path(folder) / name)
+        found[name] = {
+            "steps": [killed.state.global_step, straight.state.global_step, resumed.state.global_step],
+            "weights": [digest(straight.model), digest(resumed.model)],
+            "spent": [straight.spent, resumed.spent],
+            "counts": [str(straight.loader.total), str(resumed.loader.total)],
+        }
+    return found
+
+
 PARTS = {
-    2: (unlike, same_coins, plain, passes, by_updates, scored_only, starving),
+    2: (heads, unlike, same_coins, plain, passes, by_updates, scored_only, starving),
     3: (unlike, passes, scored_only),
 }
 
@@ -428,6 +443,17 @@ def test_however_unlike_the_acceptance_all_take_the_same_steps_at_the_same_rate_
     for name in ("steps", "weights", "rates", "spent"):
         assert all(one[name] == found[0][name] for one in found), name
     assert found[0]["steps"] > 3 and found[0]["rates"] == sorted(found[0]["rates"], reverse=True)
+
+
+def test_every_head_takes_the_same_steps_on_all_and_a_killed_run_goes_on(results):
+    found = of(results, "heads")
+    for name in HEADS:
+        one, *others = (of_rank[name] for of_rank in found)
+        assert all(other == one for other in others), name
+        assert one["steps"][0] == 2 < one["steps"][1] == one["steps"][2], name
+        assert all(
+            straight == resumed for straight, resumed in (one["weights"], one["spent"], one["counts"])
+        ), name
 
 
 def test_what_is_spent_is_what_all_computed_and_scoring_does_not_pass_through_the_wrapper(results):

@@ -596,7 +596,9 @@ def test_batches_that_one_process_shares_out_are_refused_in_training_alone(tmp_p
         trainer.train()
 
 
-@pytest.mark.parametrize("rule", [0.5, "clipped", clipped, lambda r: r], ids=str)
+@pytest.mark.parametrize(
+    "rule", [0.5, "clipped", clipped, lambda r: r], ids=["number", "name", "function", "lambda"]
+)
 def test_what_is_no_rule_is_refused(tmp_path, rule):
     with pytest.raises(TypeError, match=r"rule must be one of rsf.rules, such as clipped\(0.5\).*, got "):
         make(tmp_path, rule=rule)

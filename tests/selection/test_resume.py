@@ -169,7 +169,7 @@ def test_killed_and_resumed_a_run_ends_with_the_same_weights_decisions_and_logs(
         target=killed, args=(tmp_path / "killed", options, more, moment)
     )
     child.start()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while (
         child.exitcode is None and time.monotonic() < until
     ):  # `join` would wait for its workers, which outlive it by seconds

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from rsf.lab import records
+import numpy as np
+
+from rsf.lab import compact, records
 
 STATUS = Path("/proc/self/status")  # getrusage counts what the parent had before exec
 
@@ -14,6 +16,17 @@ def in_own_process(function: Callable, *arguments: object) -> object:
     """Return what a function returns in a new process, in whose memory nothing of this one is."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
+
+
+def summary(what: str, values: np.ndarray, ratio: np.ndarray) -> dict[str, float]:
+    """Return the median of what was measured (repeats,), and of its ratio the median, the least, the most."""
+    return dict(
+        zip(
+            (what, "ratio", "least", "most"),
+            compact.significant([np.median(values), np.median(ratio), ratio.min(), ratio.max()], 4),
+            strict=True,
+        )
+    )
 
 
 def peak_mib() -> float:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from rsf.generation import model_sampler, sample_and_judge
 from rsf.lab import records
-from rsf.lab.bench import in_own_process, peak_mib
+from rsf.lab.bench import in_own_process, peak_mib, summary
 from rsf.lab.data import SourceUnavailable, local_folder
 from rsf.lab.models import letter_tokenizer
 from rsf.rules import above
@@ -125,23 +125,15 @@ def speeds(model, tokenizer, settings, rng, stop=None):
     """Return a row for each way: median samples a second, and ours over it (median, least, most of the
     repeats)."""
     found = ways(model, tokenizer, settings, rng, stop)
-    rates = []
+    rates = {name: [] for name in found}
     for _ in range(settings["repeats"]):
-        rates.append([])
-        for write in found.values():
+        for name, write in found.items():
             start = time.perf_counter()
-            rates[-1].append(write() / (time.perf_counter() - start))
-    rates = np.array(rates)  # (repeats, ways)
-    ratio = rates[:, :1] / rates
-    columns = {
-        "samples_per_second": np.median(rates, 0),
-        "ratio": np.median(ratio, 0),
-        "least": ratio.min(0),
-        "most": ratio.max(0),
-    }
+            rates[name].append(write() / (time.perf_counter() - start))
+    first = np.array(rates["sample_and_judge"])
     return [
-        {"way": name} | {key: float(f"{values[place]:.4g}") for key, values in columns.items()}
-        for place, name in enumerate(found)
+        {"way": name, **summary("samples_per_second", of_way, first / of_way)}
+        for name, of_way in rates.items()
     ]
 
 

@@ -32,8 +32,15 @@ def grown(prompts, samples):
     before = peak_mib()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        coins = np.random.default_rng(0)
-        sample_and_judge(digits, texts, seven, above(1), coins, samples_per_prompt=samples, folder=folder)
+        sample_and_judge(
+            digits,
+            texts,
+            seven,
+            above(1),
+            np.random.default_rng(0),
+            samples_per_prompt=samples,
+            folder=folder,
+        )
         return {
             "prompts": prompts,
             "samples": prompts * samples,
@@ -46,5 +53,9 @@ def grown(prompts, samples):
 def run():
     """Run section bench-growth of the protocol: return the arm and its run."""
     settings = records.protocol("bench-growth")
-    rows = [in_own_process(grown, n, m) for m in settings["samples"] for n in settings["prompts"]]
-    return "cpu", records.Run("none", "none", "CPU, 1 thread", {"growth": rows})
+    return "cpu", records.Run(
+        "none",
+        "none",
+        "CPU, 1 thread",
+        {"growth": [in_own_process(grown, n, m) for m in settings["samples"] for n in settings["prompts"]]},
+    )

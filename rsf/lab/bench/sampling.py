@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from rsf import checks
 from rsf.lab import records
+from rsf.lab.bench import summary
 from rsf.sampling import StripEnvelope, rejection_sample
 
 ALONE = (
@@ -159,19 +160,7 @@ def against(density, settings, rng):
                 times[name].append(seconds(draw, size, rng))
         for name, taken in times.items():
             ratio = np.array(taken) / times["StripEnvelope"]
-            numbers = {
-                "seconds": np.median(taken),
-                "ratio": np.median(ratio),
-                "least": ratio.min(),
-                "most": ratio.max(),
-            }
-            rows.append(
-                {
-                    "sampler": name,
-                    "size": size,
-                    **{key: float(f"{value:.4g}") for key, value in numbers.items()},
-                }
-            )
+            rows.append({"sampler": name, "size": size, **summary("seconds", taken, ratio)})
     return rows
 
 

@@ -9,7 +9,6 @@ results/bench-selection/
 
 import sys
 import tempfile
-import time
 import timeit
 
 import numpy as np
@@ -74,18 +73,11 @@ class OnePass(TrainerCallback):
     """Clocks a pass and ends the training with it."""
 
     def on_train_begin(self, *_, **__):
-        self.begun = clock()
+        self.begun = arms.clock()
 
     def on_epoch_end(self, args, state, control, **_):
-        self.taken = clock() - self.begun
+        self.taken = arms.clock() - self.begun
         control.should_training_stop = True
-
-
-def clock():
-    """Return seconds of the wall and of the processor, all that was sent to a GPU being done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return np.array([time.perf_counter(), time.process_time()])
 
 
 def one_pass(arm, model, tokenizer, rows, seed, settings):
@@ -158,7 +150,7 @@ def _listed_pass(share, model, tokenizer, rows, seed, settings):
         )
         return {**padded, "labels": torch.tensor([row["label"] for row in block])}
 
-    begun = clock()
+    begun = arms.clock()
     arms.listing(
         model,
         rows,
@@ -169,7 +161,7 @@ def _listed_pass(share, model, tokenizer, rows, seed, settings):
         remember,
         probability=lambda _: keep(np.ones(1))[0],
     )
-    return [*(clock() - begun), _tokens(rows), sum(kept_tokens)]
+    return [*(arms.clock() - begun), _tokens(rows), sum(kept_tokens)]
 
 
 def _tokens(rows):
@@ -215,7 +207,7 @@ def floor(model, rows, settings):
         torch.ones(size, device=device, dtype=(torch.bfloat16 if settings["bf16"] else torch.float32))
         for size in ((4096, 1024), (1024, 4096))
     )
-    best = min(timeit.repeat(lambda: a @ b, timer=lambda: clock()[0], repeat=5, number=1))
+    best = min(timeit.repeat(lambda: a @ b, timer=lambda: arms.clock()[0], repeat=5, number=1))
     return {"flops": counter.get_total_flops(), "flops_per_second": round(2 * 4096 * 1024 * 4096 / best)}
 
 

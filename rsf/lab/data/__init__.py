@@ -207,11 +207,10 @@ def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
     No text stands in two of validation, pool and test: what is put aside stands in the training set once.
     """
     texts = data.train["text"]
-    in_test = set(data.test["text"])
     times = Counter(texts)
+    in_test = set(data.test["text"])
     candidates = [i for i, text in enumerate(texts) if text not in in_test]
-    alone = [i for i in candidates if times[texts[i]] == 1]
-    aside = np.random.default_rng(ORDER).permutation(alone)[:number]
+    aside = np.random.default_rng(ORDER).permutation([i for i in candidates if times[texts[i]] == 1])[:number]
     return aside, np.setdiff1d(candidates, aside)
 
 

@@ -269,10 +269,21 @@ def lower_outputs(
     Texts are cut at `tokens`. The result is in their order.
     """
     encoded = tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"]
-    rows = [None] * len(encoded)
-    for i, hidden in frozen_outputs(lower, tokenizer, encoded, batch_size):
-        rows[i] = {"hidden": hidden.clone(), "label": int(labels[i]), "index": i}
-    return rows
+    rows = [{"input_ids": ids, "label": int(label)} for ids, label in zip(encoded, labels, strict=True)]
+    return lower_rows(lower, tokenizer, rows, batch_size)
+
+
+def lower_rows(
+    lower: transformers.BertModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    rows: list[dict],
+    batch_size: int = 16,
+) -> list[dict]:
+    """As `lower_outputs`, of rows of input_ids and label; their places in the list are their indices."""
+    found = [None] * len(rows)
+    for i, hidden in frozen_outputs(lower, tokenizer, [row["input_ids"] for row in rows], batch_size):
+        found[i] = {"hidden": hidden.clone(), "label": rows[i]["label"], "index": i}
+    return found
 
 
 def frozen_outputs(
@@ -294,10 +305,11 @@ def frozen_outputs(
 
 def pad_hidden(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Collate rows of `lower_outputs` into what the upper part takes."""
-    ones = [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows]
     return {
         "inputs_embeds": pad_sequence([row["hidden"] for row in rows], batch_first=True),
-        "attention_mask": pad_sequence(ones, batch_first=True),
+        "attention_mask": pad_sequence(
+            [torch.ones(len(row["hidden"]), dtype=torch.long) for row in rows], batch_first=True
+        ),
         "labels": torch.tensor([row["label"] for row in rows]),
     }
 

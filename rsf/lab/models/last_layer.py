@@ -12,7 +12,7 @@ import copy
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +98,11 @@ class CachedOutputs(torch.utils.data.Dataset):
 
     def __getitem__(self, row):
         text = self.index[row]
-        hidden = torch.from_numpy(self.hidden[self.starts[text] : self.ends[text]])
-        return {"hidden": hidden, "label": self.labels[row].tolist(), "index": int(text)}
+        return {
+            "hidden": torch.from_numpy(self.hidden[self.starts[text] : self.ends[text]]),
+            "label": self.labels[row].tolist(),
+            "index": int(text),
+        }
 
 
 def cached(
@@ -108,16 +111,11 @@ def cached(
     texts: Sequence[str],
     tokens: int,
     folder: Path,
-    progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the frozen lower part makes of each text, cut at `tokens`; computed once, then read.
 
     The name of the files is a digest of weights, texts and `tokens`. A computation that was killed goes on
     behind its last whole chunk.
-
-    Parameters
-    ----------
-    progress : callable(texts done), told after each chunk
 
     Returns
     -------
@@ -147,8 +145,6 @@ def cached(
             hidden.flush()
             done = min(begin + CHUNK, len(texts))
             write_text(done_file, str(done))
-            if progress:
-                progress(done)
     lengths = np.load(lengths_file)
     return np.memmap(
         hidden_file, np.float16, "c", shape=((int(lengths.sum()), lower.config.hidden_size))

@@ -5,40 +5,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rsf.lab import records
-from rsf.lab.report import (
-    claims,
-    corpus,
-    findings,
-    generation,
-    overview,
-    sampling,
-    selection,
-    sweep,
-    tasks,
-    whole_model,
-)
+from rsf.lab.report import benchmarks, claims, corpus, overview, selection, sweep, tasks, whole_model
 
 FIGURES = {
     "overview": overview.overview_figure,
     "whole_model": whole_model.whole_model_figure,
     "sweep": sweep.sweep_figure,
-    "sampling": sampling.sampling_figure,
+    "sampling": benchmarks.sampling_figure,
     "selection": selection.selection_figure,
-    "bench_generation": generation.generation_figure,
 }
 TABLES = {
-    "README.md": (findings.findings, overview.setup_line),
-    "README.zh.md": (findings.findings_zh,),
+    "README.md": (overview.findings,),
+    "README.zh.md": (overview.findings_zh,),
     "results/README.md": (
         claims.claims_table,
         whole_model.whole_model_table,
-        sampling.sampling_table,
+        benchmarks.sampling_table,
         sweep.sweep_table,
         tasks.tasks_table,
-        generation.sums_table,
+        sweep.sums_table,
         selection.selection_table,
-        generation.generation_table,
-        generation.growth_table,
+        benchmarks.generation_table,
+        benchmarks.growth_table,
         overview.power_table,
         overview.environments_table,
     ),

@@ -38,7 +38,12 @@ def transfer_table() -> str:
     ):
         accuracy = np.array(values(experiment, "plain"))
         each = ", ".join(f"{value:.1f}" for value in accuracy)
-        what = f"{records.protocol(experiment)['train']} training reviews {kinds}"
-        rows.append((what, len(accuracy), f"{accuracy.mean():.1f} ({each})"))
-    test = records.protocol("mini-reviews")["test"]
-    return table(["fine-tuned on", "seeds", f"accuracy on {test:,} real IMDb test reviews, %"], rows)
+        rows.append(
+            (
+                f"{records.protocol(experiment)['train']} training reviews {kinds}",
+                len(accuracy),
+                f"{accuracy.mean():.1f} ({each})",
+            )
+        )
+    reached = f"accuracy on {records.protocol('mini-reviews')['test']:,} real IMDb test reviews, %"
+    return table(["fine-tuned on", "seeds", reached], rows)

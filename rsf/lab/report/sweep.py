@@ -6,6 +6,8 @@ Of a section that lacks a run nothing is shown but that it is not complete: nobo
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from rsf import plots
 from rsf.lab import records, verdicts
 from rsf.lab.report.parts import limits, save, table
@@ -56,8 +58,16 @@ def sweep_table() -> str:
         shown = [NAMES[name], f"{contrast.arm} - {contrast.against}"]
         shown.append(limits(finding.difference, 2 if contrast.unit else 3) if finding.difference else "")
         rows.append((*shown, size(finding), finding.judgement.word))
-    limits_at = f"difference, limits at {100 * (1 - contrast.level):.1f} %"
-    return table(["condition", "contrast", limits_at, "worth having", "verdict"], rows)
+    return table(
+        [
+            "condition",
+            "contrast",
+            f"difference, limits at {100 * (1 - contrast.level):.1f} %",
+            "worth having",
+            "verdict",
+        ],
+        rows,
+    )
 
 
 def sweep_figure(file: Path | None = None) -> None:
@@ -82,3 +92,20 @@ def sweep_figure(file: Path | None = None) -> None:
             title=f"limits hold together at {100 * (1 - 7 * finding.contrast.level):g} %",
         )
         save(axis, file) if file else plots.plt.show()
+
+
+def sums_table() -> str:
+    """Return the table of both maps of the sums; of a section that lacks a run nothing but its name."""
+    arms = (
+        *("control", "control-in-rounds", "rejection", "blind", "best-of-4", "gold"),
+        *("policy-gradient", "policy-gradient-kl"),
+    )
+    rows = []
+    for name in ("sums-50", "sums-200", "sums-800", "arithmetic-50", "arithmetic-200", "arithmetic-800"):
+        there = {name, f"{name}-others", f"{name}-policy"} & records.sections().keys()  # an arm is in one
+        found = [[value for one in there for value in values(one, arm)] for arm in arms]
+        (finding,) = map(verdicts.judged, verdicts.contrasts(name))
+        shown = [f"{np.median(of_arm):.1f}" if of_arm else "" for of_arm in found]
+        shown.append(limits(finding.difference) if finding.difference else "")
+        rows.append((name, *shown, finding.judgement.word))
+    return table(["section", *arms, "rejection minus the better control, points", "verdict"], rows)

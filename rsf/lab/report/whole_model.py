@@ -88,8 +88,9 @@ def _beside(found: list[Row]) -> str:
     """Return on what the table rests, and the differences that it does not have."""
     (contrast,) = verdicts.contrasts(MAIN)
     article, twin, random = (row.runs for row in found if row.passes == 3 and row.arm != "plain")
-    to_twin = limits(verdicts.difference(article, twin), 2)
-    to_article = limits(verdicts.difference(random, article), 2)
+    to_twin, to_article = (
+        limits(verdicts.difference(*pair), 2) for pair in ((article, twin), (random, article))
+    )
     return (
         f"{len(article)} paired seeds ({len(random)} of random, which was added after the others had begun), "
         f"{records.protocol(MAIN)['test']:,} test reviews; each arm at its own tuned rate; limits hold for "

@@ -204,10 +204,9 @@ def world(settings, seed):
 def start(settings, seed, steps, learning_rate, weight_decay):
     """Return a model trained from random weights on the sums with answers alone."""
     model = tiny_gpt2(np.random.default_rng([seed, 1]))
-    prompts = world(settings, seed)["supervised"].tolist()
     learn(
         model,
-        prompts,
+        world(settings, seed)["supervised"].tolist(),
         right,
         rules.constant(1),
         np.random.default_rng([seed, 2]),
@@ -219,11 +218,16 @@ def start(settings, seed, steps, learning_rate, weight_decay):
     return model
 
 
-def told(experiment, numbers):
-    """Return the run of a section with these numbers."""
+def told(experiment, arm, seed, work):
+    """Run one arm with one seed of a section, on one thread: its numbers are work(experiment, arm, seed)."""
+    torch.set_num_threads(1)
     settings = records.protocol(experiment)
-    data = f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000"
-    return records.Run(data, "GPT-2, 1 layer of width 64, random weights", "CPU, 1 thread", numbers)
+    return records.Run(
+        f"{settings['numbers']} sums with answers and {settings['pool']} without, of 10,000",
+        "GPT-2, 1 layer of width 64, random weights",
+        "CPU, 1 thread",
+        work(experiment, arm, seed),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -233,10 +237,9 @@ def base(experiment, seed):
     settings = records.protocol(experiment)
     setting = settings["base_learning_rate"], settings["base_weight_decay"]
     model = start(settings, seed, settings["base_steps"], *setting)
-    pool = world(settings, seed)["pool"].tolist()
     _, judged, _ = sample_and_judge(
         own(model, tokenizer()),
-        pool,
+        world(settings, seed)["pool"].tolist(),
         right,
         rules.above(1),
         np.random.default_rng([seed, 3]),

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from rsf import rules
 from rsf.lab import records, validated
@@ -79,8 +78,12 @@ def tune(experiment: str, arm: str, seed: int) -> dict:
     settings = records.protocol(experiment)
     validation = addition.world(settings, seed)["validation"].tolist()
     grid = list(itertools.product(settings["grid_learning_rate"], settings["grid_weight_decay"]))
-    models = (train(experiment, arm, seed, *setting)[0] for setting in grid)
-    return {"grid": grid, "validation": [addition.accuracy(model, validation) for model in models]}
+    return {
+        "grid": grid,
+        "validation": [
+            addition.accuracy(train(experiment, arm, seed, *setting)[0], validation) for setting in grid
+        ],
+    }
 
 
 def measure(experiment: str, arm: str, seed: int) -> dict:
@@ -118,6 +121,4 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
 
 def run(experiment: str, arm: str, seed: int) -> records.Run:
     """Run one arm with one seed of an arithmetic section of the protocol."""
-    torch.set_num_threads(1)
-    numbers = (tune if experiment.endswith("tuning") else measure)(experiment, arm, seed)
-    return addition.told(experiment, numbers)
+    return addition.told(experiment, arm, seed, tune if experiment.endswith("tuning") else measure)

@@ -3,20 +3,18 @@
 python -m rsf experiment imdb-last-limited-tuning    every arm, seed and rate; an edge widens the grid
 python -m rsf experiment imdb-last-limited           each arm at the learning rate that was best for it
 
-What the frozen layers make of the reviews is computed once, into the folder RSF_CACHE, by default build/cache
-(4.8 GB).
+What the frozen layers make of the reviews is computed once (see `carry.cache`; 4.8 GB).
 """
 
 import gc
-import os
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from rsf.lab import arms, data, models, records, tuning
 from rsf.lab.models import last_layer
+from rsf.lab.tasks import carry
 
 ASIDE = 2000  # reviews of the training set that no run is trained on
 HEAD = ("classifier.bias", "classifier.weight")
@@ -43,7 +41,7 @@ def outputs(part: str, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         checkpoint.tokenizer,
         texts["text"],
         tokens,
-        Path(os.environ.get("RSF_CACHE") or records.checkout() / "build" / "cache"),
+        carry.cache(),
     )
     return *found, np.array(texts["label"])
 

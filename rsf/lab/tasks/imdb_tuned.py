@@ -16,28 +16,36 @@ declared = tuning.declared  # an edge widens the grid
 
 
 def prepare(settings: dict, seed: int, *, validate: bool = False) -> tuple:
-    """Return a model, rows to train on, rows to test on, and where reviews and model are from.
+    """Return a checkpoint, rows to train on, rows to test on, and where the reviews are from.
 
     The seed draws the head, the training reviews and which labels are wrong. With `validate` the reviews to
     be tested on are those for tuning, with labels as wrong.
     """
     reviews = data.load("imdb", source="hub,local")  # published numbers come from real data
+    if settings.get("train_data") == "embedded":
+        reviews = _train_on_embedded(reviews, settings)
     rng = np.random.default_rng(seed)
     checkpoint = models.load("bert", 2, rng, source=settings["model"])
-    own = checkpoint.tokenizer, settings["tokens"]
-    train, tested = (
-        data.encoded(reviews.train, index, *own, labels)
-        for index, labels in data.drawn(
-            np.array(reviews.train["label"]), *data.put_aside(reviews, settings["validation"]), settings, rng
-        )
+    chosen, held = data.drawn(
+        np.array(reviews.train["label"]), *data.put_aside(reviews, settings["validation"]), settings, rng
     )
-    if not validate:
-        tested = data.encoded(
-            reviews.test,
-            np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]]),
-            *own,
-        )
-    return checkpoint.model, train, tested, reviews.source, checkpoint.source
+    tested = np.sort(np.random.default_rng(0).permutation(len(reviews.test))[: settings["test"]])
+    places = (reviews.train, *chosen), (reviews.train, *held) if validate else (reviews.test, tested)
+    rows = (
+        data.encoded(part, index, checkpoint.tokenizer, settings["tokens"], *labels)
+        for part, index, *labels in places
+    )
+    return checkpoint, *rows, reviews.source
+
+
+def _train_on_embedded(reviews, settings):
+    """Return the reviews with the embedded corpus, or some kinds of it, in the place of the training part."""
+    embedded = data.load("imdb", source="embedded")
+    kinds = settings.get("train_kinds", embedded.train["kind"])
+    return reviews._replace(
+        train=embedded.train.filter(lambda row: row["kind"] in kinds),
+        source=f"train: {embedded.source}; test: {reviews.source}",
+    )
 
 
 def pad(rows: list[dict], tokens: int = 0) -> dict[str, torch.Tensor]:
@@ -48,9 +56,8 @@ def pad(rows: list[dict], tokens: int = 0) -> dict[str, torch.Tensor]:
     """
     ids = [torch.tensor(row["input_ids"]) for row in rows]
     width = max(tokens, *map(len, ids))
-    padded = pad_sequence([*ids, torch.zeros(width, dtype=torch.long)], batch_first=True)[:-1]
     return {
-        "input_ids": padded,
+        "input_ids": pad_sequence([*ids, torch.zeros(width, dtype=torch.long)], batch_first=True)[:-1],
         "attention_mask": (torch.arange(width) < torch.tensor([[len(one)] for one in ids])).long(),
         "labels": torch.tensor([row["label"] for row in rows]),
     }
@@ -59,17 +66,16 @@ def pad(rows: list[dict], tokens: int = 0) -> dict[str, torch.Tensor]:
 def run(experiment: str, arm: str, seed: int, rate: float | None = None) -> records.Run:
     """Run one arm with one seed, at a learning rate of the grid where it is for tuning."""
     settings = tuning.setting(experiment, arm, rate)
-    model, train, tested, *sources = prepare(settings, seed, validate=rate is not None)
-    tokens = settings["tokens"] if settings["padding"] == "max_length" else 0
+    checkpoint, train, tested, source = prepare(settings, seed, validate=rate is not None)
     return arms.measured(
         (experiment, arm, seed, rate),
-        sources,
-        model,
+        (source, checkpoint.source),
+        checkpoint.model,
         train,
         tested,
         np.array([row["label"] for row in tested]),
         settings,
-        lambda rows: pad(rows, tokens),
+        lambda rows: pad(rows, settings["tokens"] if settings["padding"] == "max_length" else 0),
         batch_size=64,
         length=lambda row: len(row["input_ids"]),
     )

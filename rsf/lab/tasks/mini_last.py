@@ -44,12 +44,11 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     rng = np.random.default_rng(seed)
     model = last_layer.LastLayer(checkpoint.model)
     models.draw(model, HEAD, rng, checkpoint.model.config.initializer_range)
-    train = [pool[i] for i in rng.permutation(len(pool))[: settings["train"]]]
     return arms.measured(
         (experiment, arm, seed, None),
         (reviews.source, checkpoint.source),
         model,
-        train,
+        [pool[i] for i in rng.permutation(len(pool))[: settings["train"]]],
         test,
         np.array([row["label"] for row in test]),
         settings,

@@ -44,8 +44,7 @@ def loss(given: torch.Tensor, sampled: torch.Tensor, rewards: np.ndarray) -> tor
 
     The rewards are (prompts, samples), n in all; no gradient goes through them.
     """
-    weights = torch.from_numpy(advantages(rewards).ravel())
-    return -given.mean() - (weights * sampled).mean()
+    return -given.mean() - (torch.from_numpy(advantages(rewards).ravel()) * sampled).mean()
 
 
 def step(

@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from rsf import rules
 from rsf.lab import compact, records, validated
@@ -175,6 +174,4 @@ def measure(experiment: str, arm: str, seed: int) -> dict:
 
 def run(experiment: str, arm: str, seed: int) -> records.Run:
     """Run one arm with one seed of a section of the sums."""
-    torch.set_num_threads(1)
-    numbers = (tune if "stage" in records.protocol(experiment) else measure)(experiment, arm, seed)
-    return addition.told(experiment, numbers)
+    return addition.told(experiment, arm, seed, tune if "stage" in records.protocol(experiment) else measure)

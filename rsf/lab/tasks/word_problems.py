@@ -121,9 +121,9 @@ def split(problems, checkpoint, settings, seed):
 
     The seed draws disjoint parts of the training set; the test questions are the same for every arm.
     """
-    order = np.random.default_rng(seed).permutation(len(problems.train))
-    ends = np.cumsum([settings["shots"], settings["validation"], settings["questions"]])
-    shots, *others = (problems.train.select(part) for part in np.split(order, ends)[:3])
+    ends = np.cumsum([settings[part] for part in ("shots", "validation", "questions")])
+    parts = np.split(np.random.default_rng(seed).permutation(len(problems.train)), ends)[:3]
+    shots, *others = map(problems.train.select, parts)
     shots = list(zip(shots["question"], shots["answer"], strict=True))
     tokens = settings["tokens"]
     validation, train = (ask(fitting(rows, checkpoint, tokens), checkpoint.tokenizer) for rows in others)
@@ -188,5 +188,9 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     checkpoint = models.load("chat", None, np.random.default_rng(seed), source=settings["model"])
     file = records.path(experiment, "verified", seed)
     verified = records.validate(file)["numbers"] if arm in ("blind", "supervised") else None
-    numbers = measure(arm, checkpoint, problems, answers.verify, settings, seed, verified)
-    return records.Run(problems.source, checkpoint.source, arms.device_name(), numbers)
+    return records.Run(
+        problems.source,
+        checkpoint.source,
+        arms.device_name(),
+        measure(arm, checkpoint, problems, answers.verify, settings, seed, verified),
+    )

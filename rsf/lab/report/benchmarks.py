@@ -1,4 +1,4 @@
-"""Picture and table of the benchmark of sampling, from results/ alone."""
+"""Pictures and tables of the benchmarks of sampling and of generation, from results/ alone."""
 
 from pathlib import Path
 
@@ -9,13 +9,14 @@ from rsf.lab import records
 from rsf.lab.bench import sampling as bench
 from rsf.lab.report.parts import save, span, table
 
-SHOWN = (
+SAMPLERS = (
     ("StripEnvelope", "strip hat", plots.KEPT),
     ("NumericalInversePolynomial", "inversion (polynomial)", plots.TARGET),
     ("TransformedDensityRejection", "transformed density", "#6A6A6A"),
     ("SimpleRatioUniforms", "ratio of uniforms", plots.REJECTED),
     ("uniform (floor)", "plain uniform", plots.PROPOSAL),
 )
+Cases = dict[str, dict[str, dict]]  # {case: {way: row}}
 
 
 def sampling_figure(file: Path) -> None:
@@ -34,7 +35,7 @@ def sampling_figure(file: Path) -> None:
 
 def _speeds(axis: Axes, found: list[dict]) -> None:
     """Draw the draws a second of each sampler at each size."""
-    for sampler, name, colour in SHOWN:
+    for sampler, name, colour in SAMPLERS:
         rows = [row for row in found if row["sampler"] == sampler and row["size"]]
         sizes = [row["size"] for row in rows]
         speed = [row["size"] / row["seconds"] for row in rows]
@@ -97,4 +98,62 @@ def sampling_table() -> str:
         f"\n\nOne thread, the median of {repeats} interleaved pairs. For 1,000 draws scipy's fastest takes "
         f"{small} of the strip hat's time. Setting up the hat takes {ready} ms; drawing 10⁷ needs "
         f"{memory:.1f} MiB beyond the output."
+    )
+
+
+def written() -> tuple[Cases, dict]:
+    """Return ({case: {way: row}}, all numbers) of the stored benchmark."""
+    numbers = records.read("bench-generation")["cpu"][0]["numbers"]
+    cases = {case: rows for case, rows in numbers.items() if isinstance(rows, list)}
+    return {case: {row["way"]: row for row in rows} for case, rows in cases.items()}, numbers
+
+
+def generation_table() -> str:
+    """Return the table of the benchmark of generation."""
+    cases, numbers = written()
+    rows = []
+    for case, ways in cases.items():
+        loops = [f"{ways[way]['ratio']:.1f}" for way in ("loop", "loop, 4 samples a call")]
+        floors = [f"{ways[way]['ratio']:.2f}" for way in ("floor", "floor, greedy")]
+        rows.append((case, f"{ways['sample_and_judge']['samples_per_second']:.0f}", *loops, *floors))
+    settings = records.protocol("bench-generation")
+    few, many = numbers["peak_mib"].items()
+    shortest, longest = settings["lengths"]
+    differ = numbers["differ"]["float64"]
+    return table(
+        [
+            "model, completions",
+            "ours, samples/s",
+            "times one prompt a call",
+            "times 4 samples a call",
+            "share of the floor",
+            "of the floor without a draw",
+        ],
+        rows,
+    ) + (
+        f"\n\nOne thread, {settings['prompts']:,} prompts of {shortest} to {longest} tokens, up to "
+        f"{settings['new_tokens']} new ones, batches of {settings['batch_size']}, median of "
+        f"{settings['repeats']} interleaved pairs. The floor decodes as many tokens in full batches of one "
+        "length with `generate` and does nothing else. Completions that differ between batches of "
+        f"{', '.join(differ)} in float64: {sum(differ.values())} of {settings['equal_prompts']}. Peak "
+        f"memory, model and libraries included: {few[1]:.0f} MiB for {int(few[0]):,} prompts, {many[1]:.0f} "
+        f"MiB for {int(many[0]):,}."
+    )
+
+
+def growth_table() -> str:
+    """Return the table of what grows with the prompts."""
+    return table(
+        ["prompts", "samples", "seconds", "microseconds a sample", "more memory, MiB", "files"],
+        [
+            (
+                f"{row['prompts']:,}",
+                f"{row['samples']:,}",
+                f"{row['seconds']:.2f}",
+                f"{1e6 * row['seconds'] / row['samples']:.0f}",
+                f"{row['more_mib']:.0f}",
+                row["files"],
+            )
+            for row in records.read("bench-growth")["cpu"][0]["numbers"]["growth"]
+        ],
     )

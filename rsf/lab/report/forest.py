@@ -1,0 +1,45 @@
+"""One contrast, seed by seed: whoever ran it, on whatever device, and what all of them say together."""
+
+from pathlib import Path
+
+from rsf import checks, plots
+from rsf.lab import records, verdicts
+from rsf.lab.report.parts import limits, save
+
+
+def forest_figure(finding: verdicts.Finding, file: Path) -> Path:
+    """Draw the difference in each declared seed, with 95 % limits over its test examples, then that of all.
+
+    While a seed is missing, nothing is said of all.
+    """
+    contrast, found = finding.contrast, finding.difference
+    arms = [verdicts.of_arm(contrast.experiment, arm) for arm in (contrast.arm, contrast.against)]
+    rows = {}
+    for seed in records.protocol(contrast.experiment)["seeds"]:
+        each = [verdicts.of_each(arm[seed], contrast.measure) for arm in arms if seed in arm]
+        rows[str(seed)] = checks.paired_difference(*each) if len(each) == 2 else None
+    told = limits(found, 2 if contrast.unit else 4, contrast.unit) if found else ""
+    with plots.figure(
+        f"{contrast.name}: {told} {finding.judgement}", width=9, height=1.8 + 0.22 * len(rows)
+    ) as axis:
+        for place, (name, one) in enumerate((rows | {"all": found}).items()):
+            style = {"color": plots.TARGET, "linewidth": 4} if name == "all" else {"color": plots.KEPT}
+            if one is None:
+                what = " missing" if name != "all" else f" {finding.judgement.word}"
+                axis.text(0, place, what, color=plots.REJECTED, va="center")
+            else:
+                axis.plot([one.low, one.high], [place] * 2, **style)
+                axis.plot(one.estimate, place, "o", **style)
+        axis.axvline(0, color=plots.TARGET, linewidth=1)
+        gain = contrast.sign * (contrast.smallest_gain or -contrast.margin) * (100 if contrast.unit else 1)
+        axis.axvline(gain, color="black", linewidth=0.8, linestyle=":")
+        axis.set(
+            yticks=range(len(rows) + 1),
+            yticklabels=[*rows, "all"],
+            ylim=(len(rows) + 0.6, -0.6),
+            xlabel=f"{contrast.measure}, difference{contrast.unit and ' in'}{contrast.unit}; "
+            "dotted: the smallest worth having",
+            title=f"a seed: 95 % over its test examples; all: {100 * (1 - contrast.level):g} %",
+        )
+        save(axis, file)
+    return file

@@ -1,0 +1,158 @@
+"""Notebook 14: what it says of wrong labels, groups and holes is what the stored runs and the listed world say."""
+
+import json
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+
+from rsf import finite
+from rsf.lab import arms, compact, models, notebooks, records, verdicts
+from rsf.lab.models.last_layer import LastLayer
+from rsf.lab.tasks import groups
+from rsf.rules import tilted
+
+matplotlib.use("Agg")
+
+NAME = "14_see_who_is_rejected"
+WRONG = ("gentle = 1.5", "gentle = 1.0")
+RUNS = {arm: verdicts.of_arm("groups", arm) for arm in records.protocol("groups")["arms"]}
+
+
+def printed():
+    """What the stored cells print."""
+    cells = json.loads((notebooks.NOTEBOOKS / f"{NAME}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(out.get("text", "")) for one in cells for out in one.get("outputs", []))
+
+
+def prose():
+    return " ".join((notebooks.TEXT / f"{NAME}.md").read_text(encoding="utf-8").split())
+
+
+def names(*headings, slow=False):
+    """The names that the set-up and the cells of some sections make, by how their headings begin."""
+    made = {}
+    section = ""
+    for cell in notebooks.from_text(NAME).cells:
+        if cell.cell_type == "markdown":
+            section = [section, *re.findall(r"^## (.*)$", cell.source, re.MULTILINE)][-1]
+        elif section.startswith(("What you'll be", *headings)) and (
+            slow or "slow" not in cell.metadata.get("tags", [])
+        ):
+            exec(re.sub(r"^    %pip .*$", "    raise", cell.source, flags=re.MULTILINE), made)
+    matplotlib.pyplot.close("all")
+    return made
+
+
+# the lab's task
+
+
+def test_a_decision_s_a_is_that_of_the_rule_that_decided():
+    rng = np.random.default_rng(3)
+    bert = models.load("bert", 2, rng, source="embedded", hidden_dropout_prob=0.0)
+    rows = [
+        {"hidden": models.torch.as_tensor(rng.normal(size=(4, 384))), "label": int(i % 2), "index": 50 + i}
+        for i in range(64)
+    ]
+    settings = records.protocol("mini-last") | {"unit": "example", "passes": 2, "rate_window": 16}
+    for arm in ("article", "at_rate-0.5"):
+        told = []
+        rule = arms.rule_of(arm, settings)
+        model = LastLayer(bert.model.double())
+        trainer, seen = groups.watched(model, rows, arm, 1, settings)
+        index, a, loss = map(np.array, zip(*seen, strict=True))
+        assert set(index) == set(range(50, 114)) and len(seen) == trainer.loader.report.scored
+        if arm == "article":
+            np.testing.assert_array_equal(a, rule(loss))
+        expected, spread = a.sum(), np.sqrt((a * (1 - a)).sum())
+        assert abs(trainer.loader.report.kept - expected) < 4 * spread + 1, told
+
+
+def test_what_no_decision_was_about_has_no_mean():
+    found = groups.means([7, 7], [1.0, 2.0], [7, 8])
+    assert found[0] == 1.5 and np.isnan(found[1])
+
+
+def test_the_area_is_that_of_all_pairs():
+    rng = np.random.default_rng(1)
+    scores = rng.integers(0, 5, 60).astype(float)
+    wrong = rng.random(60) < 0.3
+    above = scores[wrong][:, None] - scores[~wrong]
+    assert groups.auc(scores, wrong) == pytest.approx(((above > 0) + 0.5 * (above == 0)).mean(), abs=1e-12)
+
+
+def test_losses_are_of_the_label_given():
+    logits = np.array([[0.0, np.log(3.0)]])
+    assert groups.losses(logits, np.array([0])) == pytest.approx([np.log(4.0)])
+
+
+# the stored runs
+
+
+def test_every_number_follows_from_the_scores_and_the_labels_of_its_run():
+    section = records.protocol("groups")
+    assert not records.missing("groups")
+    for arm, runs in RUNS.items():
+        for run in runs.values():
+            numbers = run["numbers"]
+            wrong = compact.unpack(numbers["wrong"], section["train"])
+            assert wrong.sum() == round(section["flipped"] * section["train"])
+            scores = compact.unpack_values(numbers["scores"])
+            assert groups.auc(scores, wrong) == pytest.approx(numbers["auc"], abs=2e-3), arm
+            right = compact.unpack(numbers["right"], section["test"])
+            for inside, outside in numbers["groups"].values():
+                assert inside[0] + outside[0] == (~wrong).sum() and inside[2] + outside[2] == len(right)
+                assert inside[3] + outside[3] == right.sum()
+
+
+def test_scores_of_one_training_share_its_answers_and_a_later_one_pays_for_looking_again():
+    for seed, run in RUNS["mean-a"].items():
+        watched, final = (RUNS[arm][seed]["numbers"] for arm in ("mean-loss", "final-loss"))
+        assert run["numbers"]["right"] == watched["right"] == final["right"]
+        assert (
+            final["forward_passes"] - run["numbers"]["forward_passes"] == records.protocol("groups")["train"]
+        )
+
+
+def test_no_learning_rate_was_chosen_by_what_was_planted():
+    section = records.protocol("groups-tuning")
+    assert section["validate"] == "pool" and section["flipped"] == records.protocol("groups")["flipped"]
+    assert not set(section["seeds"]) & set(records.protocol("groups")["seeds"])
+
+
+# the prose
+
+
+def test_holm_is_the_textbook_s():
+    holm = names("Does what is kept", "Whose reviews")["holm"]
+    p = np.array([0.01, 0.04, 0.03, 0.005])
+    assert holm(p) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])) == pytest.approx([1.0, 1.0])
+
+
+def test_the_hole_is_what_the_list_says():
+    policy = finite.TablePolicy(np.log([[0.3, 0.4, 0.2, 0.1]] * 21))
+    made = names("What do rounds")
+    exact, reward, hole = made["exact"], made["reward"], made["hole"]
+    law, rate = policy.law(), 1.0
+    for row in exact:
+        assert row == pytest.approx([rate, law @ reward, law @ made["wanted"], law[hole].sum()], abs=1e-12)
+        law, of_round = finite.accepted_law(law, tilted(1.0, 4.0)(reward))
+        rate *= of_round
+    assert exact[:, 2].argmax() == made["run"][:, 2].argmax() == 2 and (np.diff(exact[:, 1]) > 0).all()
+    assert exact[-1, 2] < exact[0, 2] and exact[5, 3] > 0.5
+    assert 27.5 < 1 / (made["rounds"](made["above"](3), 5)[-1, 3]) < 28.5
+    for seed in range(5):  # and not only of this run
+        run = made["rounds"](tilted(1.0, 4.0), 8, 4_000, np.random.default_rng(seed))
+        assert run[:, 2].argmax() in (1, 2, 3) and run[-1, 2] < run[0, 2]
+
+
+def test_the_live_training_decides_nothing_near_a_tie():
+    made = names("Which reviews", slow=True)
+    assert made["trainer"].loader.report.slack > 1e-12
+    assert min(np.abs(path - np.log(2)).min() for path in made["paths"]) > 1e-9
+    for values in (made["clear"], -made["spread"][~made["wrong"]], made["mean_p"][made["wrong"]]):
+        first, second = np.sort(values)[:2]
+        assert second - first > 1e-9
+    assert made["shown"].keys() == {"learned", "ambiguous", "mislabelled"}
