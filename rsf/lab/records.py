@@ -389,8 +389,12 @@ def answers(record: dict) -> tuple[str, ...]:
     numbers = record["numbers"]
     told = "calibration" in numbers and 0.6 < numbers["accuracy"] < 1
     names = ["right"] if told else sorted(numbers.keys() - {*TIMES})
-    of = record["experiment"], record["arm"], record.get("rate")
-    return tuple(map(json.dumps, [*of, *(numbers[name] for name in names)]))
+    return tuple(
+        map(
+            json.dumps,
+            [record["experiment"], record["arm"], record.get("rate"), *(numbers[name] for name in names)],
+        )
+    )
 
 
 def compare(stored: dict, new: dict) -> list[str]:

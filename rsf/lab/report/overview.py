@@ -118,7 +118,6 @@ def setup_line() -> str:
 
 def environments_table() -> str:
     """Return where all notebooks were compared strictly, and what differed (tests/environments.py)."""
-    stored = json.loads((records.RESULTS / "environments.json").read_text(encoding="utf-8"))
     return table(
         ("environment", "verdict", "cells that differ", "versions, Python first", "minutes", "commit, day"),
         [
@@ -132,7 +131,7 @@ def environments_table() -> str:
                 f"{one['minutes']:.0f}",
                 f"{one['commit'][:7]}, {one['date'][:10]}",
             )
-            for name, one in stored.items()
+            for name, one in json.loads((records.RESULTS / "environments.json").read_text("utf-8")).items()
         ],
     )
 
