@@ -11,7 +11,24 @@ collect_ignore_glob = ["notebooks/zh/*"]  # cells and outputs are those of the E
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)  # nbval's kernels inherit them
 
-LONG = ()  # files of more than half a minute, the longest first
+LONG = (  # files of more than half a minute, roughly the longest first
+    "tests/selection/test_resume.py",
+    "tests/lab/test_notebooks.py",
+    "tests/selection/test_like_the_trainer.py",
+    "tests/lab/test_records.py",
+    "tests/generation/test_rounds.py",
+    "notebooks/07_fine_tune_bert.ipynb",
+    "tests/generation/test_sharing.py",
+    "tests/selection/test_distributed.py",
+    "notebooks/10_learn_from_your_own_samples.ipynb",
+    "tests/house/test_house.py",
+    "tests/sampling/test_laws.py",
+    "notebooks/08_ask_whether_it_helps.ipynb",
+    "notebooks/12_carry_it_to_any_task.ipynb",
+    "tests/selection/test_features.py",
+    "tests/lab/test_class.py",
+    "tests/lab/test_sweep.py",
+)
 
 
 @pytest.fixture(autouse=True)
