@@ -44,7 +44,11 @@ HEADS = (
     *("topics", "questions", "images", "translation", "speech", "language"),
     *("compression", "groups", "imdb_models"),
 )
-ELSEWHERE = {f"tasks/{head}.py" for head in (*HEADS, "carry")} | {"data/passages.py", "report/tasks.py"}
+ELSEWHERE = {f"tasks/{head}.py" for head in (*HEADS, "carry")} | {
+    "data/passages.py",
+    "models/smaller.py",
+    "report/tasks.py",
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
