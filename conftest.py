@@ -4,12 +4,15 @@ import os
 
 import pytest
 
-from rsf.lab.notebooks import ENVIRONMENT
+from rsf.lab.notebooks import ENVIRONMENT, ROOT
 
 collect_ignore_glob = ["notebooks/zh/*"]  # cells and outputs are those of the English notebooks
 
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)  # nbval's kernels inherit them
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # which of several processes this is
+if WORKER:  # what is computed once is so for each: two that write one file at a time could lose it
+    os.environ.setdefault("RSF_CACHE", str(ROOT / "build" / f"cache-{WORKER}"))
 
 LONG = (  # files of more than half a minute, roughly the longest first
     "tests/selection/test_resume.py",
@@ -46,7 +49,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if is_cell(item):
             item.output_timeout = 300  # nbval gives up after 5 s of silence
-    if "PYTEST_XDIST_WORKER" in os.environ:  # no process is left with a long file when the others are done
+    if WORKER:  # no process is left with a long file when the others are done
         items.sort(key=lambda item: LONG.index(file_of(item)) if file_of(item) in LONG else len(LONG))
 
 

@@ -193,10 +193,8 @@ def test_the_long_files_begin_first_and_are_there(conftest, monkeypatch):
         "tests/a.py::y",
     ]
     items = [SimpleNamespace(nodeid=name) for name in names]
-    for worker, wanted in ((None, [0, 1, 2, 3, 4]), ("gw0", [3, 1, 0, 2, 4])):
-        monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-        if worker:
-            monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+    for worker, wanted in (("", [0, 1, 2, 3, 4]), ("gw0", [3, 1, 0, 2, 4])):
+        monkeypatch.setattr(conftest, "WORKER", worker)
         found = items.copy()
         conftest.pytest_collection_modifyitems(found)
         assert [items.index(one) for one in found] == wanted
