@@ -56,7 +56,8 @@ def processes():
 
 def addressed():
     """Return the files that hold the repository's address; pyproject.toml is the one that decides."""
-    places = ("pyproject.toml", "CITATION.cff", "*.md", ".github/ISSUE_TEMPLATE/*", "notebooks/*.ipynb")
+    places = ["pyproject.toml", "CITATION.cff", "*.md", ".github/ISSUE_TEMPLATE/*", "notebooks/*.ipynb"]
+    places.append("notebooks/[!.]*/*.ipynb")  # in other languages
     return [file for place in places for file in sorted(ROOT.glob(place))]
 
 

@@ -21,7 +21,8 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parent.parent
 SHOTS = ROOT / "build" / "site-check"
 PLANTED = """<!doctype html><title>planted</title><script src="https://other.invalid/x.js"></script>
-<article style="width: 3000px"><img src="nowhere.png"><span class="math">x</span><p>$$</p></article>
+<article style="width: 3000px"><img src="nowhere.png"><span class="math">x</span><p>$$</p>
+<p>| --- |</p></article>
 <script>throw new Error("planted")</script>"""
 FAULTS = ("another host", "console", "not found", "no picture", "without words", "markup", "not set", "wider")
 SCREENS = {"wide": (1280, 900), "narrow": (390, 844)}  # CSS pixels
@@ -35,8 +36,13 @@ return {
   missing: shown.filter(one => one.complete && !one.naturalWidth).map(one => one.src),
   silent: [...document.images].filter(one => !one.alt).map(one => one.src),
   width: document.documentElement.scrollWidth,
+  languages: document.querySelectorAll(".languages a").length,
+  words: [...document.querySelectorAll(".sidebar-tree .caption, .sidebar-brand-text, .toc-title")]
+    .map(one => one.textContent)
+    .concat([...document.querySelectorAll("[aria-label], [placeholder]")]
+      .map(one => one.ariaLabel || one.placeholder)),
   left: [...document.querySelectorAll("article p, article li")].map(one => one.textContent)
-    .filter(text => /\\$\\$|\\\\\\(|\\{\\{|<details|<\\/details/.test(text)),
+    .filter(text => /\\$\\$|\\\\\\(|\\{\\{|<details|<\\/details|\\| [-\u2014]+ \\|/.test(text)),
 };
 """
 SETTLED = """
@@ -129,6 +135,10 @@ def look(browser, address, page, screen):
         "has formulas not set, or set wrongly:": [unset] if unset or not settled else [],
         "is wider than the screen": [seen["width"]] if seen["width"] > width else [],
         "asked for nothing at all": [] if asked else [page],
+        "has no switch to another language": [] if seen["languages"] else [page],
+        "has English words around it": [
+            word for word in seen["words"] if page.startswith("zh/") and word.isascii()
+        ],
     }
     lines = [f"{page}, {screen}: {what} {one}" for what, every in problems.items() for one in every]
     return lines, seen["formulas"], len(asked)
@@ -158,7 +168,7 @@ return rows.map(row => [...row.children].map(cell => Number(cell.textContent)));
 SAID = "setTimeout(() => arguments[0](document.getElementById('said').textContent), 400)"
 
 
-def figure(browser, address):
+def figure(browser, address, page="notebooks/01_accept_or_reject.html"):
     """Move the figure of notebook 01 by its keys, and return where its numbers are not those of rsf."""
     import numpy as np
     from selenium.webdriver.common.by import By
@@ -167,7 +177,7 @@ def figure(browser, address):
     width, height = SCREENS["wide"]
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(f"{address}/notebooks/01_accept_or_reject.html")
+    browser.get(f"{address}/{page}")
     frame = browser.find_element(By.CSS_SELECTOR, "iframe[srcdoc]")
     browser.execute_script("arguments[0].scrollIntoView()", frame)
     browser.switch_to.frame(frame)
@@ -182,7 +192,9 @@ def figure(browser, address):
         }
         said = browser.execute_async_script(SAID)
         rows = np.array(browser.execute_script(ROWS))
-        found += [f"the figure after {move!r}: {line}" for line in unlike_rsf(shown, said, rows)]
+        found += [f"the figure of {page} after {move!r}: {line}" for line in unlike_rsf(shown, said, rows)]
+        if said.isascii() == page.startswith("zh/"):
+            found.append(f"the figure of {page} speaks another language: {said}")
         browser.save_screenshot(str(SHOTS / f"figure-{number}.png"))
     browser.switch_to.default_content()
     return found
@@ -203,7 +215,7 @@ def unlike_rsf(shown, said, rows):
     log_bound = log_acceptance(log_p, log_q, 0).max()
     safe = log_k_bound(p, q, (-np.inf, np.inf))  # above it by a margin of its own
     bound = np.exp(log_bound)
-    below = "is below the smallest" in said
+    below = "min(p, k q)" in said  # in either language
     k = shown["k"]
     masses = np.exp(log_q) / np.exp(log_q).sum()
     a = acceptance_probability(log_p, log_q, np.log(k))
@@ -235,7 +247,7 @@ def unlike_rsf(shown, said, rows):
 
 def search(browser, address):
     """Return whether a word of the notebooks is not found, or one that is nowhere is."""
-    wanted = {"envelope": True, "xylophone": False}
+    wanted = {"envelope": True, "xylophone": False, "包络": True, "拒绝采样": True, "木琴": False}
     found = []
     for word, there in wanted.items():
         browser.get(f"{address}/search.html?q={word}")
@@ -283,6 +295,7 @@ def main(site):
                 formulas += set_
                 asked += requested
         found += figure(browser, address)
+        found += figure(browser, address, "zh/notebooks/01_accept_or_reject.html")
         found += search(browser, address)
         found += counter_check(browser, address, site)
     finally:
@@ -290,7 +303,7 @@ def main(site):
         server.shutdown()
     print("\n".join(found))
     print(
-        f"{len(pages)} pages on {len(SCREENS)} screens, {asked} requests, {formulas} formulas, the figure in "
-        f"{len(MOVES)} states: {len(found)} problems; screenshots are in build/site-check"
+        f"{len(pages)} pages on {len(SCREENS)} screens, {asked} requests, {formulas} formulas, the figures "
+        f"in {len(MOVES)} states each: {len(found)} problems; screenshots are in build/site-check"
     )
     return bool(found)

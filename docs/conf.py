@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 from numpy.typing import ArrayLike
+from sphinx.search.en import SearchEnglish
 from sphinx.util.typing import stringify_annotation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,10 +19,29 @@ copyright = "the RSF authors, MIT"  # the name that Sphinx asks for
 html_title = "Rejection sampling fine-tuning"
 language = "en"
 LANGUAGES = {"": "English", "zh": "中文"}  # a folder each, the first at the root
+TITLES = {"zh": "拒绝采样微调"}
+THEME = {  # its words, and Sphinx's, by the language of the page
+    "zh": {
+        "Back to top": "回到顶部",
+        "Copyright &#169; %(copyright)s": "版权 &#169; %(copyright)s",
+        "Home": "首页",
+        "Index": "索引",
+        "Link to this heading": "本节的链接",
+        "Next": "下一页",
+        "On this page": "本页内容",
+        "Previous": "上一页",
+        "Search": "搜索",
+        "Skip to content": "跳到正文",
+        "Toggle Light / Dark / Auto color theme": "切换浅色、深色或自动配色",
+        "Toggle site navigation sidebar": "打开或收起目录",
+        "Toggle table of contents sidebar": "打开或收起本页内容",
+    }
+}
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 nb_execution_mode = "off"  # the committed outputs are shown
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables and links that a cell puts out are those of a page
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3  # links such as evidence.md#what-selection-costs
 suppress_warnings = ["mystnb.unknown_mime_type"]
@@ -82,19 +102,61 @@ def short_signature(app, what, name, thing, options, signature, returned):
 
 
 def counterparts(app, page, template, context, doctree):
-    """Tell a page's template its own language, and where it is in the others."""
+    """Tell a page's template its own language, and where it is in the others, or else their front page."""
     folder, _, rest = page.partition("/")
     own, rest = (folder, rest) if folder in LANGUAGES else ("", page)
-    there = {code: f"{code}/{rest}".lstrip("/") for code in LANGUAGES}
     context["language"] = own or language
-    context["counterparts"] = [
-        (LANGUAGES[code], code or language, name)
-        for code, name in there.items()
-        if code != own and name in app.env.all_docs
-    ]
+    context["counterparts"] = []
+    for code in LANGUAGES.keys() - {own}:
+        names = (f"{code}/{name}".lstrip("/") for name in (rest, "index"))
+        name = next(name for name in names if name in app.env.all_docs)
+        context["counterparts"].append((LANGUAGES[code], code or language, name))
+
+
+def chinese(text):
+    return bool(re.search("[\u4e00-\u9fff]", text))
+
+
+def in_its_language(app, page, template, context, doctree):
+    """Leave of the navigation what has the language of the page, and say the theme's words in it."""
+    own = context["language"]
+    groups = re.split('(?=<p class="caption")', context["furo_navigation_tree"])
+    kept = [group for group in groups if chinese(group.partition("</p>")[0]) == (own == "zh")]
+    context["furo_navigation_tree"] = "".join(kept)
+    for beside in ("prev", "next"):
+        if context.get(beside) and chinese(context[beside]["title"]) != (own == "zh"):
+            context[beside] = None
+    words = THEME.get(own, {})
+    context["theme_words"] = words
+    if words:
+        context["gettext"] = lambda text: words.get(text, text)
+        context["docstitle"] = TITLES[own]
+        context["master_doc"] = f"{own}/index"
+        for english, told in words.items():
+            context["body"] = context.get("body", "").replace(f'title="{english}"', f'title="{told}"')
+
+
+class Search(SearchEnglish):
+    """English words by their stems; of Chinese signs each two neighbours, in pages and in queries."""
+
+    js_splitter_code = r"""
+var splitQuery = (query) => (query.match(
+  /[\u4e00-\u9fff]+|(?:(?![\u4e00-\u9fff])[\p{Letter}\p{Number}_\p{Emoji_Presentation}])+/gu
+) || []).flatMap((run) => (/^[\u4e00-\u9fff]{3,}$/.test(run)
+  ? [...run].slice(1).map((sign, i) => run[i] + sign) : [run]));
+"""
+
+    def split(self, text):
+        words = []
+        for run in re.findall("[\u4e00-\u9fff]+|[^\\W\u4e00-\u9fff]+", text):
+            pairs = [run[i : i + 2] for i in range(len(run) - 1)] if chinese(run) else []
+            words += pairs or [run]
+        return words
 
 
 def setup(app):
+    app.add_search_language(Search)
     app.connect("autodoc-process-docstring", as_text, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", short_signature)
     app.connect("html-page-context", counterparts)
+    app.connect("html-page-context", in_its_language, priority=900)  # after the theme's own

@@ -26,6 +26,7 @@ PAGES = {  # file of the project: page of the site
     "docs/how-to.md": "how-to.md",
     "docs/api.md": "api.md",
     "docs/try.md": "try.md",
+    "docs/try.zh.md": "zh/try.md",
     "docs/class.md": "class.md",
     "results/README.md": "evidence.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -43,10 +44,10 @@ def pages():
     return found
 
 
-def adapted(text, file, places, address):
-    """Return Markdown whose relative links, written for a file of the project, fit its page."""
+def adapted(text, file, places, address, page=None):
+    """Return Markdown whose relative links, written for a file of the project, fit its page, or another."""
     here = posixpath.dirname(file)
-    start = posixpath.dirname(places[file]) or "."
+    start = posixpath.dirname(page or places[file]) or "."
 
     def link(match):
         path, hash_, anchor = match["target"].partition("#")
@@ -74,8 +75,15 @@ def adapted_notebook(text, file, places, address):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/markdown" in data:
-                data["text/markdown"] = adapted("".join(data["text/markdown"]), file, places, address)
-    return json.dumps(notebook)
+                english = f"notebooks/{posixpath.basename(file)}"  # where its cells were run
+                told = adapted("".join(data["text/markdown"]), english, places, address, places[file])
+                # read as plain Markdown, in which a page is its .html
+                plain = re.sub(r"(\]\((?![a-z]+:)[^)\s#]+)\.(?:ipynb|md)(?=[)#])", r"\1.html", told)
+                data["text/markdown"] = plain
+    text = json.dumps(notebook)
+    if places[file].startswith("zh/"):  # the figure in a frame
+        text = text.replace("&lt;html lang=&quot;en&quot;", "&lt;html lang=&quot;zh&quot;")
+    return text
 
 
 def lay_out():

@@ -42,7 +42,7 @@ def experiment(name, arms=None, seeds=None, rates=None, again=False):
         of_grid = {} if rate is None else {"rate": rate}
         begun = records.now()
         run = task.run(name, arm, seed, **of_grid)
-        new = records.validate(records.write(name, arm, seed, run, folder, begun=begun, **of_grid))
+        (new,) = records.load(records.write(name, arm, seed, run, folder, begun=begun, **of_grid))
         shown = [
             f"{key} {value:.7g}" for key, value in run.numbers.items() if isinstance(value, (int, float))
         ]
@@ -97,23 +97,17 @@ def notebooks(task, names):
 
     from rsf.lab import notebooks
 
-    wanted = notebooks.names(names)
     if task == "zh":
-        found = [
-            line
-            for name in wanted
-            if (notebooks.TEXT / "zh" / f"{name}.md").is_file()
-            for line in notebooks.translate(name, "zh")
-        ]
+        found = [line for name in notebooks.names(names, "zh") for line in notebooks.translate(name, "zh")]
         print("\n".join(found) or "notebooks: the Chinese ones say what the English ones say")
         return bool(found)
+    wanted = notebooks.names(names)
     if task == "check":
         tests = ["tests/lab/test_notebooks.py", "tests/lab/test_notebooks_zh.py"]
         tests += ["-k", f"(no_problems or zh) and ({' or '.join(wanted)})"]
         return subprocess.call([sys.executable, "-m", "pytest", "-q", *tests], cwd=notebooks.ROOT)
-    work = getattr(notebooks, task)(names)
     rows = []
-    for row in tqdm(work, total=len(wanted), unit="notebook", file=sys.stderr):
+    for row in tqdm(getattr(notebooks, task)(names), total=len(wanted), unit="notebook", file=sys.stderr):
         tqdm.write(f"{row['notebook']}: {row['verdict']}", file=sys.stdout)
         rows.append(row)
     if task != "run":
@@ -168,8 +162,7 @@ def verify(files, machine):
                 f"made {forest_figure(one, out / f'{name}-{n}.png')}" for n, one in enumerate(findings, 1)
             ]
         decides = "" if findings or records.superseded(name) else ", decides nothing"
-        lines = [records.status(name) + decides, *verdicts.means(name), *notes, *map(str, findings)]
-        print("\n  ".join(lines))
+        print(records.status(name) + decides, *verdicts.means(name), *notes, *findings, sep="\n  ")
     for claim, judgement in verdicts.overall(names).items():
         print(f"{claim}:\n  {judgement}")
     return any("REFUSED" in line for line in said.values()) if files else _claims()
@@ -200,11 +193,11 @@ def audit(file, rule, columns, figure):
         text = " ".join(rule)
         parts = re.fullmatch(r"(\w+)(?:\s*\(([^()]*)\)|\s([^()]*))?", text) or ["", text, "", ""]
         name, numbers = parts[1], re.split(r"[,\s]+", (parts[2] or parts[3] or "").strip())
-        past = name in ("percentile", "at_rate", "random_like")
         refuse_if(
             name not in AUDITED,
             f"--rule must be one of {', '.join(AUDITED)} with its numbers, as in above(0.5), got {name!r}"
-            + ", which decides from a past that no log holds" * past,
+            + ", which decides from a past that no log holds"
+            * (name in ("percentile", "at_rate", "random_like")),
         )
         options = {"clip": True} if name == "tilted" else {}
         try:
@@ -271,7 +264,11 @@ ARGUMENTS = {
         "names": {"nargs": "*", "help": "their first characters, such as 07; default all"},
     },
     lab: {
-        "name": {"nargs": "?", "default": "00", "help": "its first characters, such as 07; default 00"},
+        "name": {
+            "nargs": "?",
+            "default": "00",
+            "help": "its first characters, such as 07, or zh/07 in Chinese; default 00",
+        },
         "--port": {"type": int},
         "--no-browser": {"dest": "browser", "action": "store_false"},
     },

@@ -124,8 +124,7 @@ def calibration(confidence: np.ndarray, right: np.ndarray, classes: int) -> dict
     The bins are equally wide, from 1 / classes, the least confidence, to 1. An empty bin has mean 0.
     """
     confidence = np.asarray(confidence)
-    place = np.floor((confidence - 1 / classes) / (1 - 1 / classes) * PARTS).astype(int)
-    place = place.clip(0, PARTS - 1)
+    place = np.floor((confidence - 1 / classes) / (1 - 1 / classes) * PARTS).clip(0, PARTS - 1).astype(int)
     count = np.bincount(place, minlength=PARTS)
     return {
         "count": count.tolist(),

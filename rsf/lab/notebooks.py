@@ -39,11 +39,11 @@ SOLUTION = re.compile(r"^<details><summary>(Solution|解答)</summary>[\s\S]*?^<
 PARAGRAPH = re.compile(r"^```[\s\S]*?^```|.+(\n(?!```).+)*", re.MULTILINE)  # code in prose is one, too
 
 
-def names(wanted=()):
+def names(wanted=(), language=""):
     """Return the names of all notebooks in order, or of those that begin with the words given (`07`,
-    `07_fine`)."""
+    `07_fine`); of those in another language, if one is given."""
     checkout()
-    there = sorted(file.stem for file in TEXT.glob("*.md"))
+    there = sorted(file.stem for file in (TEXT / language).glob("[0-9]*.md"))
     for word in wanted:
         must(
             any(name.startswith(word) for name in there),
@@ -238,29 +238,30 @@ def outputs(notebook):
 
 
 def open_lab(word: str, *, port: int | None = None, browser: bool = True) -> int:
-    """Open JupyterLab at a notebook, on copies in build/lab/, until it is stopped; return its exit code.
+    """Open JupyterLab at a notebook (`07`, or `zh/07` in Chinese), on copies in build/lab/, until it is
+    stopped; return its exit code.
 
     A copy that its reader has changed is kept as it is; one that was only read follows the committed
     notebook.
     """
-    wanted = names([word])[0]
+    language, _, number = word.rpartition("/")
+    wanted = names([number], language)[0]
     folder = BUILD / "lab"
-    as_copied = folder / ".as_copied"
-    as_copied.mkdir(parents=True, exist_ok=True)
-    for source in NOTEBOOKS.glob("*.ipynb"):
-        copy = folder / source.name
-        before = as_copied / source.name
+    for source in [*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("[!.]*/*.ipynb")]:
+        copy, before = (place / source.relative_to(NOTEBOOKS) for place in (folder, folder / ".as_copied"))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        before.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists() or (before.exists() and filecmp.cmp(copy, before, shallow=False)):
             shutil.copyfile(source, copy)
             shutil.copyfile(source, before)
-    options = [
+    command = [
+        *(sys.executable, "-m", "jupyterlab", str(folder / language / f"{wanted}.ipynb")),
         f"--ServerApp.root_dir={folder}",
         *([f"--ServerApp.port={port}", "--ServerApp.port_retries=0"] if port else []),
         *([] if browser else ["--no-browser"]),
         # Jupyter refuses the root of a container otherwise
         *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
     ]
-    command = [sys.executable, "-m", "jupyterlab", str(folder / f"{wanted}.ipynb"), *options]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     if os.name == "nt":
         return subprocess.run(command, env=environment).returncode

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,7 +79,7 @@ def checkout() -> Path:
     return ROOT
 
 
-@lru_cache
+@cache
 def _sections(file: Path, changed: int) -> dict:
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".json":
@@ -89,10 +89,15 @@ def _sections(file: Path, changed: int) -> dict:
     return tomllib.loads(text)
 
 
-def sections() -> dict:
-    """Return all sections of the protocol as they stand in the file: {name: settings}; archives have JSON."""
+def _written() -> tuple[Path, int]:
+    """Return the protocol's file, and when it was changed; archives have JSON."""
     file = next(filter(Path.is_file, [RESULTS / "protocol.json"]), RESULTS / "protocol.toml")
-    return _sections(file, file.stat().st_mtime_ns)
+    return file, file.stat().st_mtime_ns
+
+
+def sections() -> dict:
+    """Return all sections of the protocol as they stand in the file: {name: settings}."""
+    return _sections(*_written())
 
 
 def protocol(experiment: str) -> dict:
@@ -320,10 +325,11 @@ def load(file: Path | str) -> list[dict]:
     lines = file.suffix == ".jsonl"
     text = file.read_text(encoding="utf-8")
     found = []
+    protocol_now = _written()
     for number, part in enumerate(text.splitlines() if lines else [text], 1):
         try:
+            _checked(part, *protocol_now)
             record = json.loads(part)
-            check(record)
         except ValueError as error:
             raise ValueError(f"{file.name}{f', line {number}' * lines}: {error}") from error
         found.append(record)
@@ -331,9 +337,10 @@ def load(file: Path | str) -> list[dict]:
     return found
 
 
-def validate(file: Path | str) -> dict:
-    """Return the record in a file of one, or raise ValueError that says what is wrong with it."""
-    return load(file)[0]
+@cache
+def _checked(text: str, protocol: Path, changed: int) -> None:
+    """Check a record as it is written, once for each state of the protocol; a wrong one every time."""
+    check(json.loads(text))
 
 
 def check(record: dict) -> None:

@@ -65,8 +65,11 @@ def eligible(tuning: str) -> Runs:
     if records.protocol(tuning)["drop_collapsed"]:
         for arm, rates in found.items():
             median = np.median([run["accuracy"] for runs in rates.values() for run in runs])
-            least = {rate: min(run["accuracy"] for run in runs) for rate, runs in rates.items()}
-            found[arm] = {rate: runs for rate, runs in rates.items() if least[rate] >= (0.5 + median) / 2}
+            found[arm] = {
+                rate: runs
+                for rate, runs in rates.items()
+                if min(run["accuracy"] for run in runs) >= (0.5 + median) / 2
+            }
     return found
 
 

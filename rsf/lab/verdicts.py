@@ -103,8 +103,9 @@ def _declared(experiment: str) -> list[dict]:
     elif "contrast" in section:
         found = [dict(zip(("arm", "against"), section["contrast"], strict=True))]
     else:
-        pairs = [(a, b) for a in arms for b in arms if f"{a} minus {b}" in section["primary"]]
-        found = [{"arm": a, "against": b} for a, b in pairs[:1]]
+        found = [
+            {"arm": a, "against": b} for a in arms for b in arms if f"{a} minus {b}" in section["primary"]
+        ][:1]
     return [one for one in found if {one["arm"], *_several(one["against"])} <= set(arms)]
 
 
@@ -131,14 +132,16 @@ def judged(contrast: Contrast) -> Finding:
     arms = list(gains.values()) or [
         of_arm(contrast.experiment, name) for name in (contrast.arm, contrast.against)
     ]
-    missing = sum(not all(seed in runs for runs in arms) for seed in section["seeds"])
-    if missing:
+    if missing := sum(not all(seed in runs for runs in arms) for seed in section["seeds"]):
         return Finding(contrast, unasked(f"{missing} of the declared seeds are missing"))
     if gains:
-        means = {name: np.mean([*measured(runs, contrast.measure).values()]) for name, runs in gains.items()}
-        least, *_, most = sorted(means, key=means.get)
+        least, *_, most = sorted(
+            gains, key=lambda name: np.mean([*measured(gains[name], contrast.measure).values()])
+        )
         arms = [gains[most], gains[least]]
-        contrast = contrast._replace(arm=most, against=least, level=contrast.level / comb(len(gains), 2))
+        contrast = contrast._replace(
+            arm=most, against=least, interval="t", level=contrast.level / comb(len(gains), 2)
+        )
     for name, runs in zip((contrast.arm, contrast.against), arms, strict=True):
         for seed, other in combinations(runs, 2):
             records.must(
@@ -153,9 +156,15 @@ def judged(contrast: Contrast) -> Finding:
     pairs = {}
     for seed, run in arms[0].items():
         pairs.setdefault(run["machine"].get("device"), []).append(values[0][seed] - values[1][seed])
-    devices = tuple((name, len(each), float(np.mean(each))) for name, each in pairs.items())
-    judgement, p_value = _judgement(contrast, found), checks.sign_flip(*values)
-    return Finding(contrast, judgement, found, p_value, len(section["seeds"]), fallen, devices)
+    return Finding(
+        contrast,
+        _judgement(contrast, found),
+        found,
+        p_value=checks.sign_flip(*values),
+        seeds=len(section["seeds"]),
+        collapsed=fallen,
+        devices=tuple((name, len(each), float(np.mean(each))) for name, each in pairs.items()),
+    )
 
 
 def _gains(contrast: Contrast) -> dict[str, dict[int, dict]]:
@@ -165,7 +174,10 @@ def _gains(contrast: Contrast) -> dict[str, dict[int, dict]]:
     for name in contrast.among:
         runs, others = (of_arm(name, arm) for arm in (contrast.arm, contrast.against))
         found[name] = {
-            seed: {**run, "numbers": {what: run["numbers"][what] - others[seed]["numbers"][what]}}
+            seed: {
+                **run,
+                "numbers": run["numbers"] | {what: run["numbers"][what] - others[seed]["numbers"][what]},
+            }
             for seed, run in runs.items()
             if seed in others
         }
@@ -279,9 +291,8 @@ def means(experiment: str) -> list[str]:
 def overall(experiments: list[str]) -> dict[str, checks.Judgement]:
     """Return the judgement in general of each claim that the sections are cases of, over all its cases."""
     every = [contrast for name in records.sections() for contrast in contrasts(name) if contrast.claim]
-    claims = dict.fromkeys(contrast.claim for contrast in every if contrast.experiment in experiments)
     found = {}
-    for claim in claims:
+    for claim in dict.fromkeys(contrast.claim for contrast in every if contrast.experiment in experiments):
         cases = [one for one in every if one.claim == claim and one.quantifier == "general"]
         findings = [judged(case) for case in cases if len(cases) > 1]
         if findings:

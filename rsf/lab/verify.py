@@ -15,50 +15,10 @@ import numpy as np
 
 from rsf.accounts import FORWARD, TRAIN
 from rsf.lab import compact, provenance, records, tuning, validated
+from rsf.lab.expected import IMDB, MODELS, NEEDED, REAL
 from rsf.lab.records import must
 
 SUMS = TRAIN * 32 * 9  # what a step on the sums spends: 32 of 9 tokens
-IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
-MINILM = "bert: embedded, all-MiniLM-L6-v2"
-NEEDED = {  # by the first word of a section; the compact form needs the second set as well
-    **dict.fromkeys(("imdb", "mini", "topics", "images"), IMDB),
-    "questions": IMDB | {"f1"},
-    "groups": {"accuracy", "auc", "scores", "wrong", "groups", "forward_passes"},
-    "groups-tuning": IMDB,
-    "language": IMDB | {"bits"},
-    "speech": IMDB | {"errors"},
-    "translation": IMDB | {"bleu", "chrf"},
-    "floor": {"accuracy", "right"},
-    "arithmetic": {"accuracy", "setting", "curve", "acceptance", "examples", "nines", "forward_passes"},
-    "sums": {"accuracy", "right", "setting", "kept", "samples", "steps", "forward_passes"},
-    "gsm8k": {"accuracy", "acceptance_rate", "forward_passes", "right", "learning_rate", "validation"},
-    "bench-sampling": {"exactness", "extra_mib"},
-    "bench-selection": {"passes", "memory", "floor"},
-    "bench-generation": {"differ", "peak_mib"},
-    "bench-growth": {"growth"},
-}
-MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
-    **{(kind, "embedded"): MINILM for kind in ("imdb", "groups", "mini", "topics", "questions", "bench")},
-    ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
-    ("imdb", "new"): "bert: 1 layer of width 64, random weights",
-    ("images", "new"): "a vision transformer, random weights",
-    ("language", "local"): "chat: local copy of stories260K",
-    ("speech", "new"): "a conformer with CTC, random weights",
-    ("translation", "new"): "a Marian transformer, random weights",
-    ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
-}
-MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
-REAL = {  # what the line about the data begins with, by the first word of a section
-    **dict.fromkeys(("imdb", "groups"), ("imdb: hub", "imdb: local copy")),
-    "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
-    "topics": ("ag_news: hub", "ag_news: local copy"),
-    "questions": ("squad: hub", "squad: local copy"),
-    "images": ("images: scikit-learn's digits",),
-    "language": ("imdb: local copy",),
-    "speech": ("speech: local copy of the Free Spoken Digit Dataset",),
-    "translation": ("translation: local copy of Multi30k",),
-    "mini": (f"train: {MINI}; test: imdb: hub", f"train: {MINI}; test: imdb: local copy", MINI),
-}
 
 
 def section(experiment: str) -> list[str]:
@@ -148,8 +108,10 @@ def _source(record: dict, kind: str, section: dict) -> None:
         expected = "GPT-2, 1 layer of width 64, random weights"
         allowed = (f"{section['numbers']} sums with answers and {section['pool']} without, of 10,000",)
     must(model.startswith(expected), f"its model is {model!r}, and the protocol asks for {expected!r}")
-    asked = " or ".join(map(repr, allowed))
-    must(data.startswith(allowed), f"its data are {data!r}, and the protocol asks for {asked}")
+    must(
+        data.startswith(allowed),
+        f"its data are {data!r}, and the protocol asks for {' or '.join(map(repr, allowed))}",
+    )
 
 
 def _margins(record: dict, section: dict) -> list[str]:

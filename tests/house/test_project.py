@@ -89,6 +89,7 @@ def test_one_command_writes_the_address_everywhere_and_nothing_else(tmp_path, mo
         "README.md",
         "README.zh.md",
         "notebooks/07_fine_tune_bert.ipynb",
+        "notebooks/zh/07_fine_tune_bert.ipynb",
     ):
         text = (tmp_path / place).read_text(encoding="utf-8")
         assert "OWNER" not in text and "github.com/some-one/rsf.course" in told and f"{place}:" in told

@@ -48,7 +48,7 @@ def make():
 def test_the_contents_name_every_page_once_and_nothing_else(make):
     contents = (ROOT / "docs" / "contents.md").read_text(encoding="utf-8")
     pages = {page.rpartition(".")[0] for page in make.pages().values()} - {"index"}
-    lines = re.findall(r"^[\w/*-]+$", contents, re.MULTILINE)
+    lines = re.findall(r"^[\w/*\[\]-]+$", contents, re.MULTILINE)
     listed = [page for line in lines for page in fnmatch.filter(pages, line)]
     assert sorted(listed) == sorted(pages) and len(lines) < len(pages)
     assert all(fnmatch.filter(pages, line) for line in lines)
@@ -110,10 +110,14 @@ def test_links_of_a_table_that_a_cell_put_out_fit_its_page(make):
     data = {"text/markdown": ["[01](../notebooks/01.ipynb)\n", "[f](../results/f.jsonl)"], "text/plain": "x"}
     table = nbformat.v4.new_output("execute_result", data, execution_count=1)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[table])])
-    text = make.adapted_notebook(json.dumps(notebook), "notebooks/01.ipynb", PLACES, "https://host/r")
-    (output,) = json.loads(text)["cells"][0]["outputs"]
-    wanted = "[01](01.ipynb)\n[f](https://host/r/blob/main/results/f.jsonl)"
-    assert output["data"] == {"text/markdown": wanted, "text/plain": "x"}
+    for file, page in {
+        "notebooks/01.ipynb": "01.html",
+        "notebooks/zh/01.ipynb": "../../notebooks/01.html",
+    }.items():
+        text = make.adapted_notebook(json.dumps(notebook), file, PLACES, "https://host/r")
+        (output,) = json.loads(text)["cells"][0]["outputs"]
+        wanted = f"[01]({page})\n[f](https://host/r/blob/main/results/f.jsonl)"
+        assert output["data"] == {"text/markdown": wanted, "text/plain": "x"}
 
 
 def test_links_that_lead_nowhere_are_found(tmp_path):
@@ -147,6 +151,17 @@ def test_notebook_01_shows_the_figure_as_it_is():
     ]
     assert len(shown) == 1 and f'srcdoc="{html.escape(FIGURE)}"' in shown[0]
     assert 'title="' in shown[0] and "<figcaption>" in shown[0]
+
+
+def test_the_figure_has_the_same_words_in_both_languages_and_a_chinese_page_begins_in_chinese(make):
+    told = re.search(r"const WORDS = (\{.*?\n\});", FIGURE, re.S)[1]
+    english, chinese = (re.findall(r"\b([a-z]+): [\"`(]", part) for part in told.split("\n  zh: {"))
+    assert english == chinese and {"title", "other", "k", "said", "picture", "lower"} <= set(english)
+    file = "notebooks/zh/01_accept_or_reject.ipynb"
+    text = (ROOT / file).read_text(encoding="utf-8")
+    page = make.adapted_notebook(text, file, make.pages(), "https://host/r")
+    opening = html.escape('<html lang="')
+    assert text.count(f"{opening}en") == page.count(f"{opening}zh") == 1 and f"{opening}en" not in page
 
 
 SETTINGS = [(2, 0, 1), (1.3154892, 0, 1), (0.66, 0, 1), (0.9, 1.5, 0.4), (6, -2, 3), (0.2, 0.35, 2.05)]

@@ -7,6 +7,7 @@ from test_sweep import embedded
 from rsf import checks
 from rsf.__main__ import main
 from rsf.lab import records, tuning, verdicts
+from rsf.lab.report.forest import forest_figure
 from rsf.lab.tasks import imdb_last_layer, imdb_models
 
 SMALL = """
@@ -73,7 +74,12 @@ def gains(monkeypatch, means, without=None):
     def of_arm(name, arm):
         values = 60 + (gained[name] if arm == "article" else 0 * gained[name])
         runs = {
-            seed: {"numbers": {"accuracy": value / 100, "seed": seed}, "machine": {}}
+            seed: {
+                "experiment": name,
+                "arm": arm,
+                "machine": {},
+                "numbers": {"accuracy": value / 100, "seed": seed},
+            }
             for seed, value in zip(section["seeds"], values, strict=True)
         }
         return dict([*runs.items()][: 9 if name == without else 10])
@@ -82,7 +88,9 @@ def gains(monkeypatch, means, without=None):
     return gained, verdicts.judged(*verdicts.contrasts("imdb-models"))
 
 
-def test_the_largest_gain_is_held_against_the_smallest_and_the_limits_of_all_pairs_hold_together(monkeypatch):
+def test_the_largest_gain_is_held_against_the_smallest_and_the_limits_of_all_pairs_hold_together(
+    monkeypatch, tmp_path
+):
     gained, found = gains(monkeypatch, (-0.5, 0.0, 2.5, 0.3))
     names = records.protocol("imdb-models")["among"]
     by_hand = checks.paired_difference(gained[names[2]], gained[names[0]], level=0.05 / 6)
@@ -90,6 +98,7 @@ def test_the_largest_gain_is_held_against_the_smallest_and_the_limits_of_all_pai
         assert getattr(found.difference, name) == pytest.approx(getattr(by_hand, name))
     assert (found.contrast.arm, found.contrast.against) == (names[2], names[0])
     assert found.judgement.word == "reproduced" and "at 99.17 %" in str(found)
+    assert forest_figure(found, tmp_path / "four.png").stat().st_size > 10_000
 
 
 def test_gains_that_are_alike_or_are_not_all_there_show_no_difference(monkeypatch):

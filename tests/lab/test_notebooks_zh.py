@@ -2,6 +2,7 @@
 thing."""
 
 import importlib.util
+import os
 import re
 from fnmatch import fnmatch
 
@@ -180,3 +181,18 @@ def test_nbval_runs_no_cell_twice():
             fnmatch(file.relative_to(notebooks.ROOT).as_posix(), one) for one in conftest.collect_ignore_glob
         )
         assert ignored == (file.parent != notebooks.NOTEBOOKS), file
+
+
+def test_jupyterlab_opens_the_chinese_copy_beside_the_english_one(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(notebooks, "BUILD", tmp_path)
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: started.append(command))
+    name = NAMES[0]
+    notebooks.open_lab(f"zh/{name[:2]}")
+    for file in (f"zh/{name}.ipynb", f"{name}.ipynb"):
+        assert (tmp_path / "lab" / file).read_bytes() == (notebooks.NOTEBOOKS / file).read_bytes()
+    assert str(tmp_path / "lab" / "zh" / f"{name}.ipynb") in started[0]
+    there = re.escape(", ".join(NAMES))
+    with pytest.raises(ValueError, match=f"'99'; there are {there}$"):  # not those in English only
+        notebooks.open_lab("zh/99")
+    assert len(started) == 1

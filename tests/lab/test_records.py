@@ -80,7 +80,7 @@ def test_a_file_that_does_not_belong_to_the_protocol_is_refused(written, change,
     record = json.loads(written.read_text()) | change
     written.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=message):
-        records.validate(written)
+        records.load(written)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_file_that_does_not_belong_to_the_protocol_is_refused(written, change,
 def test_a_file_that_holds_no_record_is_refused_by_name(written, text, message):
     written.write_text(text)
     with pytest.raises(ValueError, match=message):
-        records.validate(written)
+        records.load(written)
 
 
 def test_a_file_in_the_wrong_folder_or_a_run_that_stands_twice_is_refused(written):
@@ -781,9 +781,14 @@ def test_verify_says_of_a_file_what_holds_and_of_a_second_run_that_the_first_sta
         assert said.startswith(f"{file}: REFUSED: ") and message in said
 
 
-def test_verify_prints_the_state_and_the_verdict_of_every_section(capsys):
+def test_verify_prints_the_state_and_the_verdict_of_every_section_and_runs_a_seed_again(monkeypatch, capsys):
+    again = door.experiment
+    monkeypatch.setattr(
+        door, "experiment", lambda name, **options: again(name, arms=["article"], **options)
+    )  # of five arms one
     assert not door.main(["verify"])
     said = capsys.readouterr().out
+    assert said.count("mini-last article 240: ") == 1 and " numbers are equal, on " in said.splitlines()[-1]
     for name in records.sections():
         assert f"{records.status(name)}" in said
     assert said.count(": refuted (no gain of 0.5 points, in this scope)\n") == 2

@@ -15,7 +15,7 @@ import pytest
 from rsf import rules
 from rsf.__main__ import main
 from rsf.lab import arms, compact, data, models, records, tuning, verify
-from rsf.lab.tasks import imdb_floor
+from rsf.lab.tasks import imdb_floor, topics
 from rsf.lab.tasks import imdb_last_layer as task
 
 SETTINGS = {"k": 0.5, "window": 32, "rate_window": 256, "unit": "batch"}
@@ -178,12 +178,12 @@ def test_the_floor_counts_the_words_of_the_same_reviews(in_small, monkeypatch):
     in_small("floor")
     told = []
 
-    class Told(imdb_floor.TfidfVectorizer):
+    class Told(topics.TfidfVectorizer):
         def fit_transform(self, texts, y=None):
             told.append(list(texts))
             return super().fit_transform(texts, y)
 
-    monkeypatch.setattr(imdb_floor, "TfidfVectorizer", Told)
+    monkeypatch.setattr(topics, "TfidfVectorizer", Told)
     runs = [imdb_floor.run("floor-small", arm, 1) for arm in ("same words", "whole reviews")]
     rng = np.random.default_rng(1)
     models.draw(embedded()[1].model, task.HEAD, rng)

@@ -18,6 +18,16 @@ def in_own_process(function: Callable, *arguments: object) -> object:
         return process.submit(function, *arguments).result()
 
 
+def interleaved(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, np.ndarray]:
+    """Return what each way measures (repeats,): all of them once, before any is measured again.
+
+    >>> interleaved({"one": lambda: 1.0, "two": lambda: 2.0}, 3)["two"].tolist()
+    [2.0, 2.0, 2.0]
+    """
+    rounds = [[measure() for measure in ways.values()] for _ in range(repeats)]
+    return dict(zip(ways, np.transpose(rounds), strict=True))
+
+
 def summary(what: str, values: np.ndarray, ratio: np.ndarray) -> dict[str, float]:
     """Return the median of what was measured (repeats,), and of its ratio the median, the least, the most."""
     return dict(

@@ -9,6 +9,8 @@ python -m rsf bench generation         five minutes; writes results/bench-genera
 
 import tempfile
 import time
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from rsf.generation import model_sampler, sample_and_judge
 from rsf.lab import records
-from rsf.lab.bench import in_own_process, peak_mib, summary
+from rsf.lab.bench import in_own_process, interleaved, peak_mib, summary
 from rsf.lab.data import SourceUnavailable, local_folder
 from rsf.lab.models import letter_tokenizer
 from rsf.rules import above
@@ -121,18 +123,19 @@ def ways(model, tokenizer, settings, rng, stop=None):
     }
 
 
+def rate(write):
+    """Return how many samples a second a way of writing writes."""
+    start = time.perf_counter()
+    return write() / (time.perf_counter() - start)
+
+
 def speeds(model, tokenizer, settings, rng, stop=None):
     """Return a row for each way: median samples a second, and ours over it (median, least, most of the
     repeats)."""
     found = ways(model, tokenizer, settings, rng, stop)
-    rates = {name: [] for name in found}
-    for _ in range(settings["repeats"]):
-        for name, write in found.items():
-            start = time.perf_counter()
-            rates[name].append(write() / (time.perf_counter() - start))
-    first = np.array(rates["sample_and_judge"])
+    rates = interleaved({name: partial(rate, write) for name, write in found.items()}, settings["repeats"])
     return [
-        {"way": name, **summary("samples_per_second", of_way, first / of_way)}
+        {"way": name, **summary("samples_per_second", of_way, rates["sample_and_judge"] / of_way)}
         for name, of_way in rates.items()
     ]
 
@@ -174,11 +177,8 @@ def run():
     numbers = {}
     for name, load, stop in tqdm(CASES, desc="cases"):
         rng = np.random.default_rng(settings["seeds"][0])
-        try:
-            model, tokenizer = load(rng)
-        except SourceUnavailable:
-            continue
-        numbers[name] = speeds(model, tokenizer, settings, rng, stop)
+        with suppress(SourceUnavailable):
+            numbers[name] = speeds(*load(rng), settings, rng, stop)
     numbers |= {
         "differ": equality(settings, np.random.default_rng(settings["seeds"][0])),
         "peak_mib": {str(n): in_own_process(write_and_weigh, n) for n in settings["memory_prompts"]},

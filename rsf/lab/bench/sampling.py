@@ -7,6 +7,7 @@ results/bench-sampling/
 import time
 import timeit
 import tracemalloc
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from rsf import checks
 from rsf.lab import records
-from rsf.lab.bench import summary
+from rsf.lab.bench import interleaved, summary
 from rsf.sampling import StripEnvelope, rejection_sample
 
 ALONE = (
@@ -153,14 +154,15 @@ def against(density, settings, rng):
         )
         ready[name] = draw
     for size in settings["sizes"]:
-        use = {n: d for n, d in ready.items() if size <= settings["most"].get(n, settings["most_else"])}
-        times = {name: [] for name in use}
-        for _ in range(settings["repeats"]):
-            for name, draw in use.items():
-                times[name].append(seconds(draw, size, rng))
+        ways = {
+            name: partial(seconds, draw, size, rng)
+            for name, draw in ready.items()
+            if size <= settings["most"].get(name, settings["most_else"])
+        }
+        times = interleaved(ways, settings["repeats"])
         for name, taken in times.items():
-            ratio = np.array(taken) / times["StripEnvelope"]
-            rows.append({"sampler": name, "size": size, **summary("seconds", taken, ratio)})
+            found = summary("seconds", taken, taken / times["StripEnvelope"])
+            rows.append({"sampler": name, "size": size, **found})
     return rows
 
 

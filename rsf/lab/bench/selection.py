@@ -181,13 +181,11 @@ def prepared(settings, seed):
     if settings["shapes"] == "bert-base":  # random weights: what it costs, not what it learns
         model = BertForSequenceClassification(BertConfig(num_labels=2))
     size = min(settings["reviews"], len(reviews.train) // settings["slices"])  # the embedded corpus is small
-    chosen = data.encoded(
-        reviews.train,
-        rng.permutation(len(reviews.train))[: settings["slices"] * size],
-        tokenizer,
-        settings["tokens"],
-    )
-    chosen = [{name: row[name] for name in ("input_ids", "label")} for row in chosen]
+    places = rng.permutation(len(reviews.train))[: settings["slices"] * size]
+    chosen = [
+        {"input_ids": row["input_ids"], "label": row["label"]}
+        for row in data.encoded(reviews.train, places, tokenizer, settings["tokens"])
+    ]
     rows = [
         sorted(one, key=lambda row: -len(row["input_ids"]))
         for one in (chosen[i : i + size] for i in range(0, len(chosen), size))
@@ -244,9 +242,13 @@ def run(arm=None):
     if arm == "cpu":
         torch.set_num_threads(1)
     _most_memory()  # what it refuses, it refuses here: the processes below are waited for
-    numbers = {"passes": {name: [] for name in ARMS}, "memory": {}}
-    for name in tqdm(settings["memory"], desc="memory"):
-        numbers["memory"][name] = in_own_process(peak, name, settings, seed)
+    numbers = {
+        "passes": {name: [] for name in ARMS},
+        "memory": {
+            name: in_own_process(peak, name, settings, seed)
+            for name in tqdm(settings["memory"], desc="memory")
+        },
+    }
     model, tokenizer, slices, reviews, checkpoint = prepared(settings, seed)
     for number, rows in enumerate(tqdm(slices, desc="slices")):
         for name in ARMS:

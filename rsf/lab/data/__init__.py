@@ -130,11 +130,10 @@ def load(name, *, source=None):
             with open(EMBEDDED / f"{small.replace(' ', '_')}.jsonl", encoding="utf-8") as file:
                 made = [json.loads(line) for line in file]
         rows = import_module("datasets").Dataset.from_list(made)
-        kept = (
-            rows.select([i for i, one in enumerate(rows["split"]) if one == split])
+        return *(
+            rows.select([i for i, one in enumerate(rows["split"]) if one == split]).remove_columns("split")
             for split in ("train", "test")
-        )
-        return *(one.remove_columns("split") for one in kept), f"embedded, {small}"
+        ), f"embedded, {small}"
 
     train, test, where = first_available(
         {"hub": hub, "local": local, "embedded": embedded}, f"data set {name}", source
@@ -147,15 +146,14 @@ def load(name, *, source=None):
 def _tokenised(file):
     """Return the training and the test part of a file that tests/archive.py packed, and where it is from."""
     stored = np.load(file)
-    parts = (
+    return *(
         Tokenised(
             text=stored[f"{part}_text"].tolist(),
             label=stored[f"{part}_label"].tolist(),
             input_ids=np.split(stored[f"{part}_ids"], np.cumsum(stored[f"{part}_lengths"])[:-1]),
         )
         for part in ("train", "test")
-    )
-    return *parts, str(stored["source"])
+    ), str(stored["source"])
 
 
 def encoded(
@@ -171,8 +169,10 @@ def encoded(
     table's.
     """
     if isinstance(part, Tokenised):
-        every = (part["input_ids"][i].tolist() for i in index)
-        ids = [one if len(one) <= tokens else [*one[: tokens - 1], one[-1]] for one in every]
+        ids = [
+            one if len(one) <= tokens else [*one[: tokens - 1], one[-1]]
+            for one in (part["input_ids"][i].tolist() for i in index)
+        ]
     else:
         ids = tokenizer(list(part.select(index)["text"]), truncation=True, max_length=tokens)["input_ids"]
     labels = np.array(part["label"])[index] if labels is None else labels

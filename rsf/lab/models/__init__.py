@@ -173,14 +173,16 @@ def with_lora(model: transformers.PreTrainedModel, rank: int, rng: np.random.Gen
     """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules="all-linear",
-        fan_in_fan_out=model.config.model_type == "gpt2",  # its layers store their weights transposed
-        task_type="CAUSAL_LM",
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules="all-linear",
+            fan_in_fan_out=model.config.model_type == "gpt2",  # its layers store their weights transposed
+            task_type="CAUSAL_LM",
+        ),
     )
-    model = get_peft_model(model, config)
     draw(model, [name for name, _ in model.named_parameters() if "lora_A" in name], rng, 1 / rank)
     return model
 
@@ -269,8 +271,12 @@ def lower_outputs(
     Texts are cut at `tokens`. The result is in their order.
     """
     encoded = tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"]
-    rows = [{"input_ids": ids, "label": int(label)} for ids, label in zip(encoded, labels, strict=True)]
-    return lower_rows(lower, tokenizer, rows, batch_size)
+    return lower_rows(
+        lower,
+        tokenizer,
+        [{"input_ids": ids, "label": int(label)} for ids, label in zip(encoded, labels, strict=True)],
+        batch_size,
+    )
 
 
 def lower_rows(

@@ -64,10 +64,9 @@ class LastLayer(torch.nn.Module):
         heads = own.num_attention_heads
         query = own.query(first).view(len(first), heads, -1)  # (batch, heads, size)
         keys = own.key.weight.view(heads, -1, hidden.shape[-1])  # (heads, size, hidden)
-        asked = torch.einsum("bhs,hsd->bhd", query, keys)
-        scores = own.scaling * asked @ hidden.transpose(1, 2)  # (batch, heads, tokens)
-        weights = scores.masked_fill(mask[:, None] == 0, -torch.inf).softmax(-1)
-        weights = own.dropout(weights)
+        asked = own.scaling * torch.einsum("bhs,hsd->bhd", query, keys)
+        scores = asked @ hidden.transpose(1, 2)  # (batch, heads, tokens)
+        weights = own.dropout(scores.masked_fill(mask[:, None] == 0, -torch.inf).softmax(-1))
         found = torch.einsum(
             "bhd,hsd->bhs", weights @ hidden, own.value.weight.view(heads, -1, hidden.shape[-1])
         )
@@ -128,9 +127,9 @@ def cached(
         The disk has no room for all of it: nothing is begun.
     """
     name = _digest(lower, texts, tokens)
-    lengths_file = folder / f"{name}.lengths.npy"
-    hidden_file = folder / f"{name}.float16"
-    done_file = folder / f"{name}.done"
+    lengths_file, hidden_file, done_file = (
+        folder / f"{name}.{ending}" for ending in ("lengths.npy", "float16", "done")
+    )
     done = int(done_file.read_text()) if done_file.exists() else 0
     if done < len(texts):
         encoded = tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"]

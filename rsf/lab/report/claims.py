@@ -222,11 +222,15 @@ def claims_table() -> str:
     rows = []
     for line in lines():
         article, words, quantifier, notebook, *_ = line.claim
-        where = [*[f"[{notebook}](../notebooks/{file})" for file in _notebooks(notebook)], notebook]
         rows.append(
             (
-                *(article, words, quantifier, where[0], line.kind),
-                *(f"**{line.judgement.word}**", evidence(line)),
+                article,
+                words,
+                quantifier,
+                [*[f"[{notebook}](../notebooks/{file})" for file in _notebooks(notebook)], notebook][0],
+                line.kind,
+                f"**{line.judgement.word}**",
+                evidence(line),
             )
         )
     return table(["§", "claim", "quantifier", "asked in", "evidence is", "verdict", "evidence"], rows)

@@ -9,15 +9,10 @@ from rsf.lab.report.sweep import values
 
 def corpus_table() -> str:
     """Return the corpus card's table: how many reviews of each kind, and what TF-IDF makes of them."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+    from rsf.lab.tasks import topics
 
     reviews = data.load("imdb", source="embedded")
-    baseline = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
-    )
-    baseline.fit(reviews.train["text"], reviews.train["label"])
+    baseline = topics.counted_words().fit(reviews.train["text"], reviews.train["label"])
     right = baseline.predict(reviews.test["text"]) == np.array(reviews.test["label"])
     kinds = np.array(reviews.test["kind"])
     train_kinds = np.array(reviews.train["kind"])
@@ -37,12 +32,11 @@ def transfer_table() -> str:
         ("mini-reviews", "of all kinds"),
     ):
         accuracy = np.array(values(experiment, "plain"))
-        each = ", ".join(f"{value:.1f}" for value in accuracy)
         rows.append(
             (
                 f"{records.protocol(experiment)['train']} training reviews {kinds}",
                 len(accuracy),
-                f"{accuracy.mean():.1f} ({each})",
+                f"{accuracy.mean():.1f} ({', '.join(f'{value:.1f}' for value in accuracy)})",
             )
         )
     reached = f"accuracy on {records.protocol('mini-reviews')['test']:,} real IMDb test reviews, %"

@@ -1,4 +1,5 @@
-"""One contrast, seed by seed: whoever ran it, on whatever device, and what all of them say together."""
+"""One contrast, seed by seed or model by model: whoever ran it, on whatever device, and what all of them say
+together."""
 
 from pathlib import Path
 
@@ -10,12 +11,22 @@ from rsf.lab.report.parts import limits, save
 def forest_figure(finding: verdicts.Finding, file: Path) -> Path:
     """Draw the difference in each declared seed, with 95 % limits over its test examples, then that of all.
 
-    While a seed is missing, nothing is said of all.
+    Of sections among which a difference may be another: that in each of them, with 95 % limits over its
+    seeds, then the largest minus the smallest. While a seed is missing, nothing is said of all.
     """
     contrast, found = finding.contrast, finding.difference
+    section = records.protocol(contrast.experiment)
+    rows = {
+        name: verdicts.difference(
+            *(verdicts.of_arm(name, arm) for arm in section["contrast"]),
+            measure=contrast.measure,
+            interval=contrast.interval,
+        )
+        for name in contrast.among
+        if found
+    }
     arms = [verdicts.of_arm(contrast.experiment, arm) for arm in (contrast.arm, contrast.against)]
-    rows = {}
-    for seed in records.protocol(contrast.experiment)["seeds"]:
+    for seed in () if rows else section["seeds"]:
         each = [verdicts.of_each(arm[seed], contrast.measure) for arm in arms if seed in arm]
         rows[str(seed)] = checks.paired_difference(*each) if len(each) == 2 else None
     told = f"{limits(found, 2 if contrast.unit else 4, contrast.unit)}, " if found else ""
@@ -29,15 +40,22 @@ def forest_figure(finding: verdicts.Finding, file: Path) -> Path:
             else:
                 axis.plot([one.low, one.estimate, one.high], [place] * 3, marker="o", markevery=[1], **style)
         axis.axvline(0, color=plots.TARGET, linewidth=1)
-        gain = contrast.sign * (contrast.smallest_gain or -contrast.margin) * (100 if contrast.unit else 1)
-        axis.axvline(gain, color="black", linewidth=0.8, linestyle=":")
+        axis.axvline(
+            contrast.sign * (contrast.smallest_gain or -contrast.margin) * (100 if contrast.unit else 1),
+            color="black",
+            linewidth=0.8,
+            linestyle=":",
+        )
         axis.set(
             yticks=range(len(rows) + 1),
             yticklabels=[*rows, "all"],
             ylim=(len(rows) + 0.6, -0.6),
             xlabel=f"{contrast.measure}, difference{contrast.unit and ' in'}{contrast.unit}; "
             "dotted: the smallest worth having",
-            title=f"a seed: 95 % over its test examples; all: {100 * (1 - contrast.level):g} %",
+            title=(
+                "a model: 95 % over its seeds" if contrast.among else "a seed: 95 % over its test examples"
+            )
+            + f"; all: {100 * (1 - contrast.level):.4g} %",
         )
         save(axis, file)
     return file

@@ -73,9 +73,12 @@ def _idea(axis: Axes) -> None:
         axis.text(place, height, text, color=colour, weight="bold", backgroundcolor="white")
     axis.text(0.99, k + 0.07, "k q(x)", color="#6A6A6A", ha="right")
     axis.set(
-        title="the idea: keep what falls under p", xlabel="candidate x", ylabel="height of the coin, u k q(x)"
+        title="the idea: keep what falls under p",
+        xlabel="candidate x",
+        ylabel="height of the coin, u k q(x)",
+        xlim=(0, 1),
+        ylim=(0, 2.75),
     )
-    axis.set(xlim=(0, 1), ylim=(0, 2.75))
 
 
 def findings() -> str:
@@ -148,13 +151,14 @@ def power_table() -> str:
         )
         for row in stored["faults"]
     ]
-    head = ["fault", "one call yields", "calls", "caught", "enough", "its right twin accused"]
     told = [
         f"{what}: " + (f"p = {found['p']:.2f}" if found["passed"] else "refused")
         for what, found in stored["transformers"].items()
     ]
-    return (
-        f"{table(head, rows)}\n\nLevel {stored['level']:g}; *enough*: the least number of calls tried that "
+    return table(
+        ["fault", "one call yields", "calls", "caught", "enough", "its right twin accused"], rows
+    ) + (
+        f"\n\nLevel {stored['level']:g}; *enough*: the least number of calls tried that "
         f"caught 198 of 200. Assisted generation of transformers {stored['versions']['transformers']}, tiny "
         f"models, {stored['transformers_calls']:,} calls each: {'; '.join(told)}."
     )

@@ -17,8 +17,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     | --- | --- |
     | plain | 0.9 |
     """
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def limits(found: Verdict, digits: int = 1, unit: str = "") -> str:

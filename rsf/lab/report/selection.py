@@ -93,29 +93,31 @@ def ratios(arm: str = "cpu") -> dict[str, Ratio]:
 
 def selection_table() -> str:
     """Return the tables of what selection costs, and of whether its fast form is as accurate."""
-    rows = []
-    for name, ratio in ratios().items():
-        spread = f" ({ratio.least:.2f} to {ratio.most:.2f})" if ratio.most > ratio.least else ""
-        bound = f"at {'least' if ratio.at_least else 'most'} {ratio.bound:.2f}"
-        rows.append(
-            (NAMES[name], f"{ratio.value:.2f}{spread}", bound, "held" if ratio.held else "**missed**")
+    rows = [
+        (
+            NAMES[name],
+            f"{ratio.value:.2f}" + f" ({ratio.least:.2f} to {ratio.most:.2f})" * (ratio.most > ratio.least),
+            f"at {'least' if ratio.at_least else 'most'} {ratio.bound:.2f}",
+            "held" if ratio.held else "**missed**",
         )
+        for name, ratio in ratios().items()
+    ]
     costs = table(["what", "measured (range of the slices)", "bound, for the worst slice", ""], rows)
-    return "\n".join([costs, "", _line(), "", _accuracies()])
+    return f"{costs}\n\n{_line()}\n\n{_accuracies()}"
 
 
 def _line() -> str:
     """Return what was measured on, and how fast it was."""
     found, record = stored()
-    section = records.protocol("bench-selection")
     plain, score = (found[name][:, 1].sum() / found[name][:, 0].sum() for name in ("plain", "score"))
     floor = record["numbers"]["floor"]["flops"] / record["numbers"]["floor"]["flops_per_second"]
     of_scoring, of_training = (floor / found[name][0, 0] for name in ("score", "plain"))
     return (
         f"{len(found['plain'])} slices of {record['data']}, {found['plain'][:, 1].sum():,.0f} tokens, "
-        f"reviews cut at {section['tokens']}; MiniLM in float32, {record['machine']['device']}, processor "
-        f"seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; the matrix "
-        f"products of scoring alone would take {of_scoring:.2f} of its time, {of_training:.2f} of training's."
+        f"reviews cut at {record['settings']['tokens']}; MiniLM in float32, {record['machine']['device']}, "
+        f"processor seconds. Plain training takes {plain:,.0f} tokens a second, scoring {score:,.0f}; the "
+        f"matrix products of scoring alone would take {of_scoring:.2f} of its time, {of_training:.2f} of "
+        "training's."
     )
 
 
@@ -124,12 +126,15 @@ def _accuracies() -> str:
     rows = []
     for experiment in SHORT:
         section = records.protocol(experiment)
-        (contrast,) = verdicts.contrasts(experiment)
-        finding = verdicts.judged(contrast)
-        interval = f"{limits(finding.difference)}, {100 * (1 - contrast.level):g} %"
-        said = f"by {100 * contrast.margin:g} points: {finding.judgement.word}"
-        size = f"{len(section['seeds'])}, {section['test']:,}"
-        rows.append((f"[`{experiment}`]({experiment})", size, interval, said))
+        finding = verdicts.judged(*verdicts.contrasts(experiment))
+        rows.append(
+            (
+                f"[`{experiment}`]({experiment})",
+                f"{len(section['seeds'])}, {section['test']:,}",
+                f"{limits(finding.difference)}, {100 * (1 - finding.contrast.level):g} %",
+                f"by {100 * finding.contrast.margin:g} points: {finding.judgement.word}",
+            )
+        )
     return table(
         [
             "accuracy of the fast form minus the listing's, after the same number of forward passes",
@@ -143,9 +148,8 @@ def _accuracies() -> str:
 
 def selection_figure(file: Path) -> None:
     """Draw the time of a pass, over plain fine-tuning's, against the share trained on; a line: its parts."""
-    worst = ratios()["a pass over its parts"].value
     found, _ = stored()
-    title = f"A pass takes up to {worst:.2f} times its scoring and training"
+    title = f"A pass takes up to {ratios()['a pass over its parts'].value:.2f} times its scoring and training"
     with plots.figure(title, width=6, height=4) as axis:
         plain = found["plain"][:, 0]
         line = np.array([0, 1])
@@ -164,7 +168,11 @@ def selection_figure(file: Path) -> None:
             ("plain fine-tuning", (0, 1), (2, 4), plots.CONTROL, "left"),
         ):
             axis.annotate(text, place, shift, textcoords="offset points", color=colour, ha=side)
-        axis.set(xlabel="share of the tokens trained on, a", ylabel="time of a pass / plain")
-        axis.set(xlim=(-0.03, 1.05), ylim=(0, None))
-        axis.set_title(f"{len(plain)} slices of reviews")
+        axis.set(
+            xlabel="share of the tokens trained on, a",
+            ylabel="time of a pass / plain",
+            xlim=(-0.03, 1.05),
+            ylim=(0, None),
+            title=f"{len(plain)} slices of reviews",
+        )
         save(axis, file)

@@ -74,8 +74,8 @@ def sweep_figure(file: Path | None = None) -> None:
     """Draw the contrasts in units of the smallest gain worth having; shown where no file is named."""
     found = findings()
     words = Counter(finding.judgement.word for finding in found.values())
-    title = ", ".join(f"{number} {word}" for word, number in words.items())
-    with plots.figure(f"Seven contrasts: {title}", width=9, height=3.8) as axis:
+    title = f"Seven contrasts: {', '.join(f'{number} {word}' for word, number in words.items())}"
+    with plots.figure(title, width=9, height=3.8) as axis:
         for place, finding in enumerate(found.values()):
             ends = claimed(finding)
             axis.plot(ends[::2], [place] * len(ends[::2]), color=plots.KEPT)

@@ -65,21 +65,20 @@ def sure_mistakes(row: Row) -> float:
 def whole_model_table() -> str:
     """Return the table of the whole model on all of IMDb, and what it shows beside the declared contrasts."""
     found = rows()
-    lines = []
-    for row in found:
-        minus = limits(row.minus_plain, 2) if row.minus_plain else ""
-        shares = (f"{row.mean('acceptance_rate'):.2f}", f"{row.mean('steps'):,.0f}", f"{row.mean('nll'):.3f}")
-        lines.append(
-            (
-                row.passes,
-                NAMES[row.arm],
-                f"{row.mean('accuracy'):.2f}",
-                minus,
-                row.word,
-                *shares,
-                f"{100 * sure_mistakes(row):.0f}",
-            )
+    lines = [
+        (
+            row.passes,
+            NAMES[row.arm],
+            f"{row.mean('accuracy'):.2f}",
+            limits(row.minus_plain, 2) if row.minus_plain else "",
+            row.word,
+            f"{row.mean('acceptance_rate'):.2f}",
+            f"{row.mean('steps'):,.0f}",
+            f"{row.mean('nll'):.3f}",
+            f"{100 * sure_mistakes(row):.0f}",
         )
+        for row in found
+    ]
     head = ["passes", "arm", "right, %", "minus plain, points", "verdict", "kept", "steps", "NLL"]
     return f"{table([*head, 'mistakes surer than 0.9, %'], lines)}\n\n{_beside(found)}"
 
@@ -104,11 +103,14 @@ def whole_model_figure(file: Path | None = None) -> None:
     """Draw the arms' accuracy minus plain's, and their NLL; shown where no file is named."""
     found = rows()
     (article,) = (row for row in found if row.passes == 3 and row.arm == "article")
-    title = (
+    with plots.figure(
         "The article's rule, all of IMDb, three passes: fewer right answers "
-        f"({article.minus_plain.estimate:+.2f} points), better probabilities"
-    )
-    with plots.figure(title, columns=2, width=10, height=4, sharey=True) as (left, right):
+        f"({article.minus_plain.estimate:+.2f} points), better probabilities",
+        columns=2,
+        width=10,
+        height=4,
+        sharey=True,
+    ) as (left, right):
         for place, row in enumerate(found):
             colour = plots.ARMS[row.arm]
             _seeds(right, place, verdicts.measured(row.runs, "nll"), colour)
@@ -128,11 +130,16 @@ def whole_model_figure(file: Path | None = None) -> None:
         left.set_yticks(
             range(len(found)), [f"{row.arm}, {row.passes} pass{'es' * (row.passes > 1)}" for row in found]
         )
-        left.set_ylim(len(found) - 0.4, -0.6)
-        left.set(xlabel="test accuracy minus plain's, points", xlim=(-0.95, 0.65))
-        right.set(xlabel="negative log-likelihood of a test review (less is better)")
-        left.set_title(f"{len(article.runs)} seeds (random: 5); limits at 97.5 % for article, else 95 %")
-        right.set_title("mean and 95 % interval over the seeds")
+        left.set(
+            ylim=(len(found) - 0.4, -0.6),
+            xlabel="test accuracy minus plain's, points",
+            xlim=(-0.95, 0.65),
+            title=f"{len(article.runs)} seeds (random: 5); limits at 97.5 % for article, else 95 %",
+        )
+        right.set(
+            xlabel="negative log-likelihood of a test review (less is better)",
+            title="mean and 95 % interval over the seeds",
+        )
         save(left, file) if file else plots.plt.show()
 
 

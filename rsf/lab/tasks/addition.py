@@ -197,8 +197,13 @@ def world(settings, seed):
     on."""
     sizes = [settings[name] for name in ("numbers", "pool", "validation", "test")]
     order = sums(np.random.default_rng([seed, 0]).permutation(10**4)[: sum(sizes)])
-    parts = np.split(order, np.cumsum(sizes)[:-1])
-    return dict(zip(("supervised", "pool", "validation", "test"), parts, strict=True))
+    return dict(
+        zip(
+            ("supervised", "pool", "validation", "test"),
+            np.split(order, np.cumsum(sizes)[:-1]),
+            strict=True,
+        )
+    )
 
 
 def start(settings, seed, steps, learning_rate, weight_decay):
@@ -235,8 +240,13 @@ def base(experiment, seed):
     """Return the model that the arms go on from, and the rewards of what it writes on the sums without
     answers."""
     settings = records.protocol(experiment)
-    setting = settings["base_learning_rate"], settings["base_weight_decay"]
-    model = start(settings, seed, settings["base_steps"], *setting)
+    model = start(
+        settings,
+        seed,
+        settings["base_steps"],
+        settings["base_learning_rate"],
+        settings["base_weight_decay"],
+    )
     _, judged, _ = sample_and_judge(
         own(model, tokenizer()),
         world(settings, seed)["pool"].tolist(),

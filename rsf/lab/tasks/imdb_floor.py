@@ -6,11 +6,9 @@ python -m rsf experiment floor-imdb
 import time
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from rsf.lab import compact, models, records
+from rsf.lab.tasks import topics
 from rsf.lab.tasks.imdb_last_layer import HEAD, parts, sources
 
 
@@ -32,10 +30,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
         return [checkpoint.tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded["input_ids"]]
 
     begun = time.perf_counter()
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=tuple(settings["ngrams"]), sublinear_tf=True),
-        LogisticRegression(C=settings["C"], max_iter=1000),
-    )
+    model = topics.counted_words(tuple(settings["ngrams"]), settings["C"])
     model.fit(seen(reviews.train, chosen), np.array(reviews.train["label"])[chosen])
     numbers = compact.outcomes(
         model.predict_log_proba(seen(reviews.test, tested)), np.array(reviews.test["label"])[tested]

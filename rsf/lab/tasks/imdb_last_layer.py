@@ -36,14 +36,10 @@ def outputs(part: str, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     reviews, checkpoint = sources()
     lower, _ = models.split_layers(checkpoint.model, 1)
     texts = getattr(reviews, part)
-    found = last_layer.cached(
-        lower,
-        checkpoint.tokenizer,
-        texts["text"],
-        tokens,
-        carry.cache(),
+    return (
+        *last_layer.cached(lower, checkpoint.tokenizer, texts["text"], tokens, carry.cache()),
+        np.array(texts["label"]),
     )
-    return *found, np.array(texts["label"])
 
 
 @lru_cache

@@ -29,11 +29,14 @@ def world(tokens: int) -> tuple[data.Data, models.Checkpoint, list[dict], list[d
         attention_probs_dropout_prob=0.0,
     )
     lower, _ = models.split_layers(checkpoint.model.double(), 1)
-    parts = (
-        models.lower_outputs(lower, checkpoint.tokenizer, part["text"], part["label"], tokens)
-        for part in (reviews.train, reviews.test)
+    return (
+        reviews,
+        checkpoint,
+        *(
+            models.lower_outputs(lower, checkpoint.tokenizer, part["text"], part["label"], tokens)
+            for part in (reviews.train, reviews.test)
+        ),
     )
-    return reviews, checkpoint, *parts
 
 
 def run(experiment: str, arm: str, seed: int) -> records.Run:

@@ -81,8 +81,10 @@ def train(experiment: str, arm: str, seed: int, setting: tuple) -> tuple:
     model = copy.deepcopy(base)
     kl = settings["kl"][arm]
     drawn = settings["prompts"] * settings["samples"]
-    readers = 2 if kl else 1  # of the samples: with KL the base, too
-    a_step = addition.TOKENS * (FORWARD * readers * drawn + TRAIN * (settings["batch"] + drawn))
+    a_step = addition.TOKENS * (
+        FORWARD * (2 if kl else 1) * drawn  # with KL the base reads the samples, too
+        + TRAIN * (settings["batch"] + drawn)
+    )
     steps = (settings["steps"] - settings["base_steps"]) // settings["rounds"] * addition.STEP // a_step
     spent = settings["base_steps"] * addition.STEP
     reports = []

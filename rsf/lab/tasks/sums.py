@@ -141,8 +141,13 @@ def tune(experiment: str, arm: str, seed: int) -> dict:
     validation = addition.world(records.protocol(experiment), seed)["validation"].tolist()
     found = {"grid": grid(experiment, arm), "validation": [], "kept": []}
     for setting in found["grid"]:
-        kept = kept_by_rejection(experiment, seed, setting) if arm == "blind" else None
-        model, reports, _ = train(experiment, arm, seed, setting, kept)
+        model, reports, _ = train(
+            experiment,
+            arm,
+            seed,
+            setting,
+            kept_by_rejection(experiment, seed, setting) if arm == "blind" else None,
+        )
         found["validation"].append(addition.accuracy(model, validation))
         found["kept"].append([report.sampling.kept for report in reports])
     return found

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 
 from rsf.lab import arms, compact, data, models, tuning
 from rsf.lab.models import last_layer
@@ -54,11 +54,16 @@ def judged(logits: np.ndarray, part: carry.Part, scalars: bool) -> dict:
     return compact.outcomes(logits, labels, scalars=scalars) | ({} if scalars else {"by_class": each})
 
 
+def counted_words(ngrams: tuple[int, int] = (1, 2), C: float = 10.0) -> Pipeline:
+    """Return counted words, or runs of words, with logistic regression: what a task's model must beat."""
+    return make_pipeline(
+        TfidfVectorizer(ngram_range=ngrams, sublinear_tf=True), LogisticRegression(C=C, max_iter=1000)
+    )
+
+
 def floor(train: list[dict], tested: carry.Part) -> dict:
     """Return the numbers of counted words and pairs with logistic regression."""
-    counted = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
-    )
+    counted = counted_words()
     counted.fit([row["text"] for row in train], [row["label"] for row in train])
     return judged(counted.predict_log_proba([row["text"] for row in tested.shown]), tested, False)
 

@@ -40,9 +40,8 @@ def ask(rows, tokenizer, shots=()):
 
 def fitting(rows, checkpoint, tokens, shots=()):
     """Return the problems whose prompt, with these shots, leaves the model room for `tokens` more."""
-    prompts = ask(rows, checkpoint.tokenizer, shots)["prompt"]
     room = checkpoint.model.config.max_position_embeddings - tokens
-    encoded = checkpoint.tokenizer(list(prompts))["input_ids"]
+    encoded = checkpoint.tokenizer(list(ask(rows, checkpoint.tokenizer, shots)["prompt"]))["input_ids"]
     return rows.select([i for i, ids in enumerate(encoded) if len(ids) <= room])
 
 
@@ -94,8 +93,7 @@ def learn(model, tokenizer, train, reward, arm, settings, rng, folder, *, learni
             "samples_per_prompt": 1,
             "sampler": lambda *_: lambda prompts, rngs: [own[x] for x in prompts],
         }
-        texts = [*train["prompt"], *(own[x] for x in train["prompt"])]
-        read = sum(map(len, tokenizer(texts)["input_ids"]))
+        read = sum(map(len, tokenizer([*train["prompt"], *map(own.get, train["prompt"])])["input_ids"]))
         one_pass = TRAIN * (read + len(train))  # an answer has one token more: its end
         passes = float(arm.partition("-")[2] or verified["forward_passes"] / one_pass)
     args = TrainingArguments(
@@ -145,19 +143,31 @@ def measure(arm, checkpoint, problems, reward, settings, seed, verified=None):
     shots, validation, train, test = split(problems, checkpoint, settings, seed)
     tokenizer = checkpoint.tokenizer
     test = ask(test, tokenizer, shots if arm == "few-shot" else ())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     tuned = {}
     best = None
     for rate in settings["learning_rates"] if not arm.endswith("-shot") else (0.0,):
-        model = copy.deepcopy(checkpoint.model).to(device, getattr(torch, settings["dtype"]))
+        model = copy.deepcopy(checkpoint.model).to(
+            "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, settings["dtype"])
+        )
         reports = []
         spent = 0
         if rate:
             model = models.with_lora(model, settings["rank"], np.random.default_rng([seed, 1]))
-            options = {"learning_rate": rate, "seed": seed, "verified": verified}
             rng = np.random.default_rng([seed, 2])
             with tempfile.TemporaryDirectory() as folder:
-                reports, spent = learn(model, tokenizer, train, reward, arm, settings, rng, folder, **options)
+                reports, spent = learn(
+                    model,
+                    tokenizer,
+                    train,
+                    reward,
+                    arm,
+                    settings,
+                    rng,
+                    folder,
+                    learning_rate=rate,
+                    seed=seed,
+                    verified=verified,
+                )
             rng = np.random.default_rng([seed, 3])
             tuned[str(rate)] = float(score(model, tokenizer, validation, reward, settings, rng).mean())
         if best is None or tuned[str(rate)] > tuned[str(best[0])]:
@@ -187,7 +197,7 @@ def run(experiment: str, arm: str, seed: int) -> records.Run:
     problems = data.load("gsm8k", source="hub,local")  # published numbers come from real data
     checkpoint = models.load("chat", None, np.random.default_rng(seed), source=settings["model"])
     file = records.path(experiment, "verified", seed)
-    verified = records.validate(file)["numbers"] if arm in ("blind", "supervised") else None
+    verified = records.load(file)[0]["numbers"] if arm in ("blind", "supervised") else None
     return records.Run(
         problems.source,
         checkpoint.source,
