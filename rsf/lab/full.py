@@ -70,14 +70,13 @@ def run(
     (out / "log").mkdir(parents=True, exist_ok=True)
     os.environ["RSF_RESULTS"] = str(out / "results")
     torch.set_num_threads(1)  # as those that are run have
-    archived = (records.ROOT / "data" / "imdb" / "tokens.npz").is_file()
     environment = {
         "RSF_CHECKPOINTS": str(out / "checkpoints"),
         **os.environ,
         "RSF_UNTIL": str(end - RESERVE),
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        **({"RSF_DATA": str(records.ROOT / "data")} if archived else {}),
+        **({"RSF_DATA": str(records.ROOT / "data")} if (records.ROOT / "data" / "imdb").is_dir() else {}),
     }
     begun = []
     for name in names:
