@@ -110,7 +110,7 @@ def setup_line() -> str:
     """Return README's measured costs of its two commands, from results/setup.json."""
     cost = json.loads((records.RESULTS / "setup.json").read_text(encoding="utf-8"))
     return (
-        f"On {cost['machine']}, from a fresh clone: run {cost['run_minutes']:.0f} min "
+        f"On {cost['machine']}, a fresh clone: run {cost['run_minutes']:.0f} min "
         f"({cost['install_minutes']:.1f} to set up), test {cost['test_minutes']:.0f} min; "
         f"memory {cost['memory_gib']:.1f} GiB, disk {cost['disk_gib']:.1f} GiB."
     )
