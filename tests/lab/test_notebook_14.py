@@ -26,10 +26,6 @@ def printed():
     return "\n".join("".join(out.get("text", "")) for one in cells for out in one.get("outputs", []))
 
 
-def prose():
-    return " ".join((notebooks.TEXT / f"{NAME}.md").read_text(encoding="utf-8").split())
-
-
 def names(*headings, slow=False):
     """The names that the set-up and the cells of some sections make, by how their headings begin."""
     made = {}
@@ -131,6 +127,23 @@ def test_holm_is_the_textbook_s():
     assert holm(np.array([0.9, 0.8])) == pytest.approx([1.0, 1.0])
 
 
+def test_what_the_prose_tells_of_wrong_labels_and_groups_is_what_the_stored_runs_say():
+    made = names("Does what is kept", "Whose reviews")
+    mean = {arm: np.mean(values) for arm, values in made["found"].items()}
+    assert round(mean["mean-a"], 2) == 0.76 and mean["out-of-fold"] < mean["mean-loss"]
+    assert 3.5 < made["cost"]["out-of-fold"] / made["cost"]["mean-loss"] < 4.5
+    assert 0.75 < made["tied"][0] < 0.85 and 0.3 < made["tied"][1] < 0.37
+    words = [verdicts.judged(contrast).judgement.word for contrast in verdicts.contrasts("groups")]
+    assert words == ["refuted", "not shown", "not shown"]
+    beyond = {
+        what: {name for name, p in zip(made["more_kept"], made["p_of"][what], strict=True) if p < 0.05}
+        for what in ("kept", "accuracy")
+    }
+    assert beyond == {"kept": {"long", "war", "drama"}, "accuracy": {"long"}}
+    assert all(made["more_kept"][name].mean() > 0 for name in beyond["kept"])
+    assert 0.4 < made["gained"]["long"].mean() < 0.7
+
+
 def test_the_hole_is_what_the_list_says():
     policy = finite.TablePolicy(np.log([[0.3, 0.4, 0.2, 0.1]] * 21))
     made = names("What do rounds")
@@ -146,6 +159,15 @@ def test_the_hole_is_what_the_list_says():
     for seed in range(5):  # and not only of this run
         run = made["rounds"](tilted(1.0, 4.0), 8, 4_000, np.random.default_rng(seed))
         assert run[:, 2].argmax() in (1, 2, 3) and run[-1, 2] < run[0, 2]
+
+
+def test_what_the_prose_tells_of_the_live_training_is_what_it_printed():
+    right, bad = map(
+        int, re.search(r"last +third: kept (\d+) of 100 right labels, (\d+)", printed()).groups()
+    )
+    assert right < 50 and bad > right + 5
+    shares = [int(share) for share in re.findall(r"reviews, +(\d+) % of them mislabelled", printed())]
+    assert len(shares) == 3 and shares[2] > shares[0] and min(shares) > 0 and max(shares) < 100
 
 
 def test_the_live_training_decides_nothing_near_a_tie():

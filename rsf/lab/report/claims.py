@@ -21,6 +21,7 @@ OWN = (
     "fine-tune on what was accepted; repeat: this improves the model at a limited compute budget"
 )
 TASK = "the rule improves fine-tuning on any task"
+FOUND = "what the rule keeps over training finds wrong labels better than the loss at its end"
 
 
 class Claim(NamedTuple):
@@ -134,6 +135,10 @@ CLAIMS = (
     Claim(
         *("7", "Interpretability, safety and fairness ask for study.", "in general", "14"),
         note="no claim of an effect",
+    ),
+    Claim(
+        *("7", "Ours: what it keeps finds wrong labels better than the loss at the end.", "case", "14"),
+        asks=(f"groups: {FOUND}",),
     ),
     Claim("7", "Ours: hard first harms under wrong labels.", "case", "08", asks=("imdb-last-wrong",)),
     Claim("7", "Ours: the same, a whole model.", "case", "08", asks=("imdb-whole-model-wrong",)),
