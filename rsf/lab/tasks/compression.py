@@ -110,13 +110,13 @@ def costs(settings: dict, how: str) -> dict:
     whole, dense = (MAKE[one](2, settings, np.random.default_rng(0)).model.eval() for one in (how, "dense"))
     size, most = (sum(one.numel() for one in each.bert.encoder.parameters()) for each in (whole, dense))
     spent = {one: TRAIN * recipe["train"] * recipe["passes"] for one, recipe in settings["recipes"].items()}
-    spent |= {"dense": 0.0} if how == "dense" else {}
+    teacher = spent["dense"] * (how != "dense")
     read_once = FORWARD * settings["recipes"][how]["train"] * (how == "distilled")  # by the teacher
     ids = torch.full((settings["timed"], settings["tokens"]), 1000)
     with torch.inference_mode():
         seconds = min(timeit.repeat(lambda: whole(ids), number=1, repeat=settings["repeats"]))
     return {
-        "cost": float(spent["dense"] + read_once + spent[how] * size / most),
+        "cost": float(teacher + read_once + spent[how] * size / most),
         "parameters": sum(one.numel() for one in whole.parameters()),
         "zeros": sum(int((one == 0).sum()) for one in whole.parameters() if one.ndim > 1),
         "seconds": seconds,
