@@ -178,4 +178,4 @@ def test_the_live_training_decides_nothing_near_a_tie():
         first, second = np.sort(values)[:2]
         assert second - first > 1e-9
     assert np.mean([one[-1] for one in made["believed"]]) > 0.95
-    assert made["shown"].keys() == {"learned", "ambiguous", "mislabelled"}
+    assert made["shown"].keys() == {"early", "late", "mislabelled"}
