@@ -112,9 +112,12 @@ def test_scores_of_one_training_share_its_answers_and_a_later_one_pays_for_looki
 
 
 def test_no_learning_rate_was_chosen_by_what_was_planted():
-    section = records.protocol("groups-tuning")
-    assert section["validate"] == "pool" and section["flipped"] == records.protocol("groups")["flipped"]
-    assert not set(section["seeds"]) & set(records.protocol("groups")["seeds"])
+    tuned = records.protocol("groups-tuning")
+    assert tuned["flipped"] == records.protocol("groups")["flipped"] > 0  # of what is validated on, too
+    assert not set(tuned["seeds"]) & set(records.protocol("groups")["seeds"])
+    for run in records.runs("groups-tuning"):
+        assert (2000 * run["numbers"]["accuracy"]) % 1 == pytest.approx(0, abs=1e-9)  # of those put aside
+        assert run["numbers"]["accuracy"] < 1 - tuned["flipped"] and "wrong" not in run["numbers"]
 
 
 # the prose
