@@ -161,8 +161,13 @@ def verify(files, machine):
             notes += [
                 f"made {forest_figure(one, out / f'{name}-{n}.png')}" for n, one in enumerate(findings, 1)
             ]
-        decides = "" if findings or records.superseded(name) else ", decides nothing"
-        print(records.status(name) + decides, *verdicts.means(name), *notes, *findings, sep="\n  ")
+        print(
+            records.status(name) + ("" if findings or records.superseded(name) else ", decides nothing"),
+            *verdicts.means(name),
+            *notes,
+            *findings,
+            sep="\n  ",
+        )
     for claim, judgement in verdicts.overall(names).items():
         print(f"{claim}:\n  {judgement}")
     return any("REFUSED" in line for line in said.values()) if files else _claims()

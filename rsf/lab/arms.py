@@ -114,6 +114,7 @@ def fine_tune(
             train_dataset=train,
             data_collator=collate,
             rule=rule_of(arm, settings),
+            criterion=getattr(model, "criterion", "loss"),  # of a model whose loss is none of the usual
             on_decision=on_decision,
             callbacks=[journal] if journal else [],
         )

@@ -1,9 +1,11 @@
 """What a record must name, by its section: its numbers, model and data, which `rsf.lab.verify` asks for."""
 
 IMDB = {"accuracy", "acceptance_rate", "forward_passes", "budget", "steps"}
+SMALLER = ("compression", "dense", "distilled", "pruned")
 MINILM = "bert: embedded, all-MiniLM-L6-v2"
 NEEDED = {  # by the first word of a section; the compact form needs the second set as well
-    **dict.fromkeys(("imdb", "mini", "topics", "images"), IMDB),
+    **dict.fromkeys(("imdb", "mini", "topics", "images", "dense", "distilled", "pruned"), IMDB),
+    "compression": {"accuracy", "right", "cost", "parameters"},
     "questions": IMDB | {"f1"},
     "groups": {"accuracy", "auc", "scores", "wrong", "groups", "forward_passes"},
     "groups-tuning": IMDB,
@@ -20,7 +22,10 @@ NEEDED = {  # by the first word of a section; the compact form needs the second 
     "bench-growth": {"growth"},
 }
 MODELS = {  # what the line about the model begins with, by the first word of a section and its `model`
-    **{(kind, "embedded"): MINILM for kind in ("imdb", "groups", "mini", "topics", "questions", "bench")},
+    **{
+        (kind, "embedded"): MINILM
+        for kind in ("imdb", "groups", "mini", "topics", "questions", "bench", *SMALLER)
+    },
     ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
     ("imdb", "new"): "bert: 1 layer of width 64, random weights",
     ("images", "new"): "a vision transformer, random weights",
@@ -31,7 +36,7 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
 }
 MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
 REAL = {  # what the line about the data begins with, by the first word of a section
-    **dict.fromkeys(("imdb", "groups"), ("imdb: hub", "imdb: local copy")),
+    **dict.fromkeys(("imdb", "groups", *SMALLER), ("imdb: hub", "imdb: local copy")),
     "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
     "topics": ("ag_news: hub", "ag_news: local copy"),
     "questions": ("squad: hub", "squad: local copy"),

@@ -43,7 +43,6 @@ QUEUE = (  # the most valuable first
     "imdb-article",
     "gsm8k-chat",
 )
-CLASS = ("imdb-class",)
 RESERVE = 45  # seconds for what trains to save itself
 MEMORY = 6 * 2**30  # bytes of the card for one of the runs side by side
 Job = tuple[str, int, float | None]  # section, seed, and of tuning the learning rate
@@ -71,14 +70,13 @@ def run(
     (out / "log").mkdir(parents=True, exist_ok=True)
     os.environ["RSF_RESULTS"] = str(out / "results")
     torch.set_num_threads(1)  # as those that are run have
-    archived = (records.ROOT / "data" / "imdb" / "tokens.npz").is_file()
     environment = {
         "RSF_CHECKPOINTS": str(out / "checkpoints"),
         **os.environ,
         "RSF_UNTIL": str(end - RESERVE),
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        **({"RSF_DATA": str(records.ROOT / "data")} if archived else {}),
+        **({"RSF_DATA": str(records.ROOT / "data")} if (records.ROOT / "data" / "imdb").is_dir() else {}),
     }
     begun = []
     for name in names:
@@ -116,11 +114,11 @@ def _one(end: float, out: Path, environment: dict, job: Job) -> str:
 
 
 def assign(students: int, names: Sequence[str] = ()) -> Iterator[str]:
-    """Yield the words of a command for each student: a seed of a section, by default of `CLASS`, that lacks.
+    """Yield the words of a command for each student: a seed of a section, by default BERT's, that lacks.
 
     While a section's tuning lacks runs, they are what is given out: a seed at a rate.
     """
-    lack = [job for name in with_tuning(names or CLASS) for job in lacking(name)]
+    lack = [job for name in with_tuning(names or ["imdb-class"]) for job in lacking(name)]
     for number, job in enumerate(islice(lack, students), 1):
         yield f"{number:3}  {tuning.words(job)}"
     yield f"{min(students, len(lack))} of {students} students have a seed, {len(lack)} lack"

@@ -387,10 +387,9 @@ def answers(record: dict) -> tuple[str, ...]:
     was that models may agree.
     """
     numbers = record["numbers"]
-    told = "calibration" in numbers and 0.6 < numbers["accuracy"] < 1
-    names = ["right"] if told else sorted(numbers.keys() - {*TIMES})
-    of = record["experiment"], record["arm"], record.get("rate")
-    return tuple(map(json.dumps, [*of, *(numbers[name] for name in names)]))
+    few = {"right"} if "calibration" in numbers and 0.6 < numbers["accuracy"] < 1 else {*numbers} - {*TIMES}
+    told = [record["experiment"], record["arm"], record.get("rate"), *(numbers[name] for name in sorted(few))]
+    return tuple(map(json.dumps, told))
 
 
 def compare(stored: dict, new: dict) -> list[str]:

@@ -152,7 +152,6 @@ def judged(contrast: Contrast) -> Finding:
     found = difference(*arms, measure=contrast.measure, interval=contrast.interval, level=contrast.level)
     values = [measured(runs, contrast.measure) for runs in arms]
     of_two = contrast.unit and "half of the arm's median" not in section["primary"]  # where guessing has 50 %
-    fallen = sum(checks.collapsed(one, 50.0 if of_two else 0.0) for one in values)
     pairs = {}
     for seed, run in arms[0].items():
         pairs.setdefault(run["machine"].get("device"), []).append(values[0][seed] - values[1][seed])
@@ -162,7 +161,7 @@ def judged(contrast: Contrast) -> Finding:
         found,
         p_value=checks.sign_flip(*values),
         seeds=len(section["seeds"]),
-        collapsed=fallen,
+        collapsed=sum(checks.collapsed(one, 50.0 if of_two else 0.0) for one in values),
         devices=tuple((name, len(each), float(np.mean(each))) for name, each in pairs.items()),
     )
 

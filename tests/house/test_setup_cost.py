@@ -1,7 +1,6 @@
 """What the two commands take on a fresh clone: how it is measured, and what is stored."""
 
 import json
-import re
 import sys
 
 import pytest
@@ -35,6 +34,5 @@ def test_disk_is_that_of_all_files_however_deep(tmp_path):
 
 def test_what_is_stored_is_what_the_command_writes_and_stays_below_the_limit():
     cost = json.loads(setup_cost.FILE.read_text(encoding="utf-8"))
-    assert re.fullmatch("[0-9a-f]{40}", cost["commit"])
     assert 0 < cost["install_minutes"] < cost["run_minutes"] and 0 < cost["test_minutes"] <= 35
     assert 0 < cost["memory_gib"] < 8 and 0 < cost["disk_gib"] < 10

@@ -262,6 +262,18 @@ def test_a_path_of_frames_is_read_once_where_it_repeats_and_blanks_part_two_alik
     assert found["errors"] == pytest.approx((1 / 3 + 2 / 3) / 2) and found["accuracy"] == 0.0
 
 
+def test_the_loss_of_a_sound_is_the_library_s_in_the_type_of_the_logits():
+    model, rows = tiny("speech")
+    batch = speech.collate(rows[:5])
+    library = tf.Wav2Vec2BertForCTC.forward(model.eval(), **batch)
+    assert model(**batch).loss == library.loss and library.loss.dtype == torch.float32
+    batch["input_features"] = batch["input_features"].double()
+    exact = model.double()(**batch).loss
+    assert exact.dtype == torch.float64 and float(exact.detach()) == pytest.approx(
+        float(library.loss.detach()), rel=1e-5
+    )
+
+
 def test_dialled_numbers_have_the_tones_of_their_keys():
     rate, sound, digits = speech.dialled(np.random.default_rng(3))
     power = np.abs(np.fft.rfft(sound)) ** 2

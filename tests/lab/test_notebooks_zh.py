@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 from fnmatch import fnmatch
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -172,10 +173,34 @@ def test_the_chinese_readme_s_map_leads_to_them():
     assert linked == NAMES == [file.stem for file in sorted((notebooks.NOTEBOOKS / "zh").glob("*.ipynb"))]
 
 
-def test_nbval_runs_no_cell_twice():
+@pytest.fixture
+def conftest():
+    """The conftest.py of the project's root."""
     spec = importlib.util.spec_from_file_location("root_conftest", notebooks.ROOT / "conftest.py")
-    conftest = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(conftest)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_long_files_begin_first_and_are_there(conftest, monkeypatch):
+    assert len(set(conftest.LONG)) == len(conftest.LONG)
+    assert [one for one in conftest.LONG if not (notebooks.ROOT / one).is_file()] == []
+    names = [
+        "tests/a.py::x",
+        f"{conftest.LONG[1]}::y",
+        "tests/b.py::x",
+        f"{conftest.LONG[0]}::x",
+        "tests/a.py::y",
+    ]
+    items = [SimpleNamespace(nodeid=name) for name in names]
+    for worker, wanted in (("", [0, 1, 2, 3, 4]), ("gw0", [3, 1, 0, 2, 4])):
+        monkeypatch.setattr(conftest, "WORKER", worker)
+        found = items.copy()
+        conftest.pytest_collection_modifyitems(found)
+        assert [items.index(one) for one in found] == wanted
+
+
+def test_nbval_runs_no_cell_twice(conftest):
     for file in notebooks.NOTEBOOKS.rglob("*.ipynb"):
         ignored = any(
             fnmatch(file.relative_to(notebooks.ROOT).as_posix(), one) for one in conftest.collect_ignore_glob

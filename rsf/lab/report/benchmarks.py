@@ -98,8 +98,7 @@ def sampling_table() -> str:
         )
     small = span((bench.fastest(found, 10**3)["ratio"] for found in runs.values()), 2)
     ready = span((1000 * hat(found, 0)["setup_seconds"] for found in runs.values()), 0)
-    memory = records.read("bench-sampling")["cpu"][0]["numbers"]["extra_mib"]
-    repeats = records.protocol("bench-sampling")["repeats"]
+    (record,) = records.read("bench-sampling")["cpu"].values()
     return table(
         [
             "density",
@@ -110,9 +109,9 @@ def sampling_table() -> str:
         ],
         rows,
     ) + (
-        f"\n\nOne thread, the median of {repeats} interleaved pairs. For 1,000 draws scipy's fastest takes "
-        f"{small} of the strip hat's time. Setting up the hat takes {ready} ms; drawing 10⁷ needs "
-        f"{memory:.1f} MiB beyond the output."
+        f"\n\nOne thread, the median of {record['settings']['repeats']} interleaved pairs. For 1,000 draws "
+        f"scipy's fastest takes {small} of the strip hat's time. Setting up the hat takes {ready} ms; "
+        f"drawing 10⁷ needs {record['numbers']['extra_mib']:.1f} MiB beyond the output."
     )
 
 

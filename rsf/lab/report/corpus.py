@@ -39,5 +39,5 @@ def transfer_table() -> str:
                 f"{accuracy.mean():.1f} ({', '.join(f'{value:.1f}' for value in accuracy)})",
             )
         )
-    reached = f"accuracy on {records.protocol('mini-reviews')['test']:,} real IMDb test reviews, %"
-    return table(["fine-tuned on", "seeds", reached], rows)
+    tested = records.protocol("mini-reviews")["test"]
+    return table(["fine-tuned on", "seeds", f"accuracy on {tested:,} real IMDb test reviews, %"], rows)

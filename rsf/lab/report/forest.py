@@ -15,10 +15,9 @@ def forest_figure(finding: verdicts.Finding, file: Path) -> Path:
     seeds, then the largest minus the smallest. While a seed is missing, nothing is said of all.
     """
     contrast, found = finding.contrast, finding.difference
-    section = records.protocol(contrast.experiment)
     rows = {
         name: verdicts.difference(
-            *(verdicts.of_arm(name, arm) for arm in section["contrast"]),
+            *(verdicts.of_arm(name, arm) for arm in records.protocol(contrast.experiment)["contrast"]),
             measure=contrast.measure,
             interval=contrast.interval,
         )
@@ -26,7 +25,7 @@ def forest_figure(finding: verdicts.Finding, file: Path) -> Path:
         if found
     }
     arms = [verdicts.of_arm(contrast.experiment, arm) for arm in (contrast.arm, contrast.against)]
-    for seed in () if rows else section["seeds"]:
+    for seed in () if rows else records.protocol(contrast.experiment)["seeds"]:
         each = [verdicts.of_each(arm[seed], contrast.measure) for arm in arms if seed in arm]
         rows[str(seed)] = checks.paired_difference(*each) if len(each) == 2 else None
     told = f"{limits(found, 2 if contrast.unit else 4, contrast.unit)}, " if found else ""

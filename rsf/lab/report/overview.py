@@ -110,7 +110,7 @@ def setup_line() -> str:
     """Return README's measured costs of its two commands, from results/setup.json."""
     cost = json.loads((records.RESULTS / "setup.json").read_text(encoding="utf-8"))
     return (
-        f"On {cost['machine']}, from a fresh clone: run {cost['run_minutes']:.0f} min "
+        f"On {cost['machine']}, a fresh clone: run {cost['run_minutes']:.0f} min "
         f"({cost['install_minutes']:.1f} to set up), test {cost['test_minutes']:.0f} min; "
         f"memory {cost['memory_gib']:.1f} GiB, disk {cost['disk_gib']:.1f} GiB."
     )
@@ -118,7 +118,6 @@ def setup_line() -> str:
 
 def environments_table() -> str:
     """Return where all notebooks were compared strictly, and what differed (tests/environments.py)."""
-    stored = json.loads((records.RESULTS / "environments.json").read_text(encoding="utf-8"))
     return table(
         ("environment", "verdict", "cells that differ", "versions, Python first", "minutes", "commit, day"),
         [
@@ -132,7 +131,7 @@ def environments_table() -> str:
                 f"{one['minutes']:.0f}",
                 f"{one['commit'][:7]}, {one['date'][:10]}",
             )
-            for name, one in stored.items()
+            for name, one in json.loads((records.RESULTS / "environments.json").read_text("utf-8")).items()
         ],
     )
 

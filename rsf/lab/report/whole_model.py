@@ -117,8 +117,8 @@ def whole_model_figure(file: Path | None = None) -> None:
             nll = np.array(list(verdicts.measured(row.runs, "nll").values()))
             _interval(right, place, checks.paired_difference(nll, 0 * nll), colour, f"{nll.mean():.3f}")
             if row.minus_plain:
-                plain = next(one.runs for one in found if one.passes == row.passes)
-                accuracy, base = (verdicts.measured(runs, "accuracy") for runs in (row.runs, plain))
+                plain = next(one for one in found if one.passes == row.passes)
+                accuracy, base = (verdicts.measured(one.runs, "accuracy") for one in (row, plain))
                 _seeds(left, place, {seed: accuracy[seed] - base[seed] for seed in accuracy}, colour)
                 _interval(left, place, row.minus_plain, colour, f"{row.minus_plain.estimate:+.2f}")
             else:

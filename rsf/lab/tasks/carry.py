@@ -88,7 +88,9 @@ def base(task: Task, settings: dict) -> torch.nn.Module:
         model.load_state_dict(torch.load(file, weights_only=True))
         return model
     learnt, _, _ = split(task, settings, recipe["seed"])
-    arms.fine_tune(model, learnt.rows, "plain", recipe["seed"], settings | recipe, task.collate)
+    arms.fine_tune(
+        model, learnt.rows, recipe.get("arm", "plain"), recipe["seed"], settings | recipe, task.collate
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, lambda part: torch.save(model.state_dict(), part))
     return model
@@ -131,7 +133,15 @@ def encoder(labels: int, settings: dict, rng: np.random.Generator) -> models.Che
 
 
 @lru_cache
-def texts(name: str, table: Callable, source: str, tokens: int, dtype: str, *sizes: int) -> World:
+def texts(
+    name: str,
+    table: Callable,
+    source: str,
+    tokens: int,
+    dtype: str,
+    *sizes: int,
+    make: Callable[..., models.Checkpoint] = encoder,
+) -> World:
     """Return the world of a data set of texts, as all layers but the last see them, kept as float16.
 
     Parameters
@@ -139,9 +149,10 @@ def texts(name: str, table: Callable, source: str, tokens: int, dtype: str, *siz
     name, source : as for `rsf.lab.data.load`
     table : callable(rows, tokenizer, tokens) -> list of dicts with text and label
     sizes : how many examples of its training and of its test part, drawn once for all
+    make : callable as `encoder`, for layers that are not the pretrained ones
     """
     found = data.load(name, source=source)
-    checkpoint = encoder(2, {"dtype": dtype}, np.random.default_rng(0))
+    checkpoint = make(2, {"dtype": dtype}, np.random.default_rng(0))
     lower, _ = models.split_layers(checkpoint.model, 1)
     parts = []
     for part, size in zip((found.train, found.test), sizes, strict=True):

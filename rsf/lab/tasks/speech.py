@@ -20,9 +20,11 @@ import torch
 from pyarrow import parquet
 from scipy.io import wavfile
 from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import ctc_loss
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertForCTC
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+from transformers.modeling_outputs import CausalLMOutput
 
 from rsf.lab import compact, data, models, records, tuning
 from rsf.lab.tasks import carry, language
@@ -103,6 +105,21 @@ def read(source: str, dtype: str) -> carry.World:
     return carry.World(*parts, (said, "a conformer with CTC, random weights"))
 
 
+class ConformerForCTC(Wav2Vec2BertForCTC):
+    """The library's conformer, its loss in the type of the logits (the library's is float32 in any case)."""
+
+    def forward(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> CausalLMOutput:
+        """Return logits of each frame and, of digits (batch, digits) padded with -100, their mean loss."""
+        outputs = super().forward(input_features, attention_mask)
+        if labels is not None:
+            log_p = outputs.logits.log_softmax(-1).transpose(0, 1)
+            sizes = attention_mask.sum(-1), (labels >= 0).sum(-1)
+            outputs.loss = ctc_loss(log_p, labels[labels >= 0], *sizes, blank=BLANK, zero_infinity=True)
+        return outputs
+
+
 def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
     """Return a small conformer that writes digits, with weights from rng."""
     config = Wav2Vec2BertConfig(
@@ -122,7 +139,7 @@ def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
         ctc_loss_reduction="mean",
         ctc_zero_infinity=True,  # of more digits than a sound has frames
     )
-    network = Wav2Vec2BertForCTC(config)
+    network = ConformerForCTC(config)
     models.draw(network, [name for name, _ in network.named_parameters() if "norm" not in name], rng)
     return network.to(getattr(torch, settings["dtype"]))
 
