@@ -31,13 +31,13 @@ def sections():
     return {heading: (text, printed[heading]) for heading, text in told.items()}
 
 
-def test_each_number_with_a_decimal_in_what_happened_is_printed_in_its_section():
+def test_each_measured_number_in_what_happened_is_printed_in_its_section():
     found = sections()
     assert len(found) == 4
     for heading, (text, printed) in found.items():
-        numbers = re.findall(r"[+-]?\d+\.\d+", text)
+        numbers = re.findall(r"[+-]?\d+\.\d+|\b\d{3}\b", text)
         assert numbers, heading
-        there = set(re.findall(r"[+-]?\d+\.\d+", printed))
+        there = set(re.findall(r"[+-]?\d+\.\d+|\b\d{3}\b", printed))
         there |= {number.lstrip("+-") for number in there}
         assert set(numbers) <= there, (heading, set(numbers) - there)
 
@@ -49,9 +49,7 @@ def test_the_distilled_and_the_pruned_model_train_at_the_price_that_is_told():
     assert cost["masked"] / cost["dense"] == pytest.approx(5 / 3, abs=1e-9)
     for contrast in verdicts.contrasts("compression"):
         assert verdicts.judged(contrast).judgement.word == "reproduced"
-    student, pruned, masked = (
-        verdicts.difference(runs[how], runs["dense"]) for how in (*SMALLER, "masked")
-    )
+    student, pruned, masked = (verdicts.difference(runs[how], runs["dense"]) for how in (*SMALLER, "masked"))
     assert student.low < 0 < student.high and pruned.high < 0 and masked.high < 0
 
 
