@@ -58,7 +58,8 @@ def test_every_verdict_rests_on_a_file_or_a_cell_and_is_the_protocol_s_rule():
             continue
         assert (line.cells and all(line.cells)) or any(one.difference for one in line.findings)
         for finding in line.findings:
-            again = verdicts.judged(finding.contrast)
+            asked = {one.claim: one for one in verdicts.contrasts(finding.contrast.experiment)}
+            again = verdicts.judged(asked[finding.contrast.claim])
             assert again.judgement == finding.judgement and again.contrast.level < 0.05
     rows = claims.claims_table().splitlines()[2:]
     assert len(rows) == len(lines) and all("](../" in row or f"**{NOBODY}**" in row for row in rows)
