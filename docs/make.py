@@ -76,10 +76,8 @@ def adapted_notebook(text, file, places, address):
             data = output.get("data", {})
             if "text/markdown" in data:
                 english = f"notebooks/{posixpath.basename(file)}"  # where its cells were run
-                told = adapted("".join(data["text/markdown"]), english, places, address, places[file])
-                # read as plain Markdown, in which a page is its .html
-                plain = re.sub(r"(\]\((?![a-z]+:)[^)\s#]+)\.(?:ipynb|md)(?=[)#])", r"\1.html", told)
-                data["text/markdown"] = plain
+                told = "".join(data["text/markdown"])
+                data["text/markdown"] = adapted(told, english, places, address, places[file])
     text = json.dumps(notebook)
     if places[file].startswith("zh/"):  # the figure in a frame
         text = text.replace("&lt;html lang=&quot;en&quot;", "&lt;html lang=&quot;zh&quot;")

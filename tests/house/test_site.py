@@ -111,8 +111,8 @@ def test_links_of_a_table_that_a_cell_put_out_fit_its_page(make):
     table = nbformat.v4.new_output("execute_result", data, execution_count=1)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[table])])
     for file, page in {
-        "notebooks/01.ipynb": "01.html",
-        "notebooks/zh/01.ipynb": "../../notebooks/01.html",
+        "notebooks/01.ipynb": "01.ipynb",
+        "notebooks/zh/01.ipynb": "../../notebooks/01.ipynb",
     }.items():
         text = make.adapted_notebook(json.dumps(notebook), file, PLACES, "https://host/r")
         (output,) = json.loads(text)["cells"][0]["outputs"]
