@@ -16,7 +16,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -328,6 +328,13 @@ def logits(
                 .numpy()
             )
     return np.concatenate(rows)[np.argsort(order)]
+
+
+def batches(examples: Sequence, collate: Callable, size: int = 32) -> Iterator[tuple[list, dict]]:
+    """Yield examples in their order, so many at a time, and the batch of them."""
+    for start in range(0, len(examples), size):
+        rows = [examples[i] for i in range(start, min(start + size, len(examples)))]
+        yield rows, collate(rows)
 
 
 def accuracy(scores: np.ndarray, examples: object) -> float:

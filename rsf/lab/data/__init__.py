@@ -251,6 +251,15 @@ def first_available(loaders, what, source=None):
     raise SourceUnavailable(f"{what} is in none of the sources asked for ({asked}). " + "; ".join(reasons))
 
 
+def unpinned(name: str, local: Callable, embedded: Callable, source: str | None = None) -> tuple:
+    """Return what the first source that is there gives, of a data set that is pinned nowhere on the Hub."""
+
+    def hub(_):
+        raise SourceUnavailable("none is pinned there")
+
+    return first_available({"hub": hub, "local": local, "embedded": embedded}, f"data set {name}", source)
+
+
 def from_hub(load_it, repository, revision, kind, impatient):
     """Return load_it(); if impatient, only when the Hub answers within seconds; a cached copy serves too."""
     try:

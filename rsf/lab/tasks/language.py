@@ -9,14 +9,13 @@ python -m rsf experiment language
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from rsf.lab import compact, data, models, records, tuning
+from rsf.lab import arms, compact, data, models, records, tuning
 from rsf.lab.tasks import addition, carry
 
 declared = tuning.declared  # an edge widens the grid
@@ -70,18 +69,11 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
-def batches(part: carry.Part, collate: Callable, size: int = 32) -> Iterator[tuple[list, dict]]:
-    """Yield rows of a part, and the batch of them."""
-    for start in range(0, len(part.shown), size):
-        rows = [part.rows[i] for i in range(start, min(start + size, len(part.shown)))]
-        yield rows, collate(rows)
-
-
 def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
     """Return what a model's predictions of texts cost."""
     model.eval()
     found = []
-    for rows, batch in batches(part, collate):
+    for rows, batch in arms.batches(part.rows, collate):
         with torch.inference_mode():
             log_p = model(**batch).logits.log_softmax(-1).numpy()
         ids = (row["input_ids"][1:] for row in rows)

@@ -26,8 +26,8 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertForCTC
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 from transformers.modeling_outputs import CausalLMOutput
 
-from rsf.lab import compact, data, models, records, tuning
-from rsf.lab.tasks import carry, language
+from rsf.lab import arms, compact, data, models, records, tuning
+from rsf.lab.tasks import carry
 
 declared = tuning.declared  # an edge widens the grid
 HERTZ = 8000
@@ -87,15 +87,7 @@ def read(source: str, dtype: str) -> carry.World:
         rng = np.random.default_rng(data.ORDER)
         return [dialled(rng) for _ in range(700)], np.arange(700) >= 500, "embedded, dialled numbers"
 
-    sounds, test, where = data.first_available(
-        {
-            "hub": lambda _: records.must(False, "none is pinned there", data.SourceUnavailable),
-            "local": local,
-            "embedded": embedded,
-        },
-        "data set speech",
-        source,
-    )
+    sounds, test, where = data.unpinned("speech", local, embedded, source)
     rows = [
         {"bands": heard(*one, i).to(getattr(torch, dtype)), "digits": one[2], "index": i}
         for i, one in enumerate(sounds)
@@ -159,7 +151,7 @@ def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
     """Return the numbers of what a model writes: of each frame the likeliest class, once if it repeats."""
     model.eval()
     written = []
-    for rows, batch in language.batches(part, collate):
+    for rows, batch in arms.batches(part.rows, collate):
         with torch.inference_mode():
             paths = model(**batch).logits.argmax(-1)
         once = [

@@ -20,8 +20,8 @@ from tokenizers import SentencePieceBPETokenizer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import MarianConfig, MarianMTModel
 
-from rsf.lab import compact, data, models, records, tuning
-from rsf.lab.tasks import carry, language
+from rsf.lab import arms, compact, data, models, records, tuning
+from rsf.lab.tasks import carry
 
 declared = tuning.declared  # an edge widens the grid
 PAD, END = 0, 1  # the first two pieces
@@ -67,15 +67,7 @@ def read(source: str, tokens: int, number: int, *sizes: int) -> carry.World:
         pairs = [tuple(num2words(one, lang=lang) for lang in ("de", "en")) for one in numbers]
         return (pairs[:800], pairs[800:]), "embedded, numbers in words"
 
-    parts, where = data.first_available(
-        {
-            "hub": lambda _: records.must(False, "none is pinned there", data.SourceUnavailable),
-            "local": local,
-            "embedded": embedded,
-        },
-        "data set translation",
-        source,
-    )
+    parts, where = data.unpinned("translation", local, embedded, source)
     drawn = [
         [part[i] for i in np.random.default_rng(data.ORDER).permutation(len(part))[:size]]
         for part, size in zip(parts, sizes, strict=True)
@@ -133,7 +125,7 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
 def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
     """Return the numbers of a model's translations, of each piece the likeliest."""
     found = []
-    for rows, batch in language.batches(part, collate, 64):
+    for rows, batch in arms.batches(part.rows, collate, 64):
         most = {"max_new_tokens": model.config.max_position_embeddings - 1, "do_sample": False}
         ids = model.eval().generate(batch["input_ids"], attention_mask=batch["attention_mask"], **most)
         found += rows[0]["words"].decode_batch(ids.tolist())  # without the special pieces
