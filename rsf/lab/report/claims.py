@@ -142,7 +142,7 @@ CLAIMS = (
     ),
     Claim("7", "Ours: hard first harms under wrong labels.", "case", "08", asks=("imdb-last-wrong",)),
     Claim("7", "Ours: the same, a whole model.", "case", "08", asks=("imdb-whole-model-wrong",)),
-    Claim("8.1", "It applies to any language model.", "in general", "12", asks=(f"language: {TASK}",)),
+    Claim("8.1", "It improves any language model.", "in general", "12", asks=(f"language: {TASK}",)),
     Claim("8.1", "The gain may differ between models.", "may", "12", asks=("imdb-models",)),
     Claim("8.3", "It improves a distilled model further.", "case", "13", asks=("distilled",)),
     Claim("8.3", "It improves a pruned model further.", "case", "13", asks=("pruned",)),

@@ -84,11 +84,12 @@ def judge(model: torch.nn.Module, part: carry.Part, scalars: bool) -> dict:
 def judged(found: list, part: carry.Part, scalars: bool) -> dict:
     """Return bits per character, of the log-probabilities of each text's tokens.
 
-    As accuracy it has the share of texts whose last token had a probability above one half.
+    As accuracy it has the share of texts that cost fewer than two bits a character.
     """
-    letters = np.mean([len(row["text"]) - row["first"] for row in part.shown])
-    each = np.array([-np.sum(one, dtype=float) for one in found]) / np.log(2) / letters  # their mean is all's
-    right = [one[-1] > np.log(0.5) for one in found]
+    letters = np.array([len(row["text"]) - row["first"] for row in part.shown])
+    bits = np.array([-np.sum(one, dtype=float) for one in found]) / np.log(2)
+    right = (bits < 2 * letters).tolist()
+    each = bits / letters.mean()  # their mean is all's
     stored = {"right": compact.pack(right), "bits_each": compact.pack_values(each)}
     return {"accuracy": float(np.mean(right)), "bits": float(each.mean())} | ({} if scalars else stored)
 
