@@ -5,7 +5,8 @@ against), `measure` and `sign`, or several in the list `contrasts`, or in the wo
 `primary`; beside them a `smallest_gain`. Against several, the one counts that validates best. Limits hold
 together over the `family`: `level` divided by the number of contrasts that the family declares (Bonferroni).
 The rule is `rsf.checks.verdict`; the sections written first keep the one in their `primary`. A verdict is
-open until every declared seed is in.
+open until every declared seed is in. That there is no harm by a margin is shown, or refuted, where the limits
+lie on one side of it.
 
 Where a contrast has sections `among` which its difference may be another, the largest mean difference is held
 against the smallest, paired by seed, at a level divided by the number of pairs (Bonferroni): the pair is
@@ -187,8 +188,10 @@ def _judgement(contrast: Contrast, found: checks.Verdict) -> checks.Judgement:
     """Return what a difference says of a contrast, by the rule of its section."""
     scale = 100 if contrast.unit else 1
     if contrast.margin is not None:
-        worst, side = (found.low, "lower") if contrast.sign > 0 else (-found.high, "higher")
-        word = "shown" if worst > -scale * contrast.margin else "not shown"
+        side = "lower" if contrast.sign > 0 else "higher"
+        low, high = sorted(contrast.sign * end for end in (found.low, found.high))
+        most = -scale * contrast.margin
+        word = "shown" if low > most else "refuted" if high < most else "not shown"
         return checks.Judgement(word, f"no {side} by {scale * contrast.margin:g}{contrast.unit}: {word}")
     delta = scale * contrast.smallest_gain
     if FIRST_RULE in records.protocol(contrast.experiment)["primary"]:

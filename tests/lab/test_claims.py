@@ -161,3 +161,18 @@ def test_verify_tells_the_claims_and_runs_one_short_seed_again(evidence, monkeyp
     monkeypatch.chdir(evidence)
     door.verify([evidence / "results" / f"{SMALL[0]}.jsonl"], False)
     assert UPDATES not in capsys.readouterr().out and len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "margin", "word"),
+    [
+        ("language", 0.04, "shown"),  # 0.026 to 0.032 bits more
+        ("language", 0.03, "not shown"),
+        ("language", 0.01, "refuted"),
+        ("topics", 0.001, "not shown"),  # -0.27 to +0.27 points
+        ("topics", -0.005, "refuted"),
+    ],
+)
+def test_no_harm_by_a_margin_is_decided_where_the_limits_lie_on_one_side_of_it(section, margin, word):
+    (contrast,) = (one for one in verdicts.contrasts(section) if one.margin)
+    assert verdicts.judged(contrast._replace(margin=margin)).judgement.word == word
