@@ -16,7 +16,7 @@ from rsf.lab.report.parts import limits, save, span, table
 from rsf.lab.report.whole_model import MAIN
 
 ENGLISH = (
-    "- Keeping batches by their loss, as published (whole MiniLM, all of IMDb, three passes, {seeds} "
+    "- Keeping batches by their loss, as published (whole MiniLM, all of IMDb, 3 passes' compute, {seeds} "
     "seeds): **{rule} points** against plain fine-tuning; better probabilities (exploratory; NLL "
     "{article:.3f}, plain {plain:.3f}).\n"
     "- Learning from own verified answers (tiny transformer, {sums_seeds} seeds, against the better of two "
