@@ -126,6 +126,7 @@ def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
         initializer_range=0.1,
         hidden_dropout=settings["dropout"],
         conformer_conv_dropout=settings["dropout"],
+        final_dropout=settings["dropout"],
         layerdrop=0.0,
         apply_spec_augment=False,
         ctc_loss_reduction="mean",
