@@ -89,7 +89,8 @@ def environment(name, requirements):
     folder = PLACE / name / "venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     made = folder / "made-of"
-    wanted = "\n".join(requirements)
+    ranges = (ROOT / "pyproject.toml").read_text(encoding="utf-8")  # what the wheel asks for
+    wanted = "\n".join([*requirements, ranges])
     if not made.is_file() or made.read_text() != wanted:
         print(f"{name}: making its environment (some minutes)", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
