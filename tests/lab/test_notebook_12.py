@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from num2words import num2words
 
-from rsf.lab import records, verdicts
+from rsf.lab import notebooks, records, verdicts
 from rsf.lab.report import tasks
 
 WRONG = ("np.exp((chrf - 100) / 20)", "0.68")
@@ -39,3 +40,21 @@ def test_stored_runs_spent_the_same_but_for_a_block():
         numbers = [run["numbers"] for run in records.runs(name) if run["arm"] != "floor"]
         spent = [one["forward_passes"] for one in numbers if "stopped" not in one]
         assert np.ptp(spent) <= 4 * records.protocol(name)["batch_size"]
+
+
+def test_what_the_prose_tells_of_the_language_and_the_translation_model_is_what_the_stored_runs_say():
+    text = (notebooks.TEXT / "12_carry_it_to_any_task.md").read_text(encoding="utf-8")
+
+    def apart(name, arm, other, number):
+        both = (verdicts.measured(verdicts.of_arm(name, one), number) for one in (arm, other))
+        return np.subtract(*(np.mean(list(one.values())) for one in both))
+
+    for told in (
+        f"{apart('language', 'article', 'plain', 'bits'):.3f} more than plain",
+        f"{num2words(round(apart('translation', 'article', 'floor', 'bleu')))} points of BLEU above",
+        f"{num2words(round(-100 * apart('translation', 'article', 'floor', 'chrf')))} below it",
+        f"ends {apart('translation', 'twin', 'plain', 'bleu'):.1f} points above plain",
+    ):
+        assert told in text, told
+    words = [verdicts.judged(verdicts.contrasts(name)[-1]).judgement.word for name in tasks.TASKS]
+    assert f"there are {num2words(words.count('refuted'))}." in text

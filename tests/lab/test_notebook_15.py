@@ -20,3 +20,5 @@ def test_its_text_counts_the_claims_that_hold_as_its_output_does():
     decided = re.search(r"^measured and decided: (\d+) of", printed, re.MULTILINE)[1]
     told = f"**What happened.** {num2words(hold).capitalize()} of the {num2words(decided)}. "
     assert any(told in cell.source for cell in cells)
+    right = re.search(r"right of 0: .* found (\d+) of", printed)[1]
+    assert any(f"**What happened.** {num2words(right).capitalize()}. " in cell.source for cell in cells)
