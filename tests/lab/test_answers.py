@@ -1,6 +1,7 @@
 """The verifier: it reads the value that a text says or none, all of GSM8K and nothing wrong as right, and no text can hurt it."""
 
 import ast
+import gc
 import json
 import operator
 import os
@@ -301,13 +302,21 @@ PIECES = [
 HEADS = ["", "#### ", "answer is 1", "\\boxed{a"]
 
 
+@pytest.fixture
+def alone():
+    """The objects that other tests left are not walked by the collector: what is timed is the reader."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.parametrize("piece", PIECES)
-def test_no_text_of_a_hundred_thousand_characters_takes_long(piece):
+def test_no_text_of_a_hundred_thousand_characters_takes_long(piece, alone):
     for head in HEADS:
         text = head + piece * (10**5 // len(piece)) + "\n5"
-        started = time.process_time()
+        started = time.thread_time()
         read(text), answers.rationale(text)
-        assert time.process_time() - started < 0.9, head
+        assert time.thread_time() - started < 0.9, head
 
 
 EXACT = settings(deadline=None, derandomize=True)
