@@ -1,14 +1,18 @@
 """The heads of other tasks: one loop over every head, killed and resumed; the official metric; bad input is named."""
 
+import io
+
+import datasets
 import numpy as np
 import pytest
 import torch
 import transformers as tf
 from datasets import Dataset
 from helpers import FEW_STEPS
+from scipy.io import wavfile
 
 from rsf.lab import arms, compact, data, models, records, verify
-from rsf.lab.data import passages
+from rsf.lab.data import passages, tones
 from rsf.lab.models.last_layer import LastLayer
 from rsf.lab.tasks import carry, images, language, questions, speech, topics, translation
 
@@ -275,7 +279,7 @@ def test_the_loss_of_a_sound_is_the_library_s_in_the_type_of_the_logits():
 
 
 def test_dialled_numbers_have_the_tones_of_their_keys():
-    rate, sound, digits = speech.dialled(np.random.default_rng(3))
+    rate, sound, digits = tones.dialled(np.random.default_rng(3))
     power = np.abs(np.fft.rfft(sound)) ** 2
     hertz = np.fft.rfftfreq(len(sound), 1 / rate)
     loud = {
@@ -283,11 +287,11 @@ def test_dialled_numbers_have_the_tones_of_their_keys():
         for tone in (697, 770, 852, 941, 1209, 1336, 1477)
         if power[abs(hertz - tone) < 10].max() > 20 * np.median(power)
     }
-    assert {tone for digit in digits for tone in speech.TONES[digit]} == loud
+    assert {tone for digit in digits for tone in tones.TONES[digit]} == loud
     assert (
-        speech.TONES["0"] == (941, 1336)
-        and speech.TONES["1"] == (697, 1209)
-        and speech.TONES["9"] == (852, 1477)
+        tones.TONES["0"] == (941, 1336)
+        and tones.TONES["1"] == (697, 1209)
+        and tones.TONES["9"] == (852, 1477)
     )
 
 
@@ -336,15 +340,52 @@ def test_a_text_with_nothing_to_predict_is_named():
         language.table(["ab", "a"], models.letter_tokenizer("ab"), 9)
 
 
-@pytest.mark.parametrize("head", [speech, translation])
-def test_a_source_that_is_not_there_is_an_error(head):
-    settings = {
-        "source": "hub",
-        "dtype": "float32",
-        "tokens": 9,
-        "pool": 9,
-        "test": 9,
-        "base": {"pieces": 20},
-    }
-    with pytest.raises(data.SourceUnavailable, match="none is pinned there"):
-        head.TASK.world(settings)
+ON_HUB = {"source": "hub", "dtype": "float32", "tokens": 9, "pool": 2, "test": 1, "base": {"pieces": 20}}
+
+
+def wav(value):
+    """A sound of one digit as the bytes of a file."""
+    file = io.BytesIO()
+    wavfile.write(file, tones.HERTZ, (np.arange(999) % value).astype(np.int16))
+    return {"bytes": file.getvalue(), "path": None}
+
+
+HUB_ROWS = {  # two rows to train on and one to test on
+    images: (
+        images.CIFAR,
+        {"img": list(np.arange(36, dtype=np.uint8).reshape(3, 2, 2, 3)), "label": [3, 0, 7]},
+    ),
+    speech: (speech.FSDD, {"audio": [wav(2), wav(3), wav(4)], "label": [3, 0, 7]}),
+    translation: (translation.MULTI30K, {"de": ["eins", "zwei", "drei"], "en": ["one", "two", "three"]}),
+}
+
+
+@pytest.mark.parametrize("head", HUB_ROWS, ids=lambda head: head.TASK.name)
+def test_the_hub_is_read_at_a_pinned_revision(head, monkeypatch):
+    pin, columns = HUB_ROWS[head]
+    rows = Dataset.from_dict(columns)
+    for name, form in {"audio": datasets.Audio(), "img": datasets.Image()}.items():
+        rows = rows.cast_column(name, form) if name in columns else rows
+    asked = []
+    both = {"train": rows.select([0, 1]), "test": rows.select([2])}
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, revision: asked.append((name, revision)) or both
+    )
+    world = head.TASK.world(ON_HUB)
+    assert asked == [pin] and f"hub, {pin[0]} at {pin[1][:8]} (2 train, 1 test)" in world.sources[0]
+    assert head.TASK.data[0] == pin[0] and len(pin[1]) == 40
+    told = {images: "label", speech: "digits", translation: "translation"}[head]
+    found = [{row[told] for row in part.shown} for part in (world.pool, world.test)]
+    named = columns["en"] if head is translation else columns["label"]
+    named = list(map(str, named)) if head is speech else named
+    assert found == [set(named[:2]), {named[2]}]
+
+
+@pytest.mark.parametrize("head", HUB_ROWS, ids=lambda head: head.TASK.name)
+def test_a_hub_that_does_not_answer_is_an_error(head, monkeypatch):
+    def unreachable(*place, revision):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(data.SourceUnavailable, match=f"the Hub gave no {head.TASK.data[0]}"):
+        head.TASK.world(ON_HUB | {"dtype": "float64", "tokens": 8})

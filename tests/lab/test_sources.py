@@ -1,7 +1,9 @@
 """Data and models: three sources and no silent fallback, verified weights."""
 
 import hashlib
+import re
 import shutil
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 import torch
 
 from rsf.lab import data, models
+from rsf.lab.tasks.speech import FSDD
+from rsf.lab.tasks.translation import MULTI30K
 
 
 def test_the_embedded_corpus_says_what_it_is():
@@ -119,3 +123,11 @@ def test_the_two_parts_of_a_split_model_make_the_whole():
     assert not any(parameter.requires_grad for parameter in lower.parameters())
     with pytest.raises(ValueError, match="between 1 and 5, got 6"):
         models.split_layers(model, top=6)
+
+
+def test_the_how_to_names_what_is_read():
+    text = (Path(__file__).parents[2] / "docs/how-to.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| ([\w, ]+) \| .* \| (\S+/\S+) \|$", text, re.MULTILINE)
+    read = {name: (", ".join(parts), hub) for name, ((hub, *_), *_, parts) in data.SETS.items()}
+    others = {"multi30k": ("train, test", MULTI30K[0]), "fsdd": ("recordings", FSDD[0])}
+    assert {name: tuple(told) for name, *told in rows} == read | others

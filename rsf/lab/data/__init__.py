@@ -103,14 +103,8 @@ def load(name, *, source=None):
     (repository, *part), revision, title, small, parts = SETS[name]
 
     def hub(impatient):
-        both = from_hub(
-            lambda: import_module("datasets").load_dataset(repository, *part, revision=revision),
-            repository,
-            revision,
-            "dataset",
-            impatient,
-        )
-        return *(both[one.removesuffix("_subset")] for one in parts), f"hub, {repository} at {revision[:8]}"
+        both, where = pinned(impatient, repository, revision, *part)
+        return *(both[one.removesuffix("_subset")] for one in parts), where
 
     def local(_):
         folder = local_folder("RSF_DATA", name)
@@ -251,13 +245,14 @@ def first_available(loaders, what, source=None):
     raise SourceUnavailable(f"{what} is in none of the sources asked for ({asked}). " + "; ".join(reasons))
 
 
-def unpinned(name: str, local: Callable, embedded: Callable, source: str | None = None) -> tuple:
-    """Return what the first source that is there gives, of a data set that is pinned nowhere on the Hub."""
+def pinned(impatient: bool, repository: str, revision: str, *configuration: str) -> tuple[dict, str]:
+    """Return a data set of the Hub at a revision, by its parts, and the words for where it is from."""
 
-    def hub(_):
-        raise SourceUnavailable("none is pinned there")
+    def load_it():
+        return import_module("datasets").load_dataset(repository, *configuration, revision=revision)
 
-    return first_available({"hub": hub, "local": local, "embedded": embedded}, f"data set {name}", source)
+    parts = from_hub(load_it, repository, revision, "dataset", impatient)
+    return parts, f"hub, {repository} at {revision[:8]}"
 
 
 def from_hub(load_it, repository, revision, kind, impatient):

@@ -5,7 +5,6 @@ python -m rsf experiment images
 """
 
 from functools import lru_cache, partial
-from importlib import import_module
 
 import numpy as np
 import torch
@@ -35,15 +34,10 @@ def read(source: str, dtype: str) -> carry.World:
     """Return images from the Hub (CIFAR-10), or scikit-learn's digits."""
 
     def hub(impatient):
-        both = data.from_hub(
-            lambda: import_module("datasets").load_dataset(CIFAR[0], revision=CIFAR[1]),
-            *CIFAR,
-            "dataset",
-            impatient,
-        )
+        both, where = data.pinned(impatient, *CIFAR)
         pixels = [np.stack(both[part]["img"]).transpose(0, 3, 1, 2) / 255 for part in ("train", "test")]
         labels = [np.array(data.labelled(both[part])["label"]) for part in ("train", "test")]
-        return *map(examples, pixels, labels, [dtype] * 2), f"hub, {CIFAR[0]} at {CIFAR[1][:8]}"
+        return *map(examples, pixels, labels, [dtype] * 2), where
 
     def digits(_):
         pixels, labels = load_digits(return_X_y=True)

@@ -3,8 +3,7 @@
 
     digit error rate = (substituted + left out + put in) / digits, as the library jiwer counts them
 
-Recordings are spoken digits; embedded are dialled numbers, the tones of a telephone's keys as ITU-T Q.23 sets
-them, of varied tempo and in noise.
+Recordings are spoken digits; embedded are dialled numbers (`tones`).
 
 python -m rsf experiment speech-tuning
 python -m rsf experiment speech
@@ -12,7 +11,7 @@ python -m rsf experiment speech
 
 import io
 from functools import lru_cache, partial
-from itertools import product
+from importlib import import_module
 
 import jiwer
 import numpy as np
@@ -27,14 +26,14 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from transformers.modeling_outputs import CausalLMOutput
 
 from rsf.lab import arms, compact, data, models, records, tuning
+from rsf.lab.data import tones
 from rsf.lab.tasks import carry
 
 declared = tuning.declared  # an edge widens the grid
-HERTZ = 8000
+FSDD = ("mteb/free-spoken-digit-dataset", "c34455c99604d35cb8d27328c267be1478efc903")
 BLANK = 10  # the class of no digit
-TONES = dict(zip("123456789*0#", product((697, 770, 852, 941), (1209, 1336, 1477)), strict=True))  # hertz
 HANN = window_function(256, "hann")
-FILTERS = mel_filter_bank(129, 40, 0, HERTZ / 2, HERTZ)  # 40 bands
+FILTERS = mel_filter_bank(129, 40, 0, tones.HERTZ / 2, tones.HERTZ)  # 40 bands
 
 
 def heard(hertz: int, sound: np.ndarray, digits: str, place: object = "of yours") -> torch.Tensor:
@@ -47,7 +46,7 @@ def heard(hertz: int, sound: np.ndarray, digits: str, place: object = "of yours"
     """
     sound = np.asarray(sound, dtype=float)
     wrong = {
-        f"{hertz} samples a second, not {HERTZ}: resample it": hertz != HERTZ,
+        f"{hertz} samples a second, not {tones.HERTZ}: resample it": hertz != tones.HERTZ,
         f"the shape {sound.shape}, not (samples,): take one channel": sound.ndim != 1,
         "at most 256 samples, all alike or no digits: leave it out": len(sound) < 257
         or not np.ptp(sound)
@@ -58,36 +57,37 @@ def heard(hertz: int, sound: np.ndarray, digits: str, place: object = "of yours"
     return torch.tensor((bands.T - bands.mean()) / bands.std())
 
 
-def dialled(rng: np.random.Generator) -> tuple[int, np.ndarray, str]:
-    """Return three keys dialled one after the other: the rate, the sound in noise, and the digits."""
-    digits = "".join(map(str, rng.integers(0, 10, 3)))
-    parts = [np.zeros(int(rng.uniform(200, 1200)))]
-    for digit in digits:
-        time = np.arange(int(rng.uniform(400, 2400))) / HERTZ
-        parts += [sum(np.sin(2 * np.pi * one * time) for one in TONES[digit])]
-        parts += [np.zeros(int(rng.uniform(320, 2400)))]
-    sound = np.concatenate(parts)
-    return HERTZ, sound + rng.uniform(0.5, 2.5) * rng.normal(size=len(sound)), digits
-
-
 @lru_cache
 def read(source: str, dtype: str) -> carry.World:
     """Return spoken digits, or dialled numbers."""
+
+    def recorded(files, digits):
+        return [(*wavfile.read(io.BytesIO(one)), str(said)) for one, said in zip(files, digits, strict=True)]
+
+    def hub(impatient):
+        datasets = import_module("datasets")
+        both, where = data.pinned(impatient, *FSDD)
+        rows = datasets.concatenate_datasets([both["train"], both["test"]])
+        files = rows.cast_column("audio", datasets.Audio(decode=False))["audio"]
+        sounds = recorded([one["bytes"] for one in files], rows["label"])
+        return sounds, np.arange(len(rows)) >= len(both["train"]), where
 
     def local(_):
         file = data.local_folder("RSF_DATA", "fsdd") / "recordings.parquet"
         rows = parquet.read_table(file).to_pylist()
         return (
-            [(*wavfile.read(io.BytesIO(row["audio"])), str(row["digit"])) for row in rows],
+            recorded([row["audio"] for row in rows], [row["digit"] for row in rows]),
             np.array([row["index"] for row in rows]) < 5,  # the official split
             f"local copy of the Free Spoken Digit Dataset, SHA-256 {data.digest([file])[:16]}",
         )
 
     def embedded(_):
         rng = np.random.default_rng(data.ORDER)
-        return [dialled(rng) for _ in range(700)], np.arange(700) >= 500, "embedded, dialled numbers"
+        return [tones.dialled(rng) for _ in range(700)], np.arange(700) >= 500, "embedded, dialled numbers"
 
-    sounds, test, where = data.unpinned("speech", local, embedded, source)
+    sounds, test, where = data.first_available(
+        {"hub": hub, "local": local, "embedded": embedded}, "data set speech", source
+    )
     rows = [
         {"bands": heard(*one, i).to(getattr(torch, dtype)), "digits": one[2], "index": i}
         for i, one in enumerate(sounds)
@@ -185,7 +185,7 @@ def floor(train: list[dict], tested: carry.Part) -> dict:
 
 TASK = carry.Task(
     name="speech",
-    data=("none pinned", "Free Spoken Digit Dataset, 3,000", "dialled numbers, in noise"),
+    data=(FSDD[0], "Free Spoken Digit Dataset, 3,000", "dialled numbers, in noise"),
     head="a small conformer with CTC, trained here",
     wrong="the digit is hard to hear; a wrong label: a five called nine",
     measure="errors",

@@ -24,6 +24,7 @@ from rsf.lab import arms, compact, data, models, records, tuning
 from rsf.lab.tasks import carry
 
 declared = tuning.declared  # an edge widens the grid
+MULTI30K = ("bentrevett/multi30k", "37e118600232bb5298ca011a8a7e7a44e863c36a")
 PAD, END = 0, 1  # the first two pieces
 
 
@@ -56,18 +57,26 @@ def table(pairs: list[tuple[str, str]], words: SentencePieceBPETokenizer, tokens
 def read(source: str, tokens: int, number: int, *sizes: int) -> carry.World:
     """Return sentences of Multi30k, German and English, or numbers in words, in so many pieces of words."""
 
+    def pairs(tables):
+        return [list(zip(one["de"], one["en"], strict=True)) for one in tables]
+
+    def hub(impatient):
+        both, where = data.pinned(impatient, *MULTI30K)
+        return pairs([both["train"], both["test"]]), where
+
     def local(_):
         files = [data.local_folder("RSF_DATA", "multi30k") / f"{part}.parquet" for part in ("train", "test")]
         tables = (parquet.read_table(file).to_pydict() for file in files)
-        where = f"local copy of Multi30k, SHA-256 {data.digest(files)[:16]}"
-        return [list(zip(one["de"], one["en"], strict=True)) for one in tables], where
+        return pairs(tables), f"local copy of Multi30k, SHA-256 {data.digest(files)[:16]}"
 
     def embedded(_):
         numbers = np.random.default_rng(data.ORDER).permutation(1000).tolist()
-        pairs = [tuple(num2words(one, lang=lang) for lang in ("de", "en")) for one in numbers]
-        return (pairs[:800], pairs[800:]), "embedded, numbers in words"
+        made = [tuple(num2words(one, lang=lang) for lang in ("de", "en")) for one in numbers]
+        return (made[:800], made[800:]), "embedded, numbers in words"
 
-    parts, where = data.unpinned("translation", local, embedded, source)
+    parts, where = data.first_available(
+        {"hub": hub, "local": local, "embedded": embedded}, "data set translation", source
+    )
     drawn = [
         [part[i] for i in np.random.default_rng(data.ORDER).permutation(len(part))[:size]]
         for part, size in zip(parts, sizes, strict=True)
@@ -161,7 +170,7 @@ def floor(train: list[dict], tested: carry.Part) -> dict:
 
 TASK = carry.Task(
     name="translation",
-    data=("none pinned", "Multi30k, German to English", "numbers in words, German to English"),
+    data=(MULTI30K[0], "Multi30k, German to English", "numbers in words, German to English"),
     head="a small Marian, trained here",
     wrong="the translation is free; a wrong label: that of another sentence",
     measure="bleu",
