@@ -11,6 +11,7 @@ listing      the published loop itself, repaired as little as it takes to run
 Arms with a rate decide example by example and score in eval mode, whatever their section says of the article.
 """
 
+import gc
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from rsf.rules import BaseRule, at_rate, clipped, constant, easy, random_like
 from rsf.selection import RSFConfig, RSFTrainer
 from rsf.selection.checkpoints import last_whole
 
+gc.freeze()  # a Trainer begins by collecting garbage: what was imported need not be walked each time
 Run = tuple[str, str, int, float | None]  # what a record is told from all others by
 # of the arms that are given by a rejection rate
 FAMILIES = {"at_rate": clipped, "easy": easy, "random": clipped}
