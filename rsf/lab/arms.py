@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from rsf.accounts import FORWARD, TRAIN, write_json
@@ -321,14 +322,9 @@ def logits(
     order = sorted(range(len(examples)), key=lambda i: length(examples[i]) if length else i)
     rows = []
     with torch.inference_mode():
-        for start in range(0, len(examples), batch_size):
-            batch = collate([examples[i] for i in order[start : start + batch_size]])
-            rows.append(
-                model(**{name: value.to(device) for name, value in batch.items()})
-                .logits.double()
-                .cpu()
-                .numpy()
-            )
+        for _, batch in batches(Subset(examples, order), collate, batch_size):
+            sent = {name: value.to(device) for name, value in batch.items()}
+            rows.append(model(**sent).logits.double().cpu().numpy())
     return np.concatenate(rows)[np.argsort(order)]
 
 
