@@ -8,7 +8,7 @@ right                      right or wrong of each test example in the order of t
 nll_each                   nll of each test example, float16 in base64, only where nll decides a claim
 by_class                   accuracy of each class, of tasks with several
 f1, f1_each                of questions, whose accuracy is the exact match; f1_each as nll_each
-bits, bits_each            of texts: bits per character; accuracy is how many last tokens are the likeliest
+bits, bits_each            of texts: bits per character; accuracy is the share below two of them
 errors, errors_each        of speech: the digit error rate; accuracy is how many sounds are without an error
 bleu, chrf                 of translations, from 0 to 1; accuracy is the exact match
 acceptance_rate            kept / candidates, counted in the section's unit (batches or examples)

@@ -26,13 +26,13 @@ MODELS = {  # what the line about the model begins with, by the first word of a 
         (kind, "embedded"): MINILM
         for kind in ("imdb", "groups", "mini", "topics", "questions", "bench", *SMALLER)
     },
-    ("imdb", "hub"): "bert: hub, google-bert/bert-base-uncased",
     ("imdb", "new"): "bert: 1 layer of width 64, random weights",
+    **{(kind, "hub"): "bert: hub, google-bert/bert-base-uncased" for kind in ("imdb", "topics", "questions")},
     ("images", "new"): "a vision transformer, random weights",
+    **{(kind, "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct" for kind in ("gsm8k", "language")},
     ("language", "local"): "chat: local copy of stories260K",
     ("speech", "new"): "a conformer with CTC, random weights",
     ("translation", "new"): "a Marian transformer, random weights",
-    ("gsm8k", "hub"): "chat: hub, Qwen/Qwen2.5-0.5B-Instruct",
 }
 MINI = "imdb: embedded, mini reviews (480 train, 240 test)"
 REAL = {  # what the line about the data begins with, by the first word of a section
@@ -40,9 +40,9 @@ REAL = {  # what the line about the data begins with, by the first word of a sec
     "gsm8k": ("gsm8k: hub", "gsm8k: local copy"),
     "topics": ("ag_news: hub", "ag_news: local copy"),
     "questions": ("squad: hub", "squad: local copy"),
-    "images": ("images: scikit-learn's digits",),
-    "language": ("imdb: local copy",),
-    "speech": ("speech: local copy of the Free Spoken Digit Dataset",),
-    "translation": ("translation: local copy of Multi30k",),
+    "images": ("images: hub", "images: scikit-learn's digits"),
+    "language": ("imdb: hub", "imdb: local copy"),
+    "speech": ("speech: hub", "speech: local copy of the Free Spoken Digit Dataset"),
+    "translation": ("translation: hub", "translation: local copy of Multi30k"),
     "mini": (f"train: {MINI}; test: imdb: hub", f"train: {MINI}; test: imdb: local copy", MINI),
 }

@@ -75,7 +75,8 @@ class Finding(NamedTuple):
             digits = 2 if contrast.unit else 4
             text += f" {found.estimate:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
             text += f"{contrast.unit} at {100 * (1 - contrast.level):.4g} %, {self.seeds} seeds"
-            text += f", sign-flip p {self.p_value:.4f}"
+            alike = found.low == found.high  # a count, not a sample: no p
+            text += ", the same in each" if alike else f", sign-flip p {self.p_value:.4f}"
             text += f", {self.collapsed} runs collapsed" * (contrast.interval == "median")
             each = [f"{name} {mean:+.{digits}f}, {n} seeds" for name, n, mean in self.devices]
             text += f" ({'; '.join(each)})" * (len(each) > 1)

@@ -195,6 +195,7 @@ def test_f1_is_made_again_from_that_of_each_question():
         ({"text": ["a", "b"], "label": [1, None]}, "1 of 2 rows have no label, row 1 first"),
         ({"text": ["a", "b"], "label": ["", "x"]}, "1 of 2 rows have no label, row 0 first"),
         ({"text": ["a", "b"], "label": [0, -1]}, "1 of 2 rows have no label, row 1 first"),
+        ({"text": ["a", "b"], "label": [0.0, float("nan")]}, "1 of 2 rows have no label, row 1 first"),
     ],
 )
 def test_a_label_that_is_missing_is_named(columns, message):
@@ -202,11 +203,61 @@ def test_a_label_that_is_missing_is_named(columns, message):
         topics.table(Dataset.from_dict(columns))
 
 
+ONE = {"audio": [b""], "digit": [1], "index": [7]}
+
+
+@pytest.mark.parametrize(
+    "head, name, rows, message",
+    [
+        (speech, "fsdd/recordings", ONE | {"digit": [None]}, "1 of 1 rows have no digit, row 0 first"),
+        (speech, "fsdd/recordings", {"audio": [b""], "index": [7]}, "no column 'digit', only audio, index"),
+        (speech, "fsdd/recordings", ONE | {"audio": [None]}, "1 of 1 rows have no audio, row 0 first"),
+        (translation, "multi30k/train", {"de": ["eins"]}, "no column 'en', only de"),
+        (translation, "multi30k/train", {"de": ["eins"], "en": [None]}, "1 of 1 rows have no en, row 0"),
+        (translation, "multi30k/train", {"de": ["eins"], "en": [" "]}, "pair 0 lacks its text or its"),
+    ],
+)
+def test_a_local_copy_that_lacks_something_is_named(head, name, rows, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("RSF_DATA", str(tmp_path))
+    file = tmp_path / f"{name}.parquet"
+    file.parent.mkdir()
+    there = ON_HUB | {"source": "local"}
+    with pytest.raises(data.SourceUnavailable, match="lacks"):
+        head.TASK.world(there)
+    for one in {file, file.with_name("test.parquet")}:
+        Dataset.from_dict(rows).to_parquet(one)
+    with pytest.raises(ValueError, match=message):
+        head.TASK.world(there)
+
+
+def test_a_text_that_is_missing_is_named():
+    with pytest.raises(ValueError, match="1 of 2 rows have no text, row 1 first"):
+        data.labelled(Dataset.from_dict({"text": ["a", None]}), "text")
+
+
 def test_an_image_of_another_size_is_named():
     rows = [*images.examples(np.zeros((2, 1, 8, 8)), [0, 1], "float32").rows]
     rows.append({"pixels": torch.zeros(1, 9, 8), "label": 0, "index": 7})
     with pytest.raises(ValueError, match=r"image 7 is \(1, 9, 8\), others are \(1, 8, 8\)"):
         images.collate(rows)
+
+
+def test_an_image_of_another_size_is_named_when_images_are_read(monkeypatch):
+    pixels = [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)]  # the second is grey
+    part = {"img": pixels, "label": [0, 1]}
+    both = {name: Table(part) for name in ("train", "test")}
+    monkeypatch.setattr(data, "pinned", lambda *_: (both, "hub"))
+    with pytest.raises(ValueError, match=r"image 1 is \(1, 8, 8\), others are \(3, 8, 8\)"):
+        images.read("hub", "float16")
+
+
+class Table(dict):
+    """A table of images as the Hub has them: they may be of any size."""
+
+    column_names = ("img", "label")
+
+    def __len__(self):
+        return len(self["label"])
 
 
 def test_more_examples_than_are_left_are_refused():
@@ -303,6 +354,7 @@ def test_dialled_numbers_have_the_tones_of_their_keys():
         ((8000, np.zeros(999), "1"), "sound 7 has at most 256 samples, all alike or no digits"),
         ((8000, np.arange(256), "1"), "sound 7 has at most 256 samples, all alike or no digits"),
         ((8000, np.arange(999), ""), "sound 7 has at most 256 samples, all alike or no digits"),
+        ((8000, np.arange(999), "x"), "sound 7 has at most 256 samples, all alike or no digits"),
     ],
 )
 def test_a_sound_that_cannot_be_read_is_named(sound, message):
@@ -340,7 +392,15 @@ def test_a_text_with_nothing_to_predict_is_named():
         language.table(["ab", "a"], models.letter_tokenizer("ab"), 9)
 
 
-ON_HUB = {"source": "hub", "dtype": "float32", "tokens": 9, "pool": 2, "test": 1, "base": {"pieces": 20}}
+ON_HUB = {
+    "source": "hub",
+    "model": "embedded",
+    "dtype": "float32",
+    "tokens": 9,
+    "pool": 2,
+    "test": 1,
+    "base": {"pieces": 20},
+}
 
 
 def wav(value):

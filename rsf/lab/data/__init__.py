@@ -110,12 +110,8 @@ def load(name, *, source=None):
         folder = local_folder("RSF_DATA", name)
         if (folder / "tokens.npz").is_file():
             return _tokenised(folder / "tokens.npz")
-        files = [folder / f"{one}.parquet" for one in parts]
-        for file in files:
-            refuse_if(not file.is_file(), f"{folder} lacks {file.name}", SourceUnavailable)
-        return *(
-            import_module("datasets").Dataset.from_parquet(str(file)) for file in files
-        ), f"local copy of {title}, SHA-256 {digest(files)[:16]}"
+        tables, where = copied(name, title, *parts)
+        return *tables, where
 
     def embedded(_):
         if small == "made passages":
@@ -208,17 +204,20 @@ def put_aside(data: Data, number: int) -> tuple[np.ndarray, np.ndarray]:
     return aside, np.setdiff1d(candidates, aside)
 
 
-def labelled(table: object, column: str = "label") -> object:
-    """Return a table whose rows have a label each; ValueError names the column or the row that has none."""
-    refuse_if(
-        column not in table.column_names,
-        f"the data have no column {column!r}, only {', '.join(table.column_names)}: rename theirs",
-    )
-    empty = [i for i, label in enumerate(table[column]) if label in (None, "", -1)]
-    refuse_if(
-        empty,
-        f"{len(empty)} of {len(table)} rows have no {column}, row {[*empty, None][0]} first: leave them out",
-    )
+def labelled(table: object, *columns: str) -> object:
+    """Return a table whose rows have a label each, or what else the columns are; ValueError names the column
+    that is not there, or the row that has nothing in it."""
+    for column in columns or ["label"]:
+        refuse_if(
+            column not in table.column_names,
+            f"the data have no column {column!r}, only {', '.join(table.column_names)}: rename theirs",
+        )
+        empty = [i for i, one in enumerate(table[column]) if one in (None, "", -1) or one != one]  # or NaN
+        refuse_if(
+            empty,
+            f"{len(empty)} of {len(table)} rows have no {column}, row {[*empty, None][0]} first: "
+            "leave them out",
+        )
     return table
 
 
@@ -243,6 +242,16 @@ def first_available(loaders, what, source=None):
         except SourceUnavailable as reason:
             reasons.append(f"{part}: {reason}")
     raise SourceUnavailable(f"{what} is in none of the sources asked for ({asked}). " + "; ".join(reasons))
+
+
+def copied(name: str, title: str, *parts: str) -> tuple[list, str]:
+    """Return the tables of a local copy, one a part, and the words for where they are from."""
+    folder = local_folder("RSF_DATA", name)
+    files = [folder / f"{one}.parquet" for one in parts]
+    for file in files:
+        refuse_if(not file.is_file(), f"{folder} lacks {file.name}", SourceUnavailable)
+    tables = [import_module("datasets").Dataset.from_parquet(str(file)) for file in files]
+    return tables, f"local copy of {title}, SHA-256 {digest(files)[:16]}"
 
 
 def pinned(impatient: bool, repository: str, revision: str, *configuration: str) -> tuple[dict, str]:

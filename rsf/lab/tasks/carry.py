@@ -27,7 +27,7 @@ from rsf.accounts import write_whole
 from rsf.lab import arms, data, models, records, tuning
 from rsf.lab.models import last_layer
 
-CHOICE = ("source", "tokens", "dtype", "pool", "test")  # settings that say which texts are read
+CHOICE = ("source", "model", "tokens", "dtype", "pool", "test")  # settings that say which texts are read
 OF_A_BASE = ("tokens", "dtype", "pool", "width", "layers", "dropout", "optimizer", "schedule", "weight_decay")
 
 
@@ -51,13 +51,14 @@ class World(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What the loop needs to know of a task; the first four are for people."""
+    """What the loop needs to know of a task; the first four and `simple` are for people."""
 
     name: str
     data: tuple[str, str, str]  # on the Hub, as a local copy, embedded
     head: str
     wrong: str  # what a high loss means, and what a wrong label looks like
     measure: str  # the number of a run that decides
+    simple: str  # what the floor is
     world: Callable[[dict], World]
     model: Callable[[dict, np.random.Generator], torch.nn.Module]
     collate: Callable[[list], dict[str, torch.Tensor]]
@@ -128,7 +129,7 @@ def encoder(labels: int, settings: dict, rng: np.random.Generator) -> models.Che
     """Return the pretrained encoder with a new head, in the section's type; of float64 without dropout."""
     exact = settings["dtype"] == "float64"  # whose decisions no machine changes
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if exact else {}
-    checkpoint = models.load("bert", labels, rng, source="embedded", **off)
+    checkpoint = models.load("bert", labels, rng, source=settings["model"], **off)
     return checkpoint._replace(model=checkpoint.model.to(getattr(torch, settings["dtype"])))
 
 
@@ -137,6 +138,7 @@ def texts(
     name: str,
     table: Callable,
     source: str,
+    model: str,
     tokens: int,
     dtype: str,
     *sizes: int,
@@ -147,12 +149,13 @@ def texts(
     Parameters
     ----------
     name, source : as for `rsf.lab.data.load`
+    model : as source, of the encoder
     table : callable(rows, tokenizer, tokens) -> list of dicts with text and label
     sizes : how many examples of its training and of its test part, drawn once for all
     make : callable as `encoder`, for layers that are not the pretrained ones
     """
     found = data.load(name, source=source)
-    checkpoint = make(2, {"dtype": dtype}, np.random.default_rng(0))
+    checkpoint = make(2, {"dtype": dtype, "model": model}, np.random.default_rng(0))
     lower, _ = models.split_layers(checkpoint.model, 1)
     parts = []
     for part, size in zip((found.train, found.test), sizes, strict=True):

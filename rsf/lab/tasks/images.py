@@ -4,6 +4,7 @@ python -m rsf experiment images-tuning
 python -m rsf experiment images
 """
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import numpy as np
@@ -20,8 +21,8 @@ CIFAR = ("uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2")
 TEST = 597  # of the 1,797 digits the last ones, of other writers than the first
 
 
-def examples(pixels: np.ndarray, labels: np.ndarray, dtype: str) -> carry.Part:
-    """Return images (n, channels, height, width) of values up to 1 with their labels."""
+def examples(pixels: Sequence[np.ndarray], labels: np.ndarray, dtype: str) -> carry.Part:
+    """Return images (channels, height, width) of values up to 1 with their labels."""
     rows = [
         {"pixels": torch.as_tensor(one, dtype=getattr(torch, dtype)), "label": int(label), "index": i}
         for i, (one, label) in enumerate(zip(pixels, labels, strict=True))
@@ -35,7 +36,10 @@ def read(source: str, dtype: str) -> carry.World:
 
     def hub(impatient):
         both, where = data.pinned(impatient, *CIFAR)
-        pixels = [np.stack(both[part]["img"]).transpose(0, 3, 1, 2) / 255 for part in ("train", "test")]
+        pixels = (
+            [np.moveaxis(np.atleast_3d(one), -1, 0) / 255 for one in both[part]["img"]]
+            for part in ("train", "test")
+        )
         labels = [np.array(data.labelled(both[part])["label"]) for part in ("train", "test")]
         return *map(examples, pixels, labels, [dtype] * 2), where
 
@@ -51,6 +55,7 @@ def read(source: str, dtype: str) -> carry.World:
     pool, test, where = data.first_available(
         {"hub": hub, "local": digits, "embedded": digits}, "data set images", source
     )
+    alike([*pool.rows, *test.rows])
     said = f"images: {where} ({len(pool.rows):,} train, {len(test.rows):,} test)"
     return carry.World(pool, test, (said, "a vision transformer, random weights"))
 
@@ -79,8 +84,8 @@ def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
     return vit.to(getattr(torch, settings["dtype"]))
 
 
-def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Return the batch that a vision transformer takes; ValueError names an image of another size."""
+def alike(rows: list[dict]) -> list[dict]:
+    """Return images that are all of one size; ValueError names the first of another."""
     first = rows[0]["pixels"].shape
     for row in rows:
         records.must(
@@ -88,8 +93,13 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
             f"image {row['index']} is {tuple(row['pixels'].shape)}, others are {tuple(first)} (channels, "
             "height, width): bring all to one size",
         )
+    return rows
+
+
+def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Return the batch that a vision transformer takes."""
     return {
-        "pixel_values": torch.stack([row["pixels"] for row in rows]),
+        "pixel_values": torch.stack([row["pixels"] for row in alike(rows)]),
         "labels": torch.tensor([row["label"] for row in rows]),
     }
 
@@ -107,6 +117,7 @@ TASK = carry.Task(
     head="a small vision transformer, trained here",
     wrong="the drawing looks like another digit; a wrong label: a 1 called 7",
     measure="accuracy",
+    simple="logistic regression on the pixels",
     world=lambda settings: read(settings["source"], settings["dtype"]),
     model=model,
     collate=collate,

@@ -40,21 +40,21 @@ def table(texts: list[str], tokenizer: object, tokens: int) -> list[dict]:
 
 
 @lru_cache
-def read(source: str, tokens: int, dtype: str, *sizes: int) -> carry.World:
+def read(source: str, model: str, tokens: int, dtype: str, *sizes: int) -> carry.World:
     """Return film reviews as the source's language model reads them."""
     found = data.load("imdb", source=source)
-    checkpoint = models.load("chat", None, np.random.default_rng(0), source=source)
+    checkpoint = models.load("chat", None, np.random.default_rng(0), source=model)
     drawn = [
-        part.select(np.random.default_rng(data.ORDER).permutation(len(part))[:size])["text"]
+        data.labelled(part.select(np.random.default_rng(data.ORDER).permutation(len(part))[:size]), "text")
         for part, size in zip((found.train, found.test), sizes, strict=True)
     ]
-    rows = [table(list(texts), checkpoint.tokenizer, tokens) for texts in drawn]
+    rows = [table(list(part["text"]), checkpoint.tokenizer, tokens) for part in drawn]
     return carry.World(*map(carry.Part, rows, rows), (found.source, checkpoint.source))
 
 
 def model(settings: dict, rng: np.random.Generator) -> torch.nn.Module:
     """Return the source's language model; rng draws the one that was never trained."""
-    network = models.load("chat", None, rng, source=settings["source"]).model
+    network = models.load("chat", None, rng, source=settings["model"]).model
     network.loss_function = addition.token_loss  # in the type of the logits
     return network.to(getattr(torch, settings["dtype"]))
 
@@ -132,6 +132,7 @@ TASK = carry.Task(
     head="a causal language model, whole",
     wrong="the text is unlike those before it; there is no label to be wrong",
     measure="bits",
+    simple="counted letters",
     world=lambda settings: read(*(settings[name] for name in carry.CHOICE)),
     model=model,
     collate=collate,

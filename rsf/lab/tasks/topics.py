@@ -74,6 +74,7 @@ TASK = carry.Task(
     head="last layer of MiniLM, one label of several",
     wrong="the article looks at odds with its topic; a wrong label: a match report called business",
     measure="accuracy",
+    simple="counted words and pairs, logistic regression",
     world=world,
     model=model,
     collate=models.pad_hidden,
