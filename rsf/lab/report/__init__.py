@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rsf.lab import records
-from rsf.lab.report import benchmarks, claims, corpus, overview, selection, sweep, tasks, whole_model
+from rsf.lab.report import benchmarks, claims, corpus, forest, overview, selection, sweep, tasks, whole_model
 
 FIGURES = {
     "overview": overview.overview_figure,
     "whole_model": whole_model.whole_model_figure,
     "sweep": sweep.sweep_figure,
+    "models": forest.models_figure,
     "sampling": benchmarks.sampling_figure,
     "selection": selection.selection_figure,
 }

@@ -1,6 +1,6 @@
 """The article's rule on any task: what a task is told by, and one run of an arm on it.
 
-    half of the training data -> one base, trained once -> each arm goes on from it on examples of the rest
+    a part of the training data -> one base, trained once -> each arm goes on from it on examples of the rest
 
 A task is a `Task`, one file of this folder: where its data are from, its head, how examples become a batch,
 how answers are judged, and a floor. All else is the same for each of them, the coins included. The floor is
