@@ -58,3 +58,40 @@ def test_what_the_prose_tells_of_the_language_and_the_translation_model_is_what_
         assert told in text, told
     words = [verdicts.judged(verdicts.contrasts(name)[-1]).judgement.word for name in tasks.TASKS]
     assert f"there are {num2words(words.count('refuted'))}." in text
+
+
+def test_what_the_prose_tells_of_the_other_tasks_and_of_the_four_models_is_what_the_stored_runs_say():
+    text = (notebooks.TEXT / "12_carry_it_to_any_task.md").read_text(encoding="utf-8")
+    found = {name: verdicts.judged(verdicts.contrasts(name)[-1]).difference for name in tasks.TASKS}
+
+    def mean(name, arm, number):
+        return np.mean(list(verdicts.measured(verdicts.of_arm(name, arm), number).values()))
+
+    def rejected(name):
+        return f"{100 - 100 * mean(name, 'article', 'acceptance_rate'):.0f}"
+
+    asked, heard = found["questions-one-pass"], found["speech"]
+    early = [run for run in verdicts.of_arm("images", "article").values() if "stopped" in run["numbers"]]
+    (models,) = verdicts.contrasts("imdb-models")
+    all_four = verdicts.judged(models).difference
+    means = {
+        name: mean(name, "article", "accuracy") - mean(name, "plain", "accuracy") for name in models.among
+    }
+    updates = mean("images", "article", "steps") / mean("images", "plain", "steps")
+    for told in (
+        f"Down by {-asked.estimate:.1f}, or by anything from {-asked.low:.1f} down to {asked.high:.1f} up",
+        f"On AG News the rule rejects {rejected('topics')} batches of a hundred",
+        f"rejects {rejected('images')} of a hundred and takes {updates:.2f} of the updates",
+        f"In {len(early)} of its {len(records.protocol('images')['seeds'])} runs there",
+        f"it rejects {rejected('speech')} of a hundred and makes a point more errors",
+        f"from {-heard.low:.1f} fewer to {heard.high:.1f} more",
+        f"{all_four.estimate:.0f} points apart, or anything from {-all_four.low:.0f} the other way "
+        f"to {all_four.high:.0f}",
+        f"is right on {mean('imdb-models-scratch', 'plain', 'accuracy'):.0f} reviews of a hundred",
+    ):
+        assert told in text, told
+    assert f"{heard.estimate:.1f}" == "1.0"
+    assert max(means.values()) < 0 and min(means, key=means.get) == "imdb-models-scratch"
+    for arm in ("plain", "article"):
+        runs = verdicts.of_arm("topics", arm).values()
+        assert np.mean([run["numbers"]["by_class"] for run in runs], 0).argmin() == 2  # business
