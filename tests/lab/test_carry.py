@@ -185,6 +185,16 @@ def test_f1_is_made_again_from_that_of_each_question():
         verify.recompute(record | {"data": "squad: embedded, made passages"})
 
 
+@pytest.mark.parametrize("name", ["images", "language", "speech", "translation"])
+def test_a_record_of_the_hub_holds_only_where_its_section_reads_the_hub(name):
+    section = records.protocol(name)
+    record = records.runs(name)[0]
+    record |= {"data": record["data"].partition(":")[0] + ": hub, it"}
+    with pytest.raises(ValueError, match=f"its data are '{record['data']}', and the protocol asks for"):
+        verify.recompute(record)
+    assert verify._source(record, name, section | {"source": "hub,local"}) is None
+
+
 # ---- bad input
 
 
