@@ -74,8 +74,9 @@ def test_what_the_prose_tells_of_the_other_tasks_and_of_the_four_models_is_what_
     early = [run for run in verdicts.of_arm("images", "article").values() if "stopped" in run["numbers"]]
     (models,) = verdicts.contrasts("imdb-models")
     all_four = verdicts.judged(models).difference
-    means = {
-        name: mean(name, "article", "accuracy") - mean(name, "plain", "accuracy") for name in models.among
+    four = {
+        name: verdicts.difference(*(verdicts.of_arm(name, arm) for arm in ("article", "plain")), interval="t")
+        for name in models.among
     }
     updates = mean("images", "article", "steps") / mean("images", "plain", "steps")
     for told in (
@@ -91,7 +92,10 @@ def test_what_the_prose_tells_of_the_other_tasks_and_of_the_four_models_is_what_
     ):
         assert told in text, told
     assert f"{heard.estimate:.1f}" == "1.0"
-    assert max(means.values()) < 0 and min(means, key=means.get) == "imdb-models-scratch"
+    estimates = {name: one.estimate for name, one in four.items()}
+    assert max(estimates.values()) < 0 and min(estimates, key=estimates.get) == "imdb-models-scratch"
+    assert all(one.low < 0 < one.high for one in four.values())
+    assert max(four, key=lambda name: four[name].high - four[name].low) == "imdb-models-scratch"
     for arm in ("plain", "article"):
         runs = verdicts.of_arm("topics", arm).values()
         assert np.mean([run["numbers"]["by_class"] for run in runs], 0).argmin() == 2  # business

@@ -36,8 +36,8 @@ def forest_figure(finding: verdicts.Finding, file: Path | None) -> Path | None:
         rows[str(seed)] = checks.paired_difference(*each) if len(each) == 2 else None
     told = f"{limits(found, 2 if contrast.unit else 4, contrast.unit)}, " if found else ""
     whole = "largest - smallest" if contrast.among else "all"
-    name = "Gains of models" if contrast.among else contrast.name
-    title = f"{name}, {whole}: {told}{finding.judgement.word}"
+    of = "Gains of models" if contrast.among else contrast.name
+    title = f"{of}, {whole}: {told}{finding.judgement.word}"
     with plots.figure(title, width=9, height=1.8 + 0.22 * len(rows)) as axis:
         for place, (name, one) in enumerate((rows | {whole: found}).items()):
             style = {"color": plots.TARGET, "linewidth": 4} if name == whole else {"color": plots.KEPT}
